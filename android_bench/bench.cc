@@ -1,0 +1,121 @@
+// Loads a model, runs it, and prints what happened as JSON lines. The same source on the host, under qemu and on a
+// phone. It computes no statistics: every sample is printed.
+//
+//   bench --model FILE --inputs FILE [--outputs FILE] [--threads N] [--warmup N] [--repeat N]
+//
+// The inputs file holds one record after the other, each the bytes of all inputs of one inference. Every record is run
+// `--repeat` times; the outputs of its last run are appended to the outputs file. Memory is constant in the number of
+// records. Around every inference stand two marker instructions for the instruction counter (count.c); where they mean
+// nothing, they do nothing.
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "runtime.h"
+
+#if defined(__aarch64__)
+#define BEGIN_INFERENCE() __asm__ volatile("hint #80" ::: "memory")
+#define END_INFERENCE() __asm__ volatile("hint #81" ::: "memory")
+#else
+#define BEGIN_INFERENCE() ((void)0)
+#define END_INFERENCE() ((void)0)
+#endif
+
+namespace {
+
+struct Options {
+  std::string model, inputs, outputs;
+  int threads = 1, warmup = 0, repeat = 1;
+};
+
+[[noreturn]] void fail(const std::string &message) {
+  std::string escaped;
+  for (char c : message) escaped += c == '"' || c == '\\' ? std::string("\\") + c : std::string(1, c);
+  std::printf("{\"error\": \"%s\"}\n", escaped.c_str());
+  std::fflush(stdout);
+  std::exit(1);
+}
+
+Options parse(int argc, char **argv) {
+  Options options;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string name = argv[i], value = argv[i + 1];
+    if (name == "--model") options.model = value;
+    else if (name == "--inputs") options.inputs = value;
+    else if (name == "--outputs") options.outputs = value;
+    else if (name == "--threads") options.threads = std::atoi(value.c_str());
+    else if (name == "--warmup") options.warmup = std::atoi(value.c_str());
+    else if (name == "--repeat") options.repeat = std::atoi(value.c_str());
+    else fail("unknown option " + name);
+  }
+  if (argc % 2 == 0 || options.model.empty() || options.inputs.empty()) fail("--model and --inputs are needed");
+  if (options.threads < 1 || options.repeat < 1 || options.warmup < 0) fail("a count is out of range");
+  return options;
+}
+
+double milliseconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Prints a line of /proc/self/status such as VmHWM, in bytes.
+long long memory_bytes(const char *field) {
+  FILE *file = std::fopen("/proc/self/status", "r");
+  char line[256];
+  long long kilobytes = -1;
+  while (file && std::fgets(line, sizeof line, file))
+    if (std::strncmp(line, field, std::strlen(field)) == 0) kilobytes = std::atoll(line + std::strlen(field) + 1);
+  if (file) std::fclose(file);
+  return kilobytes * 1024;
+}
+
+// False at the end of the file; a record cut short is an error.
+bool read_record(FILE *file, Runtime &runtime) {
+  bool first = true;
+  for (auto [data, size] : runtime.inputs()) {
+    const size_t got = std::fread(data, 1, size, file);
+    if (first && got == 0) return false;
+    if (got != size) fail("the inputs file does not hold whole records for this model");
+    first = false;
+  }
+  return !first;
+}
+
+double run_once(Runtime &runtime) {
+  const auto start = std::chrono::steady_clock::now();
+  BEGIN_INFERENCE();
+  const std::string error = runtime.run();
+  END_INFERENCE();
+  const double elapsed = milliseconds_since(start);
+  if (!error.empty()) fail(error);
+  return elapsed;
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  const Options options = parse(argc, argv);
+  FILE *inputs = std::fopen(options.inputs.c_str(), "rb");
+  if (!inputs) fail("cannot open " + options.inputs);
+  FILE *outputs = options.outputs.empty() ? nullptr : std::fopen(options.outputs.c_str(), "wb");
+  if (!options.outputs.empty() && !outputs) fail("cannot write " + options.outputs);
+
+  auto runtime = make_runtime();
+  const auto start = std::chrono::steady_clock::now();
+  if (const std::string error = runtime->load(options.model, options.threads); !error.empty()) fail(error);
+  std::printf("{\"load_ms\": %.6f}\n", milliseconds_since(start));
+
+  for (int record = 0; read_record(inputs, *runtime); ++record) {
+    for (int i = 0; record == 0 && i < options.warmup; ++i)
+      std::printf("{\"warmup_ms\": %.6f}\n", run_once(*runtime));
+    for (int i = 0; i < options.repeat; ++i) std::printf("{\"sample_ms\": %.6f}\n", run_once(*runtime));
+    if (!outputs) continue;
+    for (auto [data, size] : runtime->outputs())
+      if (std::fwrite(data, 1, size, outputs) != size) fail("cannot write " + options.outputs);
+  }
+  if (outputs && std::fclose(outputs) != 0) fail("cannot write " + options.outputs);
+  std::printf("{\"peak_rss_bytes\": %lld, \"anonymous_rss_bytes\": %lld}\n", memory_bytes("VmHWM"),
+              memory_bytes("RssAnon"));
+  return 0;
+}

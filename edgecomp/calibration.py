@@ -1,0 +1,70 @@
+"""What a layer's inputs look like: their second moment, gathered by running calibration samples through the net."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .layers.matrix import input_rows
+
+_BATCH = 256
+_ROWS_PER_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Calibration statistics of one layer.
+
+    Attributes:
+        second_moment: H = XᵀX/N, (n, n) fp32, for inputs X (N, n).
+        rows: N.
+    """
+
+    second_moment: Tensor
+    rows: int
+
+    def blocks(self, s: int) -> Tensor:
+        """The s×s blocks on the diagonal of H, (ceil(n/s), s, s); the last one is padded with zeros."""
+        n = len(self.second_moment)
+        count = -(-n // s)
+        index = torch.arange(count * s).reshape(count, s)
+        padded = nn.functional.pad(self.second_moment, (0, count * s - n, 0, count * s - n))
+        return padded[index[:, :, None], index[:, None, :]]
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the layer of interest."""
+
+
+def gather(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int = 0) -> Inputs:
+    """Runs `samples` (N, …) through `net` up to `layer`, and accumulates the second moment of its inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    moment, rows = None, 0
+    for x in _inputs_of(net, layer, samples):
+        matrix = input_rows(layer, x.float(), _ROWS_PER_BATCH, generator)
+        rows += len(matrix)
+        if moment is None:
+            moment = torch.zeros(matrix.shape[1], matrix.shape[1])
+        moment.addmm_(matrix.T, matrix)
+    assert moment is not None
+    return Inputs(moment.div_(rows), rows)
+
+
+def _inputs_of(net: nn.Module, layer: nn.Module, samples: Tensor) -> Iterator[Tensor]:
+    caught: list[Tensor] = []
+
+    def catch(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        caught.append(arguments[0])
+        raise _Reached
+
+    handle = layer.register_forward_pre_hook(catch)
+    try:
+        with torch.inference_mode():
+            for batch in samples.split(_BATCH):
+                try:
+                    net(batch)
+                except _Reached:
+                    yield caught.pop()
+    finally:
+        handle.remove()

@@ -1,0 +1,63 @@
+"""The compressed checkpoint: `model.safetensors` holds the tensors, and the shape of every replaced layer."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from . import layers
+from .errors import BuildError
+from .files import atomic_file
+
+
+def save(net: nn.Module, path: Path) -> None:
+    """Writes the tensors of `net` (shared ones once) and the structure of its codebook layers."""
+    structure: dict[str, dict[str, Any]] = {}
+    for name, module in net.named_modules(remove_duplicate=False):
+        if type(module).__name__ in layers.__all__:
+            structure[name] = {"class": type(module).__name__, **module.structure()}
+    tensors: dict[str, torch.Tensor] = {}
+    seen: dict[int, str] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in net.state_dict().items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            aliases[name] = seen[tensor.data_ptr()]
+        else:
+            seen[tensor.data_ptr()] = name
+            tensors[name] = tensor.contiguous()
+    metadata = {"format": "edgecomp.checkpoint/1", "layers": json.dumps(structure), "aliases": json.dumps(aliases)}
+    with atomic_file(path) as partial:
+        save_file(tensors, partial, metadata)
+
+
+def restore(net: nn.Module, path: Path) -> nn.Module:
+    """A copy of the original, folded `net` with the layers and tensors of a checkpoint.
+
+    Raises:
+        BuildError: the file is not a checkpoint of this net.
+    """
+    net = copy.deepcopy(net)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("format") != "edgecomp.checkpoint/1":
+            raise BuildError(f"{path} is not a compressed checkpoint")
+        built: dict[str, nn.Module] = {}
+        aliases = json.loads(metadata["aliases"])
+        for name, structure in json.loads(metadata["layers"]).items():
+            twin = aliases.get(f"{name}.codes", "").rpartition(".")[0]
+            built[name] = built[twin] if twin else getattr(layers, structure["class"]).from_structure(structure)
+            net.set_submodule(name, built[name])
+        state.update({name: state[source] for name, source in aliases.items()})
+        net.load_state_dict(state)
+    except (SafetensorError, OSError, KeyError, RuntimeError, ValueError) as error:
+        raise BuildError(f"{path} is not a compressed checkpoint of this model: {error}") from error
+    return net.eval()

@@ -1,0 +1,225 @@
+"""The command line. Data on stdout, progress on stderr; a typo never exits 0. Heavy modules are imported when needed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import EdgecompError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Makes a trained PyTorch model fit the app: compress, export, measure on ARM64, judge the byte budget.",
+)
+
+Method = Annotated[str, typer.Option("--method", help="Compression method; `edgecomp methods` lists them.")]
+TargetName = Annotated[str, typer.Option("--target", help="Where the model will run; `edgecomp targets` lists them.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
+Layers = Annotated[list[str] | None, typer.Option("--layers", metavar="GLOB", help="Only the layers of these names.")]
+Budget = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the file, like 10MB. Default: 1/20.")]
+Quick = Annotated[bool, typer.Option("--quick", help="If the model must be trained: one epoch over 10,000 samples.")]
+
+
+def main() -> None:
+    """Entry point: turns errors into a message on stderr and the exit code of DESIGN.md."""
+    try:
+        app(standalone_mode=False)
+    except EdgecompError as error:
+        _stderr(f"[bold red]error:[/] {_escape(error)}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _stderr("[bold yellow]interrupted[/]: what is finished is kept; the same command goes on from there")
+        sys.exit(130)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+
+
+@app.command()
+def build(
+    model: Annotated[str | None, typer.Argument(help="Model file, zoo name, package.module:factory or .pt2.")] = None,
+    target: TargetName = "android-arm64",
+    method: Method = "pq",
+    runtime: Annotated[str, typer.Option(help="executorch")] = "executorch",
+    budget: Budget = None,
+    max_drop: Annotated[float | None, typer.Option(metavar="POINTS", help="Accuracy that may be lost.")] = None,
+    on: Annotated[str | None, typer.Option(metavar="DEVICE", help="Measure on qemu, host or none.")] = None,
+    settings: Settings = None,
+    layers: Layers = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: out/MODEL-METHOD.")] = None,
+    seed: int = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
+    quick: Quick = False,
+) -> None:
+    """Compress, export, measure, report. Exits 0 if every stated limit is met, 1 if not."""
+    from rich.console import Console
+
+    from . import devices, discover
+    from .load import DEFAULT_MODEL
+    from .pipeline import build as run
+    from .pipeline import dry_run as show_plan
+    from .records import Request
+    from .report import print_report
+    from .units import parse_bytes
+
+    request = Request(
+        model=model,
+        target=target,
+        method=method,
+        runtime=runtime,
+        budget_bytes=parse_bytes(budget) if budget else None,
+        max_drop=max_drop,
+        on=on,
+        settings=tuple(settings or ()),
+        layers=tuple(layers or ()),
+        out=out or Path("out", f"{Path((model or DEFAULT_MODEL).partition(':')[0]).stem}-{method}"),
+        seed=seed,
+        quick=quick,
+    )
+    # Names and devices are checked first: a typo must not cost an hour of training.
+    discover.method(method), discover.runtime(runtime)
+    devices.chosen(discover.target(target), on)
+    if dry_run:
+        plan = show_plan(request)
+        print(plan.model_dump_json(indent=1)) if json else _print_plan(plan)
+        return
+    report = run(request)
+    if json:
+        print(report.model_dump_json(indent=1, by_alias=True))
+    else:
+        print_report(report, Console())
+        _stderr(f"[dim]written to {request.out}: report.html, report.json, {report.runtime} model, bundle/[/]")
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def train(model: Annotated[str, typer.Argument(help="Model file or zoo name.")], quick: Quick = False) -> None:
+    """Train a model of the zoo (or any model file with a recipe) and keep the weights for this user."""
+    from .load import train_model
+    from .train import predict
+
+    trained, path = train_model(model, quick)
+    test = trained.data.test
+    accuracy = 100 * (predict(trained.net, test.inputs).argmax(1) == test.targets).float().mean().item()
+    print(f"{trained.name}: {accuracy:.2f} % of {len(test):,} samples of {test.name}\n{path}")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Show the report of a build again, and render its HTML anew."""
+    from rich.console import Console
+
+    from .errors import UsageError
+    from .files import write_text
+    from .report import print_report, read_report, to_html
+
+    path = folder / "report.json"
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist", "Name the folder that `edgecomp build -o` wrote.")
+    result = read_report(path)
+    write_text(folder / "report.html", to_html(result))
+    print_report(result, Console())
+
+
+@app.command()
+def methods() -> None:
+    """List the compression methods and their settings."""
+    from . import discover
+
+    rows = []
+    for name in discover.method_names():
+        module = discover.method(name)
+        fields = module.Config.model_fields.items()
+        settings = " ".join(f"{key}={field.default}" for key, field in fields)
+        rows.append((name, _first_line(module.__doc__), ", ".join(module.KINDS), settings))
+    _print_table(("method", "what it does", "layers", "settings (--set KEY=VALUE)"), rows)
+
+
+@app.command()
+def targets() -> None:
+    """List the targets and where they can be measured."""
+    from . import discover
+
+    found = [discover.target(name) for name in discover.target_names()]
+    rows = [(t.name, t.description, ", ".join(t.runtimes), ", ".join(t.devices)) for t in found]
+    _print_table(("target", "what it is", "runtimes", "devices"), rows)
+
+
+@app.command()
+def models() -> None:
+    """List the models of the zoo."""
+    import ast
+
+    from . import discover
+
+    rows = []
+    for name, path in discover.model_files().items():
+        weights = "shipped" if path.with_suffix(".safetensors").exists() else f"edgecomp train {name}"
+        rows.append((name, _first_line(ast.get_docstring(ast.parse(path.read_text()))), weights))
+    _print_table(("model", "what it is", "weights"), rows)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing and how to get it."""
+    from .doctor import examine
+
+    findings = examine()
+    _print_table(("", "what", "state", "how to get it"), [("ok" if f.ok else "–", f.what, f.state, f.remedy) for f in findings])
+    raise typer.Exit(0 if all(f.ok or f.optional for f in findings) else 4)
+
+
+def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
+    from .units import format_bytes
+
+    rows = [
+        (", ".join(e.layers), e.kind, e.method or "–", format_bytes(e.original_bytes), format_bytes(e.predicted_bytes), e.reason)
+        for e in plan.entries
+    ]
+    total = [format_bytes(sum(getattr(e, f) for e in plan.entries)) for f in ("original_bytes", "predicted_bytes")]
+    _print_table(
+        ("layer", "kind", "method", "original", "predicted", "left alone because"),
+        [*rows, ("all layers", "", "", *total, "the file's container comes on top")],
+    )
+
+
+def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*titles)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().splitlines()[0].rstrip(".")
+
+
+def _stderr(text: str) -> None:
+    from .progress import console
+
+    console.print(text)
+
+
+def _escape(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
+
+
+if __name__ == "__main__":
+    main()

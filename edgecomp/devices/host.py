@@ -1,0 +1,36 @@
+"""This machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from ..records import Evidence
+from . import Run, bench_arguments, run_bench
+
+
+class Host:
+    name = "host"
+    evidence: Evidence = "host"
+    times_are_real = True
+
+    def missing(self) -> str:
+        return ""
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "host", "machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()}
+
+    def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
+        arguments = bench_arguments(model, inputs, outputs, options)
+        result = run_bench([str(bundle / "run.sh"), *arguments], "this machine", model)
+        return Run(result["load_ms"], result["sample_ms"], result["peak_rss_bytes"], [])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,136 @@
+"""Finds methods, runtimes, targets and models by file. A new file is a new name; there is no list to edit."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from . import methods as methods_package
+from . import runtimes as runtimes_package
+from .errors import UsageError, unknown
+from .files import data_folder
+from .records import Record
+
+
+def method_names() -> list[str]:
+    return _module_names(methods_package)
+
+
+def method(name: str) -> ModuleType:
+    """The method module of that name."""
+    return _module("method", methods_package, name)
+
+
+def runtime_names() -> list[str]:
+    return _module_names(runtimes_package)
+
+
+def runtime(name: str) -> ModuleType:
+    """The runtime module of that name."""
+    return _module("runtime", runtimes_package, name)
+
+
+def model_files() -> dict[str, Path]:
+    """The models of the zoo, by name."""
+    return {path.stem: path for path in sorted(data_folder("models").glob("*.py"))}
+
+
+def target_names() -> list[str]:
+    return sorted(path.stem for path in data_folder("targets").glob("*.toml"))
+
+
+class Compiler(Record):
+    command: str
+    flags: list[str] = []
+    debian: str
+
+
+class Emulator(Record):
+    """`cpu` as qemu names it; `cpuinfo` is what the emulated /proc/cpuinfo says, so that libraries see that CPU."""
+
+    command: str
+    cpu: str
+    debian: str
+    cpuinfo: str = ""
+
+
+class Sdk(Record):
+    """The runtime's headers and libraries for a target. `wheel` is fetched with pip and checked; without one the
+    installed Python package is used. `libraries` are linked, and shipped beside the program."""
+
+    version: str
+    wheel: str = ""
+    sha256: str = ""
+    platform: str = ""
+    libraries: list[str]
+
+
+class Bundle(Record):
+    """The C library that goes along with the program: its loader and shared libraries, and where they are found."""
+
+    loader: str
+    folder: str
+    libraries: list[str]
+
+
+class Target(Record):
+    """One file of `targets/`: what the place is where the exported model runs."""
+
+    name: str
+    description: str
+    abi: str
+    machine: str
+    devices: list[str]
+    compiler: Compiler
+    emulator: Emulator | None = None
+    bundle: Bundle
+    runtimes: dict[str, Sdk]
+
+
+def target(name: str) -> Target:
+    """The target of that name.
+
+    Raises:
+        UsageError: no such target, or its file is malformed.
+    """
+    if name not in target_names():
+        raise unknown("target", name, target_names())
+    path = data_folder("targets") / f"{name}.toml"
+    try:
+        return Target(name=name, **tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def configure(method_name: str, settings: dict[str, str]) -> Any:
+    """The method's Config with `settings` (text, as from `--set k=16`) filled in.
+
+    Raises:
+        UsageError: an unknown setting (the nearest one is named) or a value that does not fit.
+    """
+    config = method(method_name).Config
+    for key in settings:
+        if key not in config.model_fields:
+            raise unknown(f"setting of {method_name}", key, config.model_fields)
+    try:
+        return config(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"--set {key}={settings.get(key)}: {first['msg']}") from error
+
+
+def _module_names(package: ModuleType) -> list[str]:
+    return sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_"))
+
+
+def _module(kind: str, package: ModuleType, name: str) -> ModuleType:
+    if name not in _module_names(package):
+        raise unknown(kind, name, _module_names(package))
+    return importlib.import_module(f"{package.__name__}.{name}")

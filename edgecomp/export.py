@@ -1,0 +1,195 @@
+"""Stage 5, export: writes the compressed and the original network for the runtime, and proves what was written.
+
+The proof re-opens the file, finds every layer's packed codes in it, and compares the runtime's outputs with those of
+the torch module. A mismatch is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import discover, native, progress
+from .devices.host import Host
+from .errors import BuildError
+from .files import atomic_folder, cache_folder, sha256_file
+from .layers.codebook import Coded
+from .plan import parameter_bytes
+from .records import Artifact, Compressed, LayerReport, Model, Plan, Proof
+from .workspace import Workspace, stage_key
+
+HOST_TARGET = "linux-x86_64"
+_PROOF_SAMPLES = 32
+_EXACT = 1e-3  # relative difference between runtimes that both compute in fp32
+_LOOKUP = 0.05  # what the byte tables of one coded layer may add, see targets/kernels/codebook_linear
+
+
+def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) -> Artifact:
+    """Writes `model.<suffix>`, its bundle, and (once per user) the original's export.
+
+    Raises:
+        BuildError: the runtime cannot express the net, or the proof fails.
+    """
+    runtime = discover.runtime(plan.runtime)
+    path = work.path(f"model{runtime.SUFFIX}")
+    key = stage_key("export", sha256_file(compressed.checkpoint), plan.runtime, runtime.version(), _shapes(model))
+    with progress.stage("export", plan.runtime):
+        original = _original(model, plan.runtime)
+        done = work.recall("export", key)
+        if done is not None:
+            progress.note("cached")
+        else:
+            runtime.export(compressed.net, model.example_inputs, path)
+            done = {"proof": _prove(model, plan.runtime, compressed.net, path).model_dump()}
+            work.record("export", key, [path], done)
+        bundle = work.path("bundle")
+        with atomic_folder(bundle) as partial:
+            native.make_bundle(discover.target(plan.target), plan.runtime, partial)
+            (partial / path.name).hardlink_to(path)
+        return Artifact(
+            path=path,
+            original_path=original,
+            bundle=bundle,
+            layers=_ledger(plan, model, compressed, path, original),
+            proof=Proof(**done["proof"]),
+            runtime_version=runtime.version(),
+        )
+
+
+def run_on_host(runtime: str, path: Path, inputs: list[Tensor], outputs: int, threads: int = 1) -> Tensor:
+    """Runs an exported file on this machine, in a child process.
+
+    Args:
+        inputs: one tensor per input of the model, each (N, …) with N records.
+        outputs: values per record of the first output.
+
+    Returns:
+        (N, outputs) fp32.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        records, result = Path(temporary, "inputs"), Path(temporary, "outputs")
+        write_records(records, inputs)
+        bundle = native.host_bundle(discover.target(HOST_TARGET), runtime)
+        Host().run(bundle, path, records, result, threads=threads)
+        return read_outputs(result, len(inputs[0]), outputs)
+
+
+def write_records(path: Path, inputs: list[Tensor]) -> None:
+    """The bench program's inputs file: record after record, each the bytes of all inputs."""
+    with open(path, "wb") as file:
+        for record in zip(*inputs, strict=True):
+            for tensor in record:
+                file.write(tensor.contiguous().numpy().tobytes())
+
+
+def read_outputs(path: Path, records: int, outputs: int) -> Tensor:
+    """First output of every record: (records, outputs) fp32."""
+    return torch.from_numpy(np.fromfile(path, np.float32).reshape(records, -1)[:, :outputs].copy())
+
+
+def flat_output(outputs: Any) -> Tensor:
+    """The first output of a torch module as (N, values)."""
+    return (outputs[0] if isinstance(outputs, (tuple, list)) else outputs).flatten(1)
+
+
+def _original(model: Model, runtime_name: str) -> Path:
+    """The uncompressed export, made once per model, runtime and version."""
+    runtime = discover.runtime(runtime_name)
+    identity = [model.sha256, repr(model.net), _shapes(model), runtime_name, runtime.version()]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    path = cache_folder("originals", f"{model.name}-{key}") / f"original{runtime.SUFFIX}"
+    if not path.exists():
+        progress.note("exporting the original")
+        runtime.export(model.net, model.example_inputs, path)
+    return path
+
+
+def _shapes(model: Model) -> str:
+    return str([(tuple(x.shape), str(x.dtype)) for x in model.example_inputs])
+
+
+def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof:
+    coded = {name: m for name, m in net.named_modules() if isinstance(m, Coded)}
+    stored = {hashlib.sha256(c.data).digest() for c in discover.runtime(runtime_name).constants(path)}
+    for name, layer in coded.items():
+        for buffer in ("codes", "codebook"):
+            data = getattr(layer, buffer).numpy().tobytes()
+            if hashlib.sha256(data).digest() not in stored:
+                raise BuildError(f"{path}: the {buffer} of {name} ({len(data)} bytes) are not in the exported file")
+    inputs, reference = _proof_inputs(model)
+    with torch.inference_mode():
+        expected = torch.cat([flat_output(net(*record)) for record in zip(*(x.split(1) for x in inputs), strict=True)])
+    got = run_on_host(runtime_name, path, inputs, expected.shape[1])
+    difference = (got - expected).norm() / expected.norm().clamp(min=1e-30)
+    limit = _EXACT + _LOOKUP * math.sqrt(len(coded))
+    if not difference <= limit:
+        raise BuildError(
+            f"{path}: outputs differ from the torch module's by {100 * difference:.2f} % (limit {100 * limit:.2f} %)"
+        )
+    return Proof(
+        codes_stored=bool(coded),
+        max_abs_difference=(got - expected).abs().max().item(),
+        relative_difference=difference.item(),
+        reference=reference,
+    )
+
+
+def _proof_inputs(model: Model) -> tuple[list[Tensor], str]:
+    if model.data is not None:
+        split = model.data.calibration
+        return [split.inputs[:_PROOF_SAMPLES]], f"torch module on {_PROOF_SAMPLES} samples of {split.name}"
+    generator = torch.Generator().manual_seed(0)
+    inputs = []
+    for example in model.example_inputs:
+        if example.shape[0] != 1 or not example.is_floating_point():
+            return [x for x in model.example_inputs], "torch module on the example inputs"
+        inputs.append(torch.randn((_PROOF_SAMPLES, *example.shape[1:]), generator=generator))
+    return inputs, f"torch module on {_PROOF_SAMPLES} random inputs"
+
+
+def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, original: Path) -> tuple[LayerReport, ...]:
+    lines = []
+    for entry in plan.entries:
+        before = model.net.get_submodule(entry.layers[0])
+        size = parameter_bytes(compressed.net.get_submodule(entry.layers[0]))
+        weight = getattr(before, "weight", None)
+        weights = weight.numel() if isinstance(weight, Tensor) else entry.original_bytes // 4
+        lines.append(
+            LayerReport(
+                name=", ".join(entry.layers) or "(model)",
+                kind=entry.kind,
+                method=entry.method,
+                settings=entry.settings,
+                weights=weights,
+                original_bytes=entry.original_bytes,
+                bytes=size,
+                bits_per_weight=8 * size / max(1, weights),
+                relative_error=compressed.relative_errors.get(entry.layers[0]),
+                reason=entry.reason,
+            )
+        )
+    container = path.stat().st_size - sum(line.bytes for line in lines)
+    if container < 0:
+        raise BuildError(f"{path} is {-container} bytes smaller than the tensors it should hold")
+    lines.append(
+        LayerReport(
+            name="container",
+            kind="container",
+            method=None,
+            weights=0,
+            original_bytes=original.stat().st_size - sum(line.original_bytes for line in lines),
+            bytes=container,
+            bits_per_weight=0,
+            relative_error=None,
+            reason="graph, names and alignment of the file itself",
+        )
+    )
+    return tuple(lines)

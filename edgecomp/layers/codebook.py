@@ -1,0 +1,146 @@
+"""Layers whose weights are codes: a matrix W ≈ Σ_stages codebook[code], kept packed and never unpacked on a device.
+
+The matrix of a convolution is its kernel with one row per output channel and columns in the order (height, width,
+input channel), so that a segment covers neighbouring channels at one position.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..records import Record
+from . import ops
+from .packing import best_tile, bits_per_code, pack, packed_bytes
+
+
+class CodeFormat(Record):
+    """Shape of a coded matrix: what must be known to read its bytes.
+
+    Attributes:
+        rows, columns: shape of W (m, n).
+        k: codewords per codebook. s: segment length.
+        axis: 0 if segments run along the rows (the paper's x), 1 if down the columns (y).
+        groups: codebooks per stage; each serves ceil(blocks/groups) neighbouring blocks.
+        stages: codes per segment, added up (residual quantization).
+        half: codebooks are fp16, else fp32.
+        scaled: every row has an fp32 factor.
+    """
+
+    rows: int
+    columns: int
+    k: int
+    s: int
+    axis: int = 0
+    groups: int = 1
+    stages: int = 1
+    half: bool = True
+    scaled: bool = False
+
+    @property
+    def lanes(self) -> int:
+        return self.rows if self.axis == 0 else self.columns
+
+    @property
+    def blocks(self) -> int:
+        return -(-(self.columns if self.axis == 0 else self.rows) // self.s)
+
+    @property
+    def tile(self) -> int:
+        return best_tile(self.lanes)
+
+    @property
+    def bits(self) -> int:
+        return bits_per_code(self.k)
+
+    @property
+    def codes_bytes(self) -> int:
+        return packed_bytes(self.stages, self.blocks, self.lanes, self.bits, self.tile)
+
+    @property
+    def codebook_shape(self) -> tuple[int, int, int, int]:
+        return self.stages, self.groups, self.s, self.k
+
+    @property
+    def bytes(self) -> int:
+        """Everything stored for the matrix: codes with their padding, codebooks, row scales."""
+        codebook = self.stages * self.groups * self.s * self.k * (2 if self.half else 4)
+        return self.codes_bytes + codebook + (4 * self.rows if self.scaled else 0)
+
+
+class Coded(nn.Module):
+    """What the two layers share: the buffers, and `decode`."""
+
+    def __init__(self, format: CodeFormat, bias: bool) -> None:
+        super().__init__()
+        self.format = format
+        dtype = torch.float16 if format.half else torch.float32
+        self.register_buffer("codes", torch.zeros(format.codes_bytes, dtype=torch.uint8))
+        self.register_buffer("codebook", torch.zeros(format.codebook_shape, dtype=dtype))
+        self.register_buffer("scale", torch.ones(format.rows) if format.scaled else None)
+        self.bias = nn.Parameter(torch.zeros(format.rows)) if bias else None
+
+    def store(self, codes: Tensor, codebook: Tensor, scale: Tensor | None, bias: Tensor | None) -> None:
+        """Fills the layer.
+
+        Args:
+            codes: (stages, blocks, lanes), integers below k.
+            codebook: (stages, groups, k, s) float.
+            scale: (rows,) or None. bias: (rows,) or None.
+        """
+        self.codes.copy_(pack(codes, self.format.bits, self.format.tile))
+        self.codebook.copy_(codebook.transpose(2, 3))
+        if scale is not None:
+            self.scale.copy_(scale)
+        if bias is not None:
+            with torch.no_grad():
+                self.bias.copy_(bias)
+
+    def decode(self) -> Tensor:
+        """The coded matrix, (rows, columns) fp32: exactly what the codes mean."""
+        f = self.format
+        return ops.decode(self.codes, self.codebook, self.scale, f.rows, f.columns, f.axis, f.tile)
+
+    def _matrix_arguments(self) -> tuple[Any, ...]:
+        f = self.format
+        return self.codes, self.codebook, self.scale, self.bias, f.rows, f.axis, f.tile
+
+    def structure(self) -> dict[str, Any]:
+        """Arguments that build an empty layer of this shape, for the checkpoint."""
+        return {"format": self.format.model_dump(), "bias": self.bias is not None}
+
+    def extra_repr(self) -> str:
+        return str(self.format)
+
+
+class CodebookLinear(Coded):
+    """(…, columns) → (…, rows)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.edgecomp.codebook_linear(x, *self._matrix_arguments())
+
+    @classmethod
+    def from_structure(cls, structure: dict[str, Any]) -> CodebookLinear:
+        return cls(CodeFormat(**structure["format"]), structure["bias"])
+
+
+class CodebookConv2d(Coded):
+    """(N, channels, H, W) → (N, rows, H', W'); zero padding, one group."""
+
+    def __init__(self, format: CodeFormat, bias: bool, geometry: dict[str, list[int]]) -> None:
+        super().__init__(format, bias)
+        self.geometry = geometry
+
+    def forward(self, x: Tensor) -> Tensor:
+        g = self.geometry
+        arguments = (g["kernel"], g["stride"], g["padding"], g["dilation"])
+        return torch.ops.edgecomp.codebook_conv2d(x, *self._matrix_arguments(), *arguments)
+
+    def structure(self) -> dict[str, Any]:
+        return {**super().structure(), "geometry": self.geometry}
+
+    @classmethod
+    def from_structure(cls, structure: dict[str, Any]) -> CodebookConv2d:
+        return cls(CodeFormat(**structure["format"]), structure["bias"], structure["geometry"])

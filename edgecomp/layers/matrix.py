@@ -1,0 +1,79 @@
+"""Layers seen as matrices: what kind a layer is, its weight as W (m×n), and its inputs as rows of length n."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .codebook import CodebookConv2d, CodebookLinear, CodeFormat
+
+KINDS = ("dense", "conv", "embedding")
+
+
+def kind_of(module: nn.Module) -> str:
+    """'dense', 'conv', 'embedding', or 'other' for a module that owns parameters of another sort."""
+    if isinstance(module, nn.Linear):
+        return "dense"
+    if isinstance(module, nn.Conv2d):
+        return "conv"
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    return "other"
+
+
+def weight_matrix(layer: nn.Module) -> Tensor:
+    """W (m×n) fp32, detached: for a convolution columns run over (height, width, input channel)."""
+    weight = layer.weight.detach().float()
+    return weight.permute(0, 2, 3, 1).flatten(1) if kind_of(layer) == "conv" else weight
+
+
+def input_rows(layer: nn.Module, x: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """The inputs of a dense or convolution layer as rows (N, n) of what its matrix multiplies.
+
+    Args:
+        x: what the layer is called with.
+        limit: at most so many rows; convolutions have one per output pixel, of which a sample is taken.
+    """
+    if kind_of(layer) == "dense":
+        return x.reshape(-1, x.shape[-1])[:limit]
+    patches = F.unfold(
+        x, layer.kernel_size, padding=_explicit_padding(layer), stride=layer.stride, dilation=layer.dilation
+    )  # (N, S·h·w, pixels)
+    pixels = patches.shape[-1]
+    per_image = max(1, min(pixels, limit // len(x)))
+    chosen = torch.randperm(pixels, generator=generator)[:per_image]
+    rows = patches[:, :, chosen].transpose(1, 2).flatten(0, 1)
+    taps = layer.kernel_size[0] * layer.kernel_size[1]
+    return rows.unflatten(1, (-1, taps)).transpose(1, 2).flatten(1)
+
+
+def unsupported(layer: nn.Module) -> str:
+    """Why a layer of a codable kind cannot become a codebook layer; empty if it can."""
+    if kind_of(layer) == "conv":
+        if layer.groups != 1:
+            return f"a convolution in {layer.groups} groups has no single matrix"
+        if layer.padding_mode != "zeros":
+            return f"padding mode {layer.padding_mode!r} is not supported by the codebook kernels"
+    return ""
+
+
+def empty_coded(layer: nn.Module, format: CodeFormat) -> CodebookLinear | CodebookConv2d:
+    """The codebook layer that takes the place of `layer`, not yet filled."""
+    bias = layer.bias is not None
+    if kind_of(layer) == "dense":
+        return CodebookLinear(format, bias)
+    geometry = {
+        "kernel": list(layer.kernel_size),
+        "stride": list(layer.stride),
+        "padding": list(_explicit_padding(layer)),
+        "dilation": list(layer.dilation),
+    }
+    return CodebookConv2d(format, bias, geometry)
+
+
+def _explicit_padding(layer: nn.Conv2d) -> tuple[int, int]:
+    if layer.padding == "valid":
+        return 0, 0
+    if layer.padding == "same":
+        height, width = (d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+        return height, width
+    return tuple(layer.padding)  # type: ignore[return-value]

@@ -1,0 +1,11 @@
+"""One file, one compression method. A method module has
+
+- a docstring whose first line says what it does,
+- `KINDS`: the kinds of layers it takes by default,
+- `Config`: a frozen record of its settings, with defaults that work,
+- `predict(layer, config) -> Cost`: what the compressed layer stores and computes; exact for bytes,
+- `compress(layer, config, inputs, seed) -> nn.Module`: the layer that takes its place; `inputs` may be None,
+- `refuse(layer, config) -> str`: why it cannot take a layer, empty if it can.
+
+The file is the registration: `edgecomp.discover` finds it.
+"""

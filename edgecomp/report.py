@@ -1,0 +1,222 @@
+"""Stage 7, report: the verdict and every figure, as `report.json`, `report.html` and a table for the terminal."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import zlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from . import progress
+from .files import write_text
+from .records import (
+    Artifact,
+    BudgetReport,
+    Compressed,
+    Environment,
+    Measured,
+    Measurement,
+    Model,
+    ModelReport,
+    Plan,
+    Report,
+    Request,
+    SizeReport,
+    Verdict,
+)
+from .units import format_bytes, format_count
+from .workspace import Workspace
+
+# The classical demand: 200 MB → 10 MB (Gong et al. 2014).
+_DEFAULT_BUDGET = 20
+
+
+def report(
+    model: Model, plan: Plan, compressed: Compressed, artifact: Artifact, measured: Measured, work: Workspace,
+    request: Request,
+) -> Report:  # fmt: skip
+    """Puts the figures together, decides the verdicts, and writes the report's files."""
+    size = _size(artifact)
+    taken = next((entry.settings for entry in plan.entries if entry.method), {})
+    result = Report(
+        model=ModelReport(name=model.name, source=model.source, sha256=model.sha256, parameters=model.parameters),
+        target=plan.target,
+        runtime=plan.runtime,
+        method=plan.method,
+        settings=taken,
+        seed=plan.seed,
+        budget=_budget(size, measured, request),
+        size=size,
+        accuracy=measured.accuracy,
+        measurements=list(measured.measurements),
+        check=measured.check,
+        layers=list(artifact.layers),
+        proof=artifact.proof,
+        compress_seconds=round(compressed.seconds, 2),
+        calibration=compressed.calibration,
+        notes=list(measured.notes),
+        environment=_environment(artifact),
+    )
+    with progress.stage("report", str(work.folder)):
+        write_text(work.path("report.json"), result.model_dump_json(indent=1, by_alias=True) + "\n")
+        write_text(work.path("report.html"), to_html(result))
+    return result
+
+
+def read_report(path: Path) -> Report:
+    """A `report.json`, validated."""
+    return Report.model_validate_json(path.read_text())
+
+
+def print_report(result: Report, console: Console) -> None:
+    """The table for the terminal; the verdict comes last, where the eye is."""
+    console.print(Group(_layer_table(result), Text(), _figure_table(result), Text(), *_verdict_lines(result)))
+
+
+def to_html(result: Report) -> str:
+    """One file without references to anything outside."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(bytes=format_bytes, count=format_count)
+    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
+    return template.render(r=result, figures=list(_figures(result)), ratio=_ratio)
+
+
+# --- verdicts and sizes -----------------------------------------------------------------------------------
+
+
+def _budget(size: SizeReport, measured: Measured, request: Request) -> BudgetReport:
+    limit = request.budget_bytes or size.original_bytes // _DEFAULT_BUDGET
+    drop: Verdict | None = None
+    if request.max_drop is not None:
+        accuracy = measured.accuracy
+        drop = "inconclusive" if accuracy is None else "pass" if accuracy.drop_points <= request.max_drop else "fail"
+    return BudgetReport(
+        limit_bytes=limit,
+        stated=request.budget_bytes is not None,
+        verdict="pass" if size.artifact_bytes <= limit else "fail",
+        max_drop_points=request.max_drop,
+        drop_verdict=drop,
+    )
+
+
+def _size(artifact: Artifact) -> SizeReport:
+    data = artifact.path.read_bytes()
+    original = artifact.original_path.stat().st_size
+    runtime = [path for path in (artifact.bundle / "lib").iterdir() if path.name.startswith(("libexecutorch", "libLiteRt"))]
+    program = [path for path in artifact.bundle.iterdir() if path.is_file() and path.suffix == ""]
+    return SizeReport(
+        original_bytes=original,
+        artifact_bytes=len(data),
+        ratio=round(original / len(data), 3),
+        download_bytes=len(zlib.compress(data, 9)),
+        installed_bytes=len(data) + sum(path.stat().st_size for path in [*runtime, *program]),
+    )
+
+
+def _environment(artifact: Artifact) -> Environment:
+    folder = Path(__file__).parent
+    git = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return Environment(
+        edgecomp=version("edgecomp"),
+        torch=torch.__version__,
+        runtime_version=artifact.runtime_version,
+        python=platform.python_version(),
+        machine=f"{platform.machine()} {platform.system()}",
+        commit=git.stdout.strip() or None,
+    )
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
+
+def _ratio(before: float | None, after: float | None) -> str:
+    return f"{before / after:.1f}×" if before and after else ""
+
+
+def _figures(result: Report) -> list[tuple[str, str, str, str, str]]:
+    """Rows (figure, original, compressed, ratio, evidence) of what was measured."""
+    size, accuracy = result.size, result.accuracy
+    rows = [
+        ("file", format_bytes(size.original_bytes), format_bytes(size.artifact_bytes),
+         _ratio(size.original_bytes, size.artifact_bytes), "on disk"),
+        ("download (deflated)", "", format_bytes(size.download_bytes), "", "on disk"),
+        ("model + runtime + kernels", "", format_bytes(size.installed_bytes), "", "on disk"),
+    ]  # fmt: skip
+    if accuracy:
+        rows.append((f"{accuracy.metric}, {accuracy.samples:,} test samples", f"{accuracy.original:.2f} %",
+                     f"{accuracy.compressed:.2f} %", f"drop {accuracy.drop_points:+.2f}", "host"))  # fmt: skip
+    for evidence in dict.fromkeys(m.evidence for m in result.measurements):
+        pair: dict[str, Measurement] = {m.artifact: m for m in result.measurements if m.evidence == evidence}
+        rows += _measured_rows(pair["original"], pair["compressed"])
+    return rows
+
+
+def _measured_rows(before: Measurement, after: Measurement) -> list[tuple[str, str, str, str, str]]:
+    def row(title: str, field: str, show: Any) -> list[tuple[str, str, str, str, str]]:
+        a, b = getattr(before, field), getattr(after, field)
+        return [(title, show(a), show(b), _ratio(a, b), after.evidence)] if a is not None and b is not None else []
+
+    def milliseconds(value: float) -> str:
+        return f"{value:.3g} ms"
+
+    return [
+        *row(f"latency p50, {after.threads} thread", "p50_ms", milliseconds),
+        *row("latency p90", "p90_ms", milliseconds),
+        *row("load", "load_ms", milliseconds),
+        *row("instructions per inference", "instructions", format_count),
+        *row("peak memory", "peak_rss_bytes", format_bytes),
+    ]
+
+
+def _layer_table(result: Report) -> Table:
+    table = Table(title=f"{result.model.name} · {result.method} · {result.target} · {result.runtime}", title_justify="left")
+    for title, justify in (("layer", "left"), ("kind", "left"), ("method", "left"), ("original", "right"),
+                           ("now", "right"), ("bits", "right"), ("error", "right"), ("left alone because", "left")):  # fmt: skip
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    for line in result.layers:
+        table.add_row(
+            line.name,
+            line.kind,
+            line.method or "–",
+            format_bytes(line.original_bytes),
+            format_bytes(line.bytes),
+            f"{line.bits_per_weight:.2f}" if line.weights else "",
+            "" if line.relative_error is None else f"{line.relative_error:.3f}",
+            Text(line.reason, style="dim"),
+        )
+    return table
+
+
+def _figure_table(result: Report) -> Table:
+    table = Table()
+    for title in ("", "original", "compressed", "ratio", "evidence"):
+        table.add_column(title, justify="left" if title in ("", "evidence") else "right")
+    for row in _figures(result):
+        table.add_row(*row)
+    return table
+
+
+def _verdict_lines(result: Report) -> list[Text]:
+    budget, size = result.budget, result.size
+    source = "" if budget.stated else ", the default: 1/20 of the original"
+    lines = [
+        Text.assemble(
+            _badge(budget.verdict), f" {format_bytes(size.artifact_bytes)} of {format_bytes(budget.limit_bytes)}{source}"
+        )
+    ]
+    if budget.drop_verdict:
+        drop = f"{result.accuracy.drop_points:+.2f}" if result.accuracy else "unknown"
+        lines.append(Text.assemble(_badge(budget.drop_verdict), f" drop {drop} of {budget.max_drop_points} points"))
+    return lines
+
+
+def _badge(verdict: Verdict) -> tuple[str, str]:
+    return verdict.upper(), {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}[verdict]

@@ -1,0 +1,17 @@
+"""One file, one runtime: how a network is exported for it and what its files hold. A runtime module has
+
+- `SUFFIX`: of its model files,
+- `version() -> str`,
+- `export(net, example_inputs, path)`: writes the file,
+- `constants(path) -> list[Constant]`: every constant tensor the written file holds.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant of an exported file: its dtype as the file names it (None in an opaque backend blob) and its bytes."""
+
+    dtype: str | None
+    data: bytes

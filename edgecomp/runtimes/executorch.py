@@ -1,0 +1,82 @@
+"""ExecuTorch: .pte files. XNNPACK runs the plain layers, our kernels the codebook layers."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BuildError
+from ..files import atomic_file
+from . import Constant
+
+SUFFIX = ".pte"
+
+
+def version() -> str:
+    return importlib.metadata.version("executorch")
+
+
+def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> None:
+    """Writes `net` as a .pte: XNNPACK takes what it can, codebook layers stay calls of our custom ops.
+
+    Raises:
+        BuildError: ExecuTorch is not installed, or cannot express the net.
+    """
+    with _quiet():
+        try:
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+        except ImportError as error:
+            raise BuildError(f"ExecuTorch cannot be imported: {error}", "pip install 'edgecomp[executorch]'") from error
+        try:
+            program = torch.export.export(net.eval(), example_inputs)
+            edge = to_edge_transform_and_lower(
+                program,
+                partitioner=[XnnpackPartitioner()],
+                compile_config=EdgeCompileConfig(_check_ir_validity=False),  # our ops are not in the core ATen set
+            )
+            written = edge.to_executorch()
+        except Exception as error:
+            raise BuildError(f"ExecuTorch cannot export the model: {type(error).__name__}: {error}") from error
+    with atomic_file(path) as partial, open(partial, "wb") as file:
+        written.write_to_file(file)
+
+
+def constants(path: Path) -> list[Constant]:
+    """Constants of our ops (with dtype) and of the XNNPACK graphs (packed as the backend wants them)."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+    from executorch.exir.schema import Tensor as TensorValue
+
+    file = deserialize_pte_binary(path.read_bytes())
+    program = file.program
+    found = []
+    for plan in program.execution_plan:
+        for value in plan.values:
+            tensor = value.val
+            if isinstance(tensor, TensorValue) and tensor.data_buffer_idx > 0 and tensor.allocation_info is None:
+                data = bytes(program.constant_buffer[tensor.data_buffer_idx].storage)
+                found.append(Constant(tensor.scalar_type.name.lower(), data))
+    named = file.named_data
+    found += [Constant(None, bytes(buffer)) for buffer in (named.buffers if named else [])]
+    return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs and warns about its own innards; a user can do nothing about any of it."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,115 @@
+// The ops `edgecomp::codebook_linear.out` and `edgecomp::codebook_conv2d.out`: checks the arguments, calls the kernels.
+// Linking this file into a program registers them. A wrong argument is an error of the op, never a crash.
+#include <executorch/extension/kernel_util/make_boxed_from_unboxed_functor.h>
+
+#include "../kernels/codebook_conv2d/codebook_conv2d.h"
+
+namespace {
+
+using executorch::aten::ArrayRef;
+using executorch::aten::ScalarType;
+using executorch::aten::Tensor;
+using executorch::runtime::Error;
+using executorch::runtime::KernelRuntimeContext;
+using std::optional;
+
+bool is_contiguous(const Tensor &t, ScalarType type) {
+  if (t.scalar_type() != type) return false;
+  const auto order = t.dim_order();
+  for (size_t i = 0; i < order.size(); ++i)
+    if (order[i] != i) return false;
+  return true;
+}
+
+bool read_vector(const optional<Tensor> &t, int64_t rows, const float **out) {
+  *out = nullptr;
+  if (!t.has_value()) return true;
+  if (!is_contiguous(*t, ScalarType::Float) || t->numel() != rows) return false;
+  *out = t->const_data_ptr<float>();
+  return true;
+}
+
+bool fits(int64_t value) { return value > 0 && value <= INT32_MAX; }
+
+// Fills `w` from the op's arguments; false if they do not describe a matrix with `columns` columns.
+bool read_matrix(const Tensor &codes, const Tensor &codebook, const optional<Tensor> &scale,
+                 const optional<Tensor> &bias, int64_t rows, int64_t columns, int64_t axis, int64_t tile,
+                 edgecomp_matrix *w) {
+  const bool half = codebook.scalar_type() == ScalarType::Half;
+  if (!fits(rows) || !fits(columns) || axis < 0 || axis > 1 || tile < 8 || tile > 32) return false;
+  if (!is_contiguous(codes, ScalarType::Byte) || codebook.dim() != 4) return false;
+  if (!is_contiguous(codebook, half ? ScalarType::Half : ScalarType::Float)) return false;
+  for (int i = 0; i < 4; ++i)
+    if (!fits(codebook.size(i))) return false;
+  *w = {int32_t(rows), int32_t(columns), int32_t(axis), int32_t(tile), int32_t(codebook.size(0)),
+        int32_t(codebook.size(1)), int32_t(codebook.size(2)), int32_t(codebook.size(3)),
+        codes.const_data_ptr<uint8_t>(), codebook.const_data_ptr(), half, nullptr, nullptr};
+  return edgecomp_matrix_is_valid(w) && size_t(codes.numel()) == edgecomp_codes_bytes(w) &&
+         read_vector(scale, rows, &w->scale) && read_vector(bias, rows, &w->bias);
+}
+
+// Scratch memory; nullptr, with the context told, if there is none.
+void *scratch_memory(KernelRuntimeContext &context, size_t bytes) {
+  auto memory = context.allocate_temp(bytes ? bytes : 1, 64);
+  if (memory.ok()) return *memory;
+  context.fail(memory.error());
+  return nullptr;
+}
+
+Tensor &codebook_linear(KernelRuntimeContext &context, const Tensor &x, const Tensor &codes, const Tensor &codebook,
+                        optional<Tensor> scale, optional<Tensor> bias, int64_t rows, int64_t axis, int64_t tile,
+                        Tensor &out) {
+  edgecomp_matrix w;
+  const bool valid = x.dim() > 0 && is_contiguous(x, ScalarType::Float) && is_contiguous(out, ScalarType::Float) &&
+                     read_matrix(codes, codebook, scale, bias, rows, x.size(x.dim() - 1), axis, tile, &w) &&
+                     out.numel() == x.numel() / w.columns * w.rows;
+  if (!valid) {
+    ET_LOG(Error, "edgecomp::codebook_linear: the arguments do not fit together");
+    context.fail(Error::InvalidArgument);
+    return out;
+  }
+  const edgecomp_linear_variant *variant = edgecomp_linear_select(&w);
+  void *scratch = scratch_memory(context, variant->scratch_bytes(&w));
+  if (scratch) variant->run(&w, x.const_data_ptr<float>(), x.numel() / w.columns, out.mutable_data_ptr<float>(), scratch);
+  return out;
+}
+
+bool read_pair(ArrayRef<int64_t> values, int32_t *out) {
+  if (values.size() != 2) return false;
+  for (int i = 0; i < 2; ++i) {
+    if (values[i] < 0 || values[i] > 1 << 20) return false;
+    out[i] = int32_t(values[i]);
+  }
+  return true;
+}
+
+Tensor &codebook_conv2d(KernelRuntimeContext &context, const Tensor &x, const Tensor &codes, const Tensor &codebook,
+                        optional<Tensor> scale, optional<Tensor> bias, int64_t rows, int64_t axis, int64_t tile,
+                        ArrayRef<int64_t> kernel, ArrayRef<int64_t> stride, ArrayRef<int64_t> padding,
+                        ArrayRef<int64_t> dilation, Tensor &out) {
+  edgecomp_matrix w;
+  edgecomp_conv2d c;
+  bool valid = x.dim() == 4 && is_contiguous(x, ScalarType::Float) && is_contiguous(out, ScalarType::Float) &&
+               read_pair(kernel, c.kernel) && read_pair(stride, c.stride) && read_pair(padding, c.padding) &&
+               read_pair(dilation, c.dilation);
+  if (valid) {
+    c.batch = x.size(0), c.channels = x.size(1), c.height = x.size(2), c.width = x.size(3);
+    const int64_t columns = int64_t(c.channels) * c.kernel[0] * c.kernel[1];
+    valid = read_matrix(codes, codebook, scale, bias, rows, columns, axis, tile, &w) &&
+            edgecomp_conv2d_is_valid(&c, &w) &&
+            out.numel() == int64_t(c.batch) * w.rows * edgecomp_conv2d_output(&c, 0) * edgecomp_conv2d_output(&c, 1);
+  }
+  if (!valid) {
+    ET_LOG(Error, "edgecomp::codebook_conv2d: the arguments do not fit together");
+    context.fail(Error::InvalidArgument);
+    return out;
+  }
+  void *scratch = scratch_memory(context, edgecomp_conv2d_scratch_bytes(&c, &w));
+  if (scratch) edgecomp_conv2d_run(&c, &w, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), scratch);
+  return out;
+}
+
+}  // namespace
+
+EXECUTORCH_LIBRARY(edgecomp, "codebook_linear.out", codebook_linear);
+EXECUTORCH_LIBRARY(edgecomp, "codebook_conv2d.out", codebook_conv2d);
