@@ -11,7 +11,7 @@ _HOME = {
     "build": "pipeline",
 }
 
-__all__ = [  # noqa: F822  imported when first used: `edgecomp --help` must not wait for torch
+__all__ = [
     "BuildError",
     "Data",
     "DeviceError",

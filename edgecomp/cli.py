@@ -1,4 +1,4 @@
-"""The command line. Data on stdout, progress on stderr; a typo never exits 0. Heavy modules are imported when needed."""
+"""The command line. Data on stdout, progress on stderr; a typo never exits 0. Heavy imports wait until needed."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def build(
     """Compress, export, measure, report. Exits 0 if every stated limit is met, 1 if not."""
     from rich.console import Console
 
-    from . import devices, discover
     from .load import DEFAULT_MODEL
     from .pipeline import build as run
     from .pipeline import dry_run as show_plan
+    from .plan import check
     from .records import Request
     from .report import print_report
     from .units import parse_bytes
@@ -88,9 +88,7 @@ def build(
         seed=seed,
         quick=quick,
     )
-    # Names and devices are checked first: a typo must not cost an hour of training.
-    discover.method(method), discover.runtime(runtime)
-    devices.chosen(discover.target(target), on)
+    check(request)  # a typo must not cost an hour of training
     if dry_run:
         plan = show_plan(request)
         print(plan.model_dump_json(indent=1)) if json else _print_plan(plan)
@@ -177,7 +175,9 @@ def doctor() -> None:
     from .doctor import examine
 
     findings = examine()
-    _print_table(("", "what", "state", "how to get it"), [("ok" if f.ok else "–", f.what, f.state, f.remedy) for f in findings])
+    _print_table(
+        ("", "what", "state", "how to get it"), [("ok" if f.ok else "–", f.what, f.state, f.remedy) for f in findings]
+    )
     raise typer.Exit(0 if all(f.ok or f.optional for f in findings) else 4)
 
 
@@ -185,7 +185,14 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
     from .units import format_bytes
 
     rows = [
-        (", ".join(e.layers), e.kind, e.method or "–", format_bytes(e.original_bytes), format_bytes(e.predicted_bytes), e.reason)
+        (
+            ", ".join(e.layers),
+            e.kind,
+            e.method or "–",
+            format_bytes(e.original_bytes),
+            format_bytes(e.predicted_bytes),
+            e.reason,
+        )
         for e in plan.entries
     ]
     total = [format_bytes(sum(getattr(e, f) for e in plan.entries)) for f in ("original_bytes", "predicted_bytes")]

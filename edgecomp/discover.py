@@ -47,7 +47,7 @@ def target_names() -> list[str]:
 
 class Compiler(Record):
     command: str
-    flags: list[str] = []
+    flags: tuple[str, ...] = ()
     debian: str
 
 

@@ -39,7 +39,9 @@ def _package(name: str) -> Finding:
     try:
         return Finding(name, True, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, False, "not installed", f"pip install 'edgecomp[{name}]'" if name != "torch" else "pip install torch")
+        return Finding(
+            name, False, "not installed", f"pip install 'edgecomp[{name}]'" if name != "torch" else "pip install torch"
+        )
 
 
 def _programs() -> list[Finding]:
@@ -50,7 +52,9 @@ def _programs() -> list[Finding]:
         tools += [(target.emulator.command, target.emulator.debian)] if target.emulator else []
         for command, package in tools:
             path = shutil.which(command)
-            found[command] = Finding(command, path is not None, path or "not found", "" if path else f"sudo apt-get install {package}")
+            found[command] = Finding(
+                command, path is not None, path or "not found", "" if path else f"sudo apt-get install {package}"
+            )
     return list(found.values())
 
 

@@ -103,11 +103,9 @@ def _layer_of_call(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
     else:
         stride, padding, dilation = (tuple(_argument(node, i, d)) for i, d in ((3, (1, 1)), (4, (0, 0)), (5, (1, 1))))
-        groups = _argument(node, 6, 1)
-        layer = nn.Conv2d(
-            weight.shape[1] * groups, weight.shape[0], weight.shape[2:], stride, padding, dilation, groups,
-            bias is not None,
-        )  # fmt: skip
+        groups, has_bias = _argument(node, 6, 1), bias is not None
+        channels, kernel = (weight.shape[1] * groups, weight.shape[0]), weight.shape[2:]
+        layer = nn.Conv2d(*channels, kernel, stride, padding, dilation, groups, has_bias)
     layer.weight = nn.Parameter(weight)
     layer.bias = None if bias is None else nn.Parameter(bias)
     return layer

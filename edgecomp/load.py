@@ -36,14 +36,14 @@ def load(request: Request) -> Model:
     """
     reference = request.model or DEFAULT_MODEL
     with progress.stage("load", reference):
-        if reference.endswith(".pt2"):
-            model = _from_archive(Path(reference))
-        else:
-            model = _from_module(reference, request.quick)
+        archive = reference.endswith(".pt2")
+        model = _from_archive(Path(reference)) if archive else _from_module(reference, request.quick)
         _require_finite(model)
         program = graph.trace(model.net, model.example_inputs, model.name)
         net = graph.fold_norms(model.net, program)
-        progress.note(f"{model.name}: {model.parameters:,} parameters, {model.data.test.name if model.data else 'no data'}")
+        progress.note(
+            f"{model.name}: {model.parameters:,} parameters, {model.data.test.name if model.data else 'no data'}"
+        )
         return Model(**{**vars(model), "net": net})
 
 
@@ -105,7 +105,9 @@ def _import_file(path: Path) -> ModuleType:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise BuildError(f"{path} raises {type(error).__name__}: {error}", "Run it with python to see where.") from error
+        raise BuildError(
+            f"{path} raises {type(error).__name__}: {error}", "Run it with python to see where."
+        ) from error
     return module
 
 
@@ -117,7 +119,9 @@ def _import_factory(reference: str) -> ModuleType:
     except (ImportError, AttributeError) as error:
         raise UsageError(f"cannot import {reference!r}: {error}", "Write it as package.module:factory.") from error
     facade = ModuleType(f"{module_name}:{factory}")
-    facade.__dict__.update({k: v for k, v in vars(module).items() if k in ("example_inputs", "data", "weights", "recipe")})
+    facade.__dict__.update(
+        {k: v for k, v in vars(module).items() if k in ("example_inputs", "data", "weights", "recipe")}
+    )
     facade.build = build  # type: ignore[attr-defined]
     return facade
 

@@ -140,7 +140,9 @@ def _on_host(model: Model, plan: Plan, artifact: Artifact) -> list[Measurement]:
             artifact=name,
             runtime=plan.runtime,
             threads=1,
-            **dict(zip(("p50_ms", "p90_ms", "p99_ms"), np.percentile(samples[name], (50, 90, 99)).round(4), strict=True)),
+            **dict(
+                zip(("p50_ms", "p90_ms", "p99_ms"), np.percentile(samples[name], (50, 90, 99)).round(4), strict=True)
+            ),
             samples=samples[name],
             load_ms=float(np.median(loads[name])),
             peak_rss_bytes=memory[name],

@@ -84,7 +84,7 @@ def make_bundle(target: Target, runtime: str, folder: Path) -> None:
         shutil.copy2(source, libraries / name)
     run = folder / "run.sh"
     run.write_text(
-        '#!/bin/sh\n# Runs the bench program with the libraries of this folder alone: ./run.sh --model FILE --inputs FILE\n'
+        "#!/bin/sh\n# Runs the bench program with this folder's libraries alone: ./run.sh --model FILE --inputs FILE\n"
         'here=$(dirname "$0")\n'
         f'exec "$here/lib/{target.bundle.loader}" --library-path "$here/lib" "$here/{BENCH}" "$@"\n'
     )

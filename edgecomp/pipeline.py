@@ -24,7 +24,7 @@ def build(request: Request) -> Report:
         recovered = recover(compressed, work)
         artifact = export(model, plan, recovered, work)
         measured = measure(model, plan, artifact, request)
-        return report(model, plan, recovered, artifact, measured, work, request)
+        return report(model, plan, recovered, artifact, measured, work)
 
 
 def dry_run(request: Request) -> Plan:

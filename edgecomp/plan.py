@@ -11,13 +11,25 @@ from typing import Any
 
 from torch import nn
 
-from . import discover, graph, progress
+from . import devices, discover, graph, progress
 from .errors import UsageError, unknown
 from .files import write_text
 from .layers.matrix import KINDS, kind_of
 from .records import Model, Plan, PlanEntry, Request
 from .units import format_bytes
 from .workspace import Workspace
+
+
+def check(request: Request) -> None:
+    """Refuses unknown names, settings and kinds before anything long begins.
+
+    Raises:
+        UsageError, DeviceError: see `discover` and `devices.chosen`.
+    """
+    discover.runtime(request.runtime)
+    method = discover.method(request.method)
+    discover.configure(request.method, _split_settings(request, method)[0])
+    devices.chosen(discover.target(request.target), request.on)
 
 
 def plan(model: Model, request: Request, work: Workspace) -> Plan:
@@ -43,6 +55,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             method=request.method,
             seed=request.seed,
             budget_bytes=request.budget_bytes,
+            max_drop_points=request.max_drop,
             entries=entries,
         )
         write_text(work.path("plan.json"), result.model_dump_json(indent=1) + "\n")

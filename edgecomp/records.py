@@ -123,6 +123,7 @@ class Plan(Record):
     method: str
     seed: int
     budget_bytes: int | None
+    max_drop_points: float | None
     entries: tuple[PlanEntry, ...]
 
 

@@ -28,7 +28,6 @@ from .records import (
     ModelReport,
     Plan,
     Report,
-    Request,
     SizeReport,
     Verdict,
 )
@@ -40,9 +39,8 @@ _DEFAULT_BUDGET = 20
 
 
 def report(
-    model: Model, plan: Plan, compressed: Compressed, artifact: Artifact, measured: Measured, work: Workspace,
-    request: Request,
-) -> Report:  # fmt: skip
+    model: Model, plan: Plan, compressed: Compressed, artifact: Artifact, measured: Measured, work: Workspace
+) -> Report:
     """Puts the figures together, decides the verdicts, and writes the report's files."""
     size = _size(artifact)
     taken = next((entry.settings for entry in plan.entries if entry.method), {})
@@ -53,7 +51,7 @@ def report(
         method=plan.method,
         settings=taken,
         seed=plan.seed,
-        budget=_budget(size, measured, request),
+        budget=_budget(size, measured, plan),
         size=size,
         accuracy=measured.accuracy,
         measurements=list(measured.measurements),
@@ -92,17 +90,19 @@ def to_html(result: Report) -> str:
 # --- verdicts and sizes -----------------------------------------------------------------------------------
 
 
-def _budget(size: SizeReport, measured: Measured, request: Request) -> BudgetReport:
-    limit = request.budget_bytes or size.original_bytes // _DEFAULT_BUDGET
+def _budget(size: SizeReport, measured: Measured, plan: Plan) -> BudgetReport:
+    limit = plan.budget_bytes or size.original_bytes // _DEFAULT_BUDGET
     drop: Verdict | None = None
-    if request.max_drop is not None:
+    if plan.max_drop_points is not None:
         accuracy = measured.accuracy
-        drop = "inconclusive" if accuracy is None else "pass" if accuracy.drop_points <= request.max_drop else "fail"
+        drop = (
+            "inconclusive" if accuracy is None else "pass" if accuracy.drop_points <= plan.max_drop_points else "fail"
+        )
     return BudgetReport(
         limit_bytes=limit,
-        stated=request.budget_bytes is not None,
+        stated=plan.budget_bytes is not None,
         verdict="pass" if size.artifact_bytes <= limit else "fail",
-        max_drop_points=request.max_drop,
+        max_drop_points=plan.max_drop_points,
         drop_verdict=drop,
     )
 
@@ -110,7 +110,9 @@ def _budget(size: SizeReport, measured: Measured, request: Request) -> BudgetRep
 def _size(artifact: Artifact) -> SizeReport:
     data = artifact.path.read_bytes()
     original = artifact.original_path.stat().st_size
-    runtime = [path for path in (artifact.bundle / "lib").iterdir() if path.name.startswith(("libexecutorch", "libLiteRt"))]
+    runtime = [
+        path for path in (artifact.bundle / "lib").iterdir() if path.name.startswith(("libexecutorch", "libLiteRt"))
+    ]
     program = [path for path in artifact.bundle.iterdir() if path.is_file() and path.suffix == ""]
     return SizeReport(
         original_bytes=original,
@@ -144,17 +146,17 @@ def _ratio(before: float | None, after: float | None) -> str:
 def _figures(result: Report) -> list[tuple[str, str, str, str, str]]:
     """Rows (figure, original, compressed, ratio, evidence) of what was measured."""
     size, accuracy = result.size, result.accuracy
+    before, after = size.original_bytes, size.artifact_bytes
     rows = [
-        ("file", format_bytes(size.original_bytes), format_bytes(size.artifact_bytes),
-         _ratio(size.original_bytes, size.artifact_bytes), "on disk"),
+        ("file", format_bytes(before), format_bytes(after), _ratio(before, after), "on disk"),
         ("download (deflated)", "", format_bytes(size.download_bytes), "", "on disk"),
         ("model + runtime + kernels", "", format_bytes(size.installed_bytes), "", "on disk"),
-    ]  # fmt: skip
+    ]
     if accuracy:
-        rows.append((f"{accuracy.metric}, {accuracy.samples:,} test samples", f"{accuracy.original:.2f} %",
-                     f"{accuracy.compressed:.2f} %", f"drop {accuracy.drop_points:+.2f}", "host"))  # fmt: skip
+        title, drop = f"{accuracy.metric}, {accuracy.samples:,} test samples", f"drop {accuracy.drop_points:+.2f}"
+        rows.append((title, f"{accuracy.original:.2f} %", f"{accuracy.compressed:.2f} %", drop, "host"))
     for evidence in dict.fromkeys(m.evidence for m in result.measurements):
-        pair: dict[str, Measurement] = {m.artifact: m for m in result.measurements if m.evidence == evidence}
+        pair = {m.artifact: m for m in result.measurements if m.evidence == evidence}
         rows += _measured_rows(pair["original"], pair["compressed"])
     return rows
 
@@ -177,10 +179,11 @@ def _measured_rows(before: Measurement, after: Measurement) -> list[tuple[str, s
 
 
 def _layer_table(result: Report) -> Table:
-    table = Table(title=f"{result.model.name} · {result.method} · {result.target} · {result.runtime}", title_justify="left")
-    for title, justify in (("layer", "left"), ("kind", "left"), ("method", "left"), ("original", "right"),
-                           ("now", "right"), ("bits", "right"), ("error", "right"), ("left alone because", "left")):  # fmt: skip
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    table = Table(
+        title=f"{result.model.name} · {result.method} · {result.target} · {result.runtime}", title_justify="left"
+    )
+    for title in ("layer", "kind", "method", "original", "now", "bits", "error", "left alone because"):
+        table.add_column(title, justify="right" if title in ("original", "now", "bits", "error") else "left")
     for line in result.layers:
         table.add_row(
             line.name,
@@ -209,7 +212,8 @@ def _verdict_lines(result: Report) -> list[Text]:
     source = "" if budget.stated else ", the default: 1/20 of the original"
     lines = [
         Text.assemble(
-            _badge(budget.verdict), f" {format_bytes(size.artifact_bytes)} of {format_bytes(budget.limit_bytes)}{source}"
+            _badge(budget.verdict),
+            f" {format_bytes(size.artifact_bytes)} of {format_bytes(budget.limit_bytes)}{source}",
         )
     ]
     if budget.drop_verdict:

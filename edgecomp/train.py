@@ -4,12 +4,13 @@ Training is a function of the recipe alone: every random number follows from (se
 stopped at any time and goes on, to the same weights, when started again.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -70,8 +71,8 @@ def train(net: nn.Module, data: Data, recipe: Recipe) -> Path:
                 raise KeyboardInterrupt
             if run.step % run.steps_per_epoch == 0:
                 run.save()
-                progress.note(f"epoch {run.step // run.steps_per_epoch}: {_progress_accuracy(net, data):.2f} % "
-                              "of 2,000 calibration samples")  # fmt: skip
+                accuracy = _progress_accuracy(net, data)
+                progress.note(f"epoch {run.step // run.steps_per_epoch}: {accuracy:.2f} % of 2,000 calibration samples")
     net.to("cpu", memory_format=torch.contiguous_format)
     with atomic_file(final) as partial:
         save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, partial)
@@ -151,7 +152,7 @@ class _Run:
             return
         with safe_open(self.checkpoint, "pt") as file:
             self.step = int(file.metadata()["step"])
-            state: dict[str, Any] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         self.net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
         for name, parameter in self.net.named_parameters():
             momentum = torch.empty_like(parameter).copy_(state[f"momentum.{name}"])
@@ -184,16 +185,12 @@ def _augment(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     return images
 
 
-class _interruptible:
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
     """Turns Ctrl-C into a question: `with _interruptible() as interrupted: … if interrupted(): …`."""
-
-    def __enter__(self) -> Any:
-        self.hit = False
-        self.previous = signal.signal(signal.SIGINT, self._handle)
-        return lambda: self.hit
-
-    def _handle(self, *_: Any) -> None:
-        self.hit = True
-
-    def __exit__(self, *_: Any) -> None:
-        signal.signal(signal.SIGINT, self.previous)
+    pressed: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, previous)

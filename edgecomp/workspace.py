@@ -1,4 +1,4 @@
-"""The output folder of a build: one build at a time, and a record of the stages that are done and need not be redone."""
+"""The output folder of a build: one build at a time, and a record of the stages that need not be done again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Workspace:
     def __enter__(self) -> Workspace:
         try:
             self.stages.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.stages / "lock", "w")  # noqa: SIM115  held until __exit__
+            self._lock = open(self.stages / "lock", "w")
         except OSError as error:
             raise BuildError(
                 f"cannot write to {self.folder}: {error.strerror}", "Name another folder with -o DIR."
@@ -58,7 +58,9 @@ class Workspace:
     def record(self, stage: str, key: str, files: list[Path], result: dict[str, Any]) -> None:
         """Remembers that `stage` is done: its key, its files (by content) and its result (JSON)."""
         digests = {str(path.relative_to(self.folder)): sha256_file(path) for path in files}
-        write_text(self.stages / f"{stage}.json", json.dumps({"key": key, "files": digests, "result": result}, indent=1))
+        write_text(
+            self.stages / f"{stage}.json", json.dumps({"key": key, "files": digests, "result": result}, indent=1)
+        )
 
 
 def stage_key(*parts: object) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from edgecomp.datasets import fashion_mnist
 from edgecomp.train import Recipe
 
-recipe = Recipe(epochs=8, batch=256, learning_rate=0.05, weight_decay=5e-4, seed=1)
+recipe = Recipe(epochs=8, batch=128, learning_rate=0.05, weight_decay=5e-4, seed=1, shift=0)
 data = fashion_mnist
 
 

@@ -31,7 +31,6 @@ class Device(Protocol):
 
     name: str
     evidence: Evidence
-    times_are_real: bool
 
     def missing(self) -> str:
         """What is missing for this device to work, with the remedy; empty if nothing is."""
@@ -72,7 +71,9 @@ def run_bench(command: list[str], where: str, model: Path, timeout_s: float = 36
     if done.returncode == 0 and "error" not in collected:
         return collected
     reason = collected.get("error") or _cause(done)
-    raise DeviceError(f"{model} does not run on {where}: {reason}", "The file may be damaged or made for another runtime.")
+    raise DeviceError(
+        f"{model} does not run on {where}: {reason}", "The file may be damaged or made for another runtime."
+    )
 
 
 def _cause(done: subprocess.CompletedProcess[str]) -> str:

@@ -14,7 +14,6 @@ from . import Run, bench_arguments, run_bench
 class Host:
     name = "host"
     evidence: Evidence = "host"
-    times_are_real = True
 
     def missing(self) -> str:
         return ""

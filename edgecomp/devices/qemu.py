@@ -18,7 +18,6 @@ from . import Run, bench_arguments, run_bench
 class Qemu:
     name = "qemu"
     evidence: Evidence = "qemu-arm64"
-    times_are_real = False
 
     def __init__(self, target: Target) -> None:
         assert target.emulator is not None

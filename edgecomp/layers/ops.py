@@ -74,7 +74,5 @@ def _fake_linear(x, codes, codebook, scale, bias, rows, axis, tile):  # type: ig
 
 @torch.library.register_fake("edgecomp::codebook_conv2d")
 def _fake_conv2d(x, codes, codebook, scale, bias, rows, axis, tile, kernel, stride, padding, dilation):  # type: ignore[no-untyped-def]
-    size = [
-        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)
-    ]
+    size = [(x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     return x.new_empty(x.shape[0], rows, *size)

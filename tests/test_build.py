@@ -1,0 +1,248 @@
+"""Whole builds through the real command line: files, figures, exit codes, bad input, interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import TINY_MODEL
+from safetensors import safe_open
+
+from edgecomp.report import read_report
+
+STAGES = ("load", "plan", "compress", "recover", "export", "measure", "report")
+
+
+def report_of(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_the_default_build_meets_its_budget_on_the_emulator(edgecomp, tmp_path):
+    done = edgecomp("build", "-o", "out", "--max-drop", "1.0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS" in done.stdout and "dense1" in done.stdout
+    out, r = tmp_path / "out", report_of(tmp_path / "out")
+
+    size = r["size"]
+    assert size["artifact_bytes"] == (out / "model.pte").stat().st_size <= r["budget"]["limit_bytes"]
+    assert r["budget"]["limit_bytes"] == size["original_bytes"] // 20 and not r["budget"]["stated"]
+    assert sum(line["bytes"] for line in r["layers"]) == size["artifact_bytes"]
+    assert sum(line["original_bytes"] for line in r["layers"]) == size["original_bytes"]
+    assert r["layers"][-1]["name"] == "container" and 0 < r["layers"][-1]["bytes"] < 30_000
+    assert 0 < size["download_bytes"] <= size["artifact_bytes"] < size["installed_bytes"]
+    plan = json.loads((out / "plan.json").read_text())
+    for entry, line in zip(plan["entries"], r["layers"], strict=False):
+        assert entry["predicted_bytes"] == line["bytes"]
+        assert line["method"] or line["reason"]
+
+    accuracy = r["accuracy"]
+    assert accuracy["samples"] == 10_000 and accuracy["original"] >= 91
+    assert accuracy["drop_points"] == pytest.approx(accuracy["original"] - accuracy["compressed"], abs=1e-3)
+    assert r["proof"]["codes_stored"] and r["check"]["agreement"] >= 95
+
+    by = {(m["evidence"], m["artifact"]): m for m in r["measurements"]}
+    assert set(by) == {(e, a) for e in ("host", "qemu-arm64") for a in ("original", "compressed")}
+    for artifact in ("original", "compressed"):
+        emulated = by["qemu-arm64", artifact]
+        assert emulated["p50_ms"] is emulated["load_ms"] is None and emulated["samples"] == []
+        assert len(by["host", artifact]["samples"]) >= 100
+    assert by["qemu-arm64", "original"]["instructions"] > by["qemu-arm64", "compressed"]["instructions"]
+    assert by["host", "original"]["peak_rss_bytes"] > by["host", "compressed"]["peak_rss_bytes"]
+
+    assert (out / "bundle" / "model.pte").exists() and (out / "bundle" / "run.sh").exists()
+    with safe_open(out / "model.safetensors", "pt") as checkpoint:
+        assert "dense1.codes" in checkpoint.keys()  # noqa: SIM118
+    html = (out / "report.html").read_text()
+    assert "http" not in html and "dense1" in html and "PASS" in html
+    assert read_report(out / "report.json").exit_code == 0
+
+
+def test_a_missed_budget_exits_1_and_keeps_everything(edgecomp, tiny_model, tmp_path):
+    done = edgecomp("build", tiny_model, "--budget", "1kB", "--on", "host", "-o", "out")
+    assert done.returncode == 1, done.stderr
+    assert "FAIL" in done.stdout
+    assert (
+        report_of(tmp_path / "out")["budget"] | {"verdict": "fail", "limit_bytes": 1000}
+        == report_of(tmp_path / "out")["budget"]
+    )
+    assert (tmp_path / "out" / "model.pte").exists()
+
+
+def test_a_missed_drop_exits_1(edgecomp, tiny_model, tmp_path):
+    done = edgecomp("build", tiny_model, "--budget", "1MB", "--max-drop", "-100", "--on", "host", "-o", "out")
+    assert done.returncode == 1
+    assert report_of(tmp_path / "out")["budget"]["drop_verdict"] == "fail"
+
+
+def test_without_data_everything_still_works(edgecomp, tmp_path):
+    (tmp_path / "bare.py").write_text(TINY_MODEL)
+    done = edgecomp("build", "bare.py", "--budget", "1MB", "--on", "host", "-o", "out", "--json")
+    assert done.returncode == 0, done.stderr
+    r = json.loads(done.stdout)
+    assert r["accuracy"] is None and r["calibration"] == "data-free"
+    assert any("no data" in note for note in r["notes"])
+    limited = edgecomp("build", "bare.py", "--budget", "1MB", "--max-drop", "1", "--on", "host", "-o", "out")
+    assert limited.returncode == 5
+
+
+def test_convolutions_too_and_only_named_layers(edgecomp, tiny_model, tmp_path):
+    done = edgecomp(
+        "build", tiny_model, "--set", "kinds=dense,conv", "--set", "s=2", "--layers", "conv*", "--layers", "dense2",
+        "--on", "host", "-o", "out",
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    lines = {line["name"]: line for line in report_of(tmp_path / "out")["layers"]}
+    assert lines["conv2"]["method"] == lines["dense2"]["method"] == "pq"
+    assert lines["dense1"]["reason"] == "not named by --layers"
+    assert "not named" in lines["depthwise"]["reason"] and "no less than" in lines["conv1"]["reason"]
+
+
+def test_two_runs_write_identical_models(edgecomp, tiny_model, tmp_path):
+    for name in ("a", "b"):
+        assert edgecomp("build", tiny_model, "--on", "none", "--budget", "1MB", "-o", name).returncode == 0
+    assert (tmp_path / "a" / "model.pte").read_bytes() == (tmp_path / "b" / "model.pte").read_bytes()
+
+
+def test_dry_run_prints_the_plan_and_builds_nothing(edgecomp, tiny_model, tmp_path):
+    done = edgecomp("build", tiny_model, "--dry-run", "-o", "out")
+    assert done.returncode == 0 and "dense1" in done.stdout and "predicted" in done.stdout
+    assert not (tmp_path / "out" / "model.pte").exists()
+
+
+def test_report_renders_again(edgecomp, tiny_model, tmp_path):
+    assert edgecomp("build", tiny_model, "--on", "none", "--budget", "1MB", "-o", "out").returncode == 0
+    (tmp_path / "out" / "report.html").unlink()
+    done = edgecomp("report", "out")
+    assert done.returncode == 0 and "PASS" in done.stdout
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments,code,message",
+    [
+        (["--method", "pg"], 2, "Did you mean 'pq'"),
+        (["--target", "andriod-arm64"], 2, "Did you mean 'android-arm64'"),
+        (["--runtime", "executorhc"], 2, "Did you mean 'executorch'"),
+        (["--on", "quemu"], 2, "Did you mean 'qemu'"),
+        (["--set", "kk=4"], 2, "Did you mean 'k'"),
+        (["--set", "k"], 2, "KEY=VALUE"),
+        (["--set", "k=many"], 2, "k=many"),
+        (["--set", "k=1000"], 2, "k=1000"),
+        (["--set", "kinds=desne"], 2, "Did you mean 'dense'"),
+        (["--budget", "ten"], 2, "10MB"),
+        (["--budget", "0"], 2, "10MB"),
+        (["--budget", "-3MB"], 2, "10MB"),
+        (["--layers", "danse*"], 2, "Did you mean"),
+        (["--no-such-option"], 2, "No such option"),
+        (["absent.py"], 2, "absent.py"),
+        (["fashoin"], 2, "Did you mean 'fashion'"),
+        (["no.such.module:build"], 2, "no.such"),
+        (["-o", "/proc/out"], 3, "/proc/out"),
+    ],
+)
+def test_bad_requests(edgecomp, arguments, code, message):
+    done = edgecomp("build", *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr.replace("\n", " ")
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_emulator_exits_4_before_anything_is_built(edgecomp, tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    done = edgecomp("build", "-o", "out", PATH=str(tools))
+    assert done.returncode == 4
+    assert "qemu-user" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_use_is_refused(tiny_model, tmp_path, edgecomp):
+    from edgecomp.workspace import Workspace
+
+    with Workspace(tmp_path / "out"):
+        done = edgecomp("build", tiny_model, "-o", "out")
+    assert done.returncode == 3 and "another build" in done.stderr
+
+
+def _run_until(stage, sent, model, folder):
+    """Starts a build, sends a signal as soon as `stage` has begun, returns (exit code, stderr)."""
+    command = [
+        sys.executable,
+        "-m",
+        "edgecomp.cli",
+        "build",
+        str(model),
+        "--on",
+        "host",
+        "--budget",
+        "1MB",
+        "-o",
+        "out",
+    ]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if line.startswith(f"▸ {stage}"):
+            process.send_signal(sent)
+            break
+    seen += process.communicate(timeout=120)[1]
+    return process.returncode, seen
+
+
+def _nothing_is_half_written(out):
+    for path in out.iterdir() if out.exists() else []:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                file.keys()
+        assert path.name in {
+            "plan.json",
+            "model.safetensors",
+            "model.pte",
+            "bundle",
+            "report.json",
+            "report.html",
+            ".stages",
+        } or (path.name.startswith(".") and path.name.endswith(".partial"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_interruption_in_every_stage_loses_nothing(edgecomp, tiny_model, tmp_path, sent):
+    """The build is stopped in each stage in turn, in one folder; the last run finds the work of those before it."""
+    for stage in STAGES:
+        code, stderr = _run_until(stage, sent, tiny_model, tmp_path)
+        if code in (0, 1):  # the stage was over before the signal arrived
+            assert stage in ("recover", "report"), stderr
+            continue
+        assert code == (130 if sent == signal.SIGINT else -signal.SIGKILL), stderr
+        assert sent == signal.SIGKILL or "interrupted" in stderr
+        _nothing_is_half_written(tmp_path / "out")
+    done = edgecomp("build", tiny_model, "--on", "host", "--budget", "1MB", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("cached") == 2  # compress, export
+    assert not list((tmp_path / "out").glob(".*.partial"))
+    fresh = edgecomp("build", tiny_model, "--on", "none", "--budget", "1MB", "-o", "fresh")
+    assert fresh.returncode == 0
+    assert (tmp_path / "out" / "model.pte").read_bytes() == (tmp_path / "fresh" / "model.pte").read_bytes()
+
+
+def test_changed_settings_are_not_served_from_the_cache(edgecomp, tiny_model, tmp_path):
+    assert edgecomp("build", tiny_model, "--on", "none", "--budget", "1MB", "-o", "out").returncode == 0
+    first = (tmp_path / "out" / "model.pte").read_bytes()
+    done = edgecomp("build", tiny_model, "--on", "none", "--budget", "1MB", "-o", "out", "--set", "k=8")
+    assert done.returncode == 0 and "cached" not in done.stderr
+    assert (tmp_path / "out" / "model.pte").read_bytes() != first
+
+
+def test_data_goes_to_stdout_and_progress_to_stderr(edgecomp):
+    for command in ("methods", "targets", "models"):
+        done = edgecomp(command)
+        assert done.returncode == 0 and done.stdout and not done.stderr
+    done = edgecomp("doctor")
+    assert done.returncode == 0 and "qemu-aarch64" in done.stdout
+    assert edgecomp("doctor", PATH=os.path.dirname(sys.executable)).returncode == 4

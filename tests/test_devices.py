@@ -1,0 +1,144 @@
+"""The bench program and its devices: the same numbers everywhere, clean errors, counted instructions."""
+
+import copy
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgecomp import devices, discover, native
+from edgecomp.devices.host import Host
+from edgecomp.devices.qemu import Qemu
+from edgecomp.errors import DeviceError, UsageError
+from edgecomp.export import HOST_TARGET, read_outputs, write_records
+from edgecomp.load import load
+from edgecomp.methods import pq
+from edgecomp.records import Request
+from edgecomp.runtimes import executorch
+
+ANDROID = discover.target("android-arm64")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """An exported coded net, inputs, and a bundle for the host and one for ARM64."""
+    from conftest import TINY_DATA, TINY_MODEL
+
+    folder = tmp_path_factory.mktemp("scene")
+    (folder / "tiny.py").write_text(TINY_MODEL + TINY_DATA)
+    model = load(Request(model=str(folder / "tiny.py")))
+    net = copy.deepcopy(model.net)
+    for name in ("conv2", "dense1", "dense2"):
+        net.set_submodule(name, pq.compress(net.get_submodule(name), pq.Config(), None, 0))
+    executorch.export(net, model.example_inputs, folder / "m.pte")
+    write_records(folder / "inputs", [model.data.test.inputs[:8]])
+    native.make_bundle(ANDROID, "executorch", folder / "arm64")
+    return folder, native.host_bundle(discover.target(HOST_TARGET), "executorch")
+
+
+def test_host_and_emulator_give_the_same_outputs(scene, tmp_path):
+    folder, host = scene
+    Host().run(host, folder / "m.pte", folder / "inputs", tmp_path / "host", threads=1)
+    Qemu(ANDROID).run(folder / "arm64", folder / "m.pte", folder / "inputs", tmp_path / "qemu", threads=1)
+    a, b = (read_outputs(tmp_path / name, 8, 10) for name in ("host", "qemu"))
+    assert torch.allclose(a, b, rtol=0, atol=0.01 * a.abs().max())
+    assert a.abs().max() > 0
+
+
+def test_samples_are_counted_as_asked(scene):
+    folder, host = scene
+    run = Host().run(host, folder / "m.pte", folder / "inputs", threads=1, warmup=3, repeat=2)
+    assert len(run.samples_ms) == 2 * 8
+    assert min(run.samples_ms) > 0 and run.load_ms > 0 and run.peak_rss_bytes > 1_000_000
+
+
+def test_instructions_hardly_vary(scene):
+    folder, _ = scene
+    counts = [
+        Qemu(ANDROID).run(folder / "arm64", folder / "m.pte", folder / "inputs", threads=1).instructions[1:]
+        for _ in range(2)
+    ]
+    assert len(counts[0]) == 7
+    flat = counts[0] + counts[1]
+    assert max(flat) < 1.01 * min(flat)
+
+
+def test_the_bundle_needs_nothing_of_the_host(scene, tmp_path):
+    """Started through its own loader in an empty root; every library it maps comes from the bundle."""
+    folder, _ = scene
+    bundle = shutil.copytree(folder / "arm64", tmp_path / "elsewhere")
+    command = [
+        "qemu-aarch64",
+        "-L",
+        "/nonexistent",
+        str(bundle / "lib/ld-linux-aarch64.so.1"),
+        "--library-path",
+        str(bundle / "lib"),
+    ]
+    listed = subprocess.run(
+        [*command, "--list", str(bundle / native.BENCH)], capture_output=True, text=True, check=True
+    )
+    paths = [line.split("=>")[1].split("(")[0].strip() for line in listed.stdout.splitlines() if "=>" in line]
+    assert paths and all(path.startswith(str(bundle)) for path in paths)
+    done = subprocess.run(
+        [*command, str(bundle / native.BENCH), "--model", str(folder / "m.pte"), "--inputs", str(folder / "inputs")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "sample_ms" in done.stdout
+
+
+def test_run_script_of_the_host_bundle(scene):
+    folder, host = scene
+    done = subprocess.run(
+        [host / "run.sh", "--model", folder / "m.pte", "--inputs", folder / "inputs"], capture_output=True
+    )
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [({"repeat": 0}, "out of range"), ({"nonsense": 1}, "unknown option")],
+)
+def test_bad_options(scene, options, message):
+    folder, host = scene
+    with pytest.raises(DeviceError, match=message):
+        Host().run(host, folder / "m.pte", folder / "inputs", **options)
+
+
+def test_inputs_cut_short_and_missing_files(scene, tmp_path):
+    folder, host = scene
+    (tmp_path / "short").write_bytes((folder / "inputs").read_bytes()[:-3])
+    with pytest.raises(DeviceError, match="whole records"):
+        Host().run(host, folder / "m.pte", tmp_path / "short")
+    with pytest.raises(DeviceError, match="cannot open"):
+        Host().run(host, folder / "m.pte", tmp_path / "absent")
+    with pytest.raises(DeviceError, match="cannot write"):
+        Host().run(host, folder / "m.pte", folder / "inputs", tmp_path / "no" / "folder")
+
+
+def test_a_program_that_dies_is_named_with_its_signal(tmp_path):
+    """A fake program: this is a test of our own control flow."""
+    script = tmp_path / "run.sh"
+    script.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    script.chmod(0o755)
+    with pytest.raises(DeviceError, match="SIGSEGV"):
+        Host().run(tmp_path, Path("m.pte"), Path("inputs"))
+
+
+def test_missing_emulator_is_exit_4_with_its_package(monkeypatch):
+    absent = ANDROID.emulator.model_copy(update={"command": "qemu-absent"})
+    with pytest.raises(DeviceError, match="apt-get install qemu-user") as caught:
+        devices.chosen(ANDROID.model_copy(update={"emulator": absent}), None)
+    assert caught.value.exit_code == 4
+
+
+def test_choice_of_devices():
+    assert devices.chosen(ANDROID, None) == ["host", "qemu"]
+    assert devices.chosen(ANDROID, "host") == ["host"]
+    assert devices.chosen(ANDROID, "none") == []
+    assert devices.chosen(discover.target(HOST_TARGET), None) == ["host"]
+    with pytest.raises(UsageError, match="qemu"):
+        devices.chosen(ANDROID, "qenu")

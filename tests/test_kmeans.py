@@ -1,0 +1,75 @@
+"""k-means against scikit-learn, and at its edges."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+
+from edgecomp import kmeans
+
+
+def distortion(points, codebook, codes, weights=None):
+    chosen = codebook.gather(1, codes.long()[:, :, None].expand(-1, -1, points.shape[2]))
+    errors = (points - chosen).square().sum(2)
+    return float((errors if weights is None else errors * weights).sum())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("k,s", [(16, 4), (4, 1), (32, 8)])
+def test_no_worse_than_scikit_learn(k, s, weighted):
+    points = torch.randn(3, 1500, s)
+    weights = torch.rand(3, 1500) ** 3 if weighted else None
+    codebook, codes = kmeans.fit(points, k, iterations=50, weights=weights)
+    oracle = sum(
+        KMeans(k, n_init=1, random_state=0).fit(p, sample_weight=None if weights is None else weights[i]).inertia_
+        for i, p in enumerate(points.numpy().astype(np.float64))
+    )
+    assert distortion(points, codebook, codes, weights) <= 1.02 * oracle
+
+
+def test_one_step_is_scikit_learns():
+    """From the same start, one Lloyd iteration gives the same codewords."""
+    points, start = torch.randn(1, 400, 3), torch.randn(1, 8, 3)
+    codes, _ = kmeans.assign(points, start)
+    ours = kmeans.update(points, torch.ones(1, 400), codes, start)
+    theirs = KMeans(8, init=start[0].numpy(), n_init=1, max_iter=1).fit(points[0].numpy())
+    assert np.allclose(np.sort(ours[0].numpy(), 0), np.sort(theirs.cluster_centers_, 0), atol=1e-5)
+
+
+def test_every_point_has_its_nearest_codeword():
+    points = torch.randn(2, 300, 4)
+    codebook, codes = kmeans.fit(points, 16)
+    assert torch.equal(codes.long(), torch.cdist(points, codebook).argmin(2))
+
+
+def test_seeded():
+    points = torch.randn(2, 200, 4)
+    same = [kmeans.fit(points, 8, seed=3) for _ in range(2)]
+    assert torch.equal(same[0][0], same[1][0]) and torch.equal(same[0][1], same[1][1])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_fewer_points_than_codewords_are_exact(count):
+    points = torch.randn(3, count, 4)
+    codebook, codes = kmeans.fit(points, 8)
+    assert distortion(points, codebook, codes) < 1e-10
+
+
+def test_constant_points_are_exact():
+    codebook, codes = kmeans.fit(torch.full((2, 50, 3), 0.7), 4)
+    assert torch.allclose(codebook[0, codes[0, 0].long()], torch.full((3,), 0.7))
+    assert codebook.isfinite().all()
+
+
+def test_as_many_distinct_points_as_codewords_are_all_found():
+    distinct = torch.randn(1, 16, 2)
+    points = distinct.repeat(1, 20, 1)
+    codebook, codes = kmeans.fit(points, 16, iterations=30)
+    assert distortion(points, codebook, codes) < 1e-8
+
+
+def test_points_of_no_weight_do_not_matter():
+    points = torch.cat([torch.randn(1, 100, 2), 1000 + torch.randn(1, 10, 2)], dim=1)
+    weights = torch.cat([torch.ones(1, 100), torch.zeros(1, 10)], dim=1)
+    codebook, _ = kmeans.fit(points, 4, weights=weights)
+    assert codebook.abs().max() < 100

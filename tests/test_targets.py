@@ -1,0 +1,113 @@
+"""The contract every target keeps, and the native code that runs there, on this machine and under the emulator."""
+
+import shutil
+import subprocess
+import tomllib
+
+import pytest
+
+from edgecomp import discover, native
+from edgecomp.errors import BuildError, UsageError
+from edgecomp.files import data_folder
+
+KERNELS = data_folder("targets") / "kernels"
+SOURCES = [*sorted(KERNELS.glob("*/*.cc")), KERNELS / "test_kernels.cc"]
+
+
+@pytest.mark.parametrize("name", discover.target_names())
+def test_target_file_is_complete(name):
+    target = discover.target(name)
+    assert target.description
+    assert set(target.runtimes) <= set(discover.runtime_names())
+    for sdk in target.runtimes.values():
+        assert bool(sdk.wheel) == bool(sdk.sha256) == bool(sdk.platform)
+        assert sdk.version in (sdk.wheel or sdk.version)
+
+
+@pytest.mark.parametrize("name", discover.target_names())
+def test_bench_program_is_built_for_the_target(name):
+    target = discover.target(name)
+    for runtime in target.runtimes:
+        header = subprocess.run(
+            ["readelf", "-h", native.bench_program(target, runtime)], capture_output=True, text=True
+        )
+        machine = {"aarch64": "AArch64", "x86_64": "X86-64"}[target.machine]
+        assert machine in header.stdout
+
+
+def test_android_programs_are_aligned_to_16_kilobytes():
+    program = native.bench_program(discover.target("android-arm64"), "executorch")
+    segments = subprocess.run(["readelf", "-lW", program], capture_output=True, text=True).stdout
+    alignments = {int(line.split()[-1], 16) for line in segments.splitlines() if line.strip().startswith("LOAD")}
+    assert min(alignments) >= 0x4000
+
+
+def test_kernels_match_their_twins_under_the_sanitizers(tmp_path):
+    program = tmp_path / "test_kernels"
+    flags = [
+        "-std=c++17",
+        "-O1",
+        "-g",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover",
+    ]
+    subprocess.run(["g++", *flags, *SOURCES, "-o", program], check=True)
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert " 0 failures" in done.stdout
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a76", "max"])
+def test_kernels_match_their_twins_on_arm64(tmp_path_factory, cpu):
+    program = tmp_path_factory.getbasetemp() / "test_kernels_arm64"
+    if not program.exists():
+        flags = ["-std=c++17", "-O2", "-static", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run(["aarch64-linux-gnu-g++", *flags, *SOURCES, "-o", program], check=True)
+    done = subprocess.run(["qemu-aarch64", "-cpu", cpu, program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 failures" in done.stdout
+
+
+def test_malformed_target_file(tmp_path, monkeypatch):
+    shutil.copytree(data_folder("targets"), tmp_path / "targets")
+    monkeypatch.setattr(discover, "data_folder", lambda name: tmp_path / name)
+    path = tmp_path / "targets" / "android-arm64.toml"
+    text = path.read_text()
+    for broken in (text.replace("[compiler]", "[compilr]"), text + "\n= 3"):
+        path.write_text(broken)
+        with pytest.raises(UsageError, match=r"android-arm64\.toml"):
+            discover.target("android-arm64")
+
+
+def test_sdk_with_another_hash_is_not_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGECOMP_CACHE", str(tmp_path))
+    target = discover.target("android-arm64")
+    changed = target.runtimes["executorch"].model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(BuildError, match="unexpected SHA-256"):
+        native.sdk(target.model_copy(update={"runtimes": {"executorch": changed}}), "executorch")
+    assert not list((tmp_path / "sdk").glob("*"))
+
+
+def test_sdk_that_cannot_be_fetched_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGECOMP_CACHE", str(tmp_path))
+    target = discover.target("android-arm64")
+    missing = target.runtimes["executorch"].model_copy(update={"version": "0.0.1", "wheel": "executorch-0.0.1.whl"})
+    with pytest.raises(BuildError, match="PIP_FIND_LINKS"):
+        native.sdk(target.model_copy(update={"runtimes": {"executorch": missing}}), "executorch")
+
+
+def test_missing_compiler_names_its_package():
+    target = discover.target("android-arm64")
+    absent = target.model_copy(
+        update={"compiler": target.compiler.model_copy(update={"command": "aarch64-absent-g++"})}
+    )
+    with pytest.raises(BuildError, match=r"aarch64-absent-g\+\+ is not installed"):
+        native.bench_program(absent, "executorch")
+
+
+def test_every_data_file_of_a_target_parses():
+    for path in data_folder("targets").glob("*.toml"):
+        tomllib.loads(path.read_text())
