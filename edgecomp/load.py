@@ -53,9 +53,15 @@ def train_model(reference: str, quick: bool) -> tuple[Model, Path]:
     if not hasattr(module, "recipe") or not hasattr(module, "data"):
         raise UsageError(f"{source} has no `recipe` and `data`, so it cannot be trained here")
     net, data = _build(module, source), _data(module, source)
-    path = train(net, data, module.recipe.quick() if quick else module.recipe)
+    path = _train(module, net, data, quick)
     _load_weights(net, path)
     return _model(Path(source).stem, source, net, _examples(module, source), data), path
+
+
+def _train(module: ModuleType, net: nn.Module, data: Data, quick: bool) -> Path:
+    if quick:
+        return train(net, data, module.recipe.quick())
+    return train(net, data, module.recipe, module.head_start() if hasattr(module, "head_start") else None)
 
 
 def _from_module(reference: str, quick: bool) -> Model:
@@ -65,8 +71,7 @@ def _from_module(reference: str, quick: bool) -> Model:
     if weights is not None:
         _load_weights(net, Path(source).parent / weights)
     elif hasattr(module, "recipe") and data is not None:
-        recipe = module.recipe.quick() if quick else module.recipe
-        _load_weights(net, train(net, data, recipe))
+        _load_weights(net, _train(module, net, data, quick))
     return _model(Path(source).stem, source, net, _examples(module, source), data)
 
 

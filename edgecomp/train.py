@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -43,23 +43,32 @@ class Recipe(Record):
         return self.model_copy(update={"epochs": 1, "samples": 10_000})
 
 
-def weights_path(net: nn.Module, data: Data, recipe: Recipe) -> Path:
+def weights_path(
+    net: nn.Module, data: Data, recipe: Recipe, head_start: tuple[nn.Module, Recipe] | None = None
+) -> Path:
     """Where the trained weights of this net, data and recipe are kept for this user."""
     identity = [repr(net), data.train.name, len(data.train), recipe.model_dump_json()]
+    if head_start:
+        identity += [repr(head_start[0]), head_start[1].model_dump_json()]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     return cache_folder("weights", f"{type(net).__name__.lower()}-{digest}") / "weights.safetensors"
 
 
-def train(net: nn.Module, data: Data, recipe: Recipe) -> Path:
+def train(net: nn.Module, data: Data, recipe: Recipe, head_start: tuple[nn.Module, Recipe] | None = None) -> Path:
     """Trains `net` in place unless its weights are cached; returns the path of the weights (fp32 safetensors).
 
     An interruption by Ctrl-C keeps the state at once; a kill loses what came after the last finished epoch.
+
+    Args:
+        head_start: a cheaper net, trained first, and its recipe; the tensors it shares with `net` by name and shape
+            are where `net` starts.
     """
-    final = weights_path(net, data, recipe)
+    final = weights_path(net, data, recipe, head_start)
     if final.exists():
         return final
+    start = load_file(train(head_start[0], data, head_start[1])) if head_start else {}
     run = _Run(net, data.train, recipe, final.with_name("training.safetensors"))
-    run.resume()
+    run.resume(start)
     with _interruptible() as interrupted, progress.bar("training", run.total) as advance:
         advance(run.step)
         while run.step < run.total:
@@ -145,10 +154,14 @@ class _Run:
         with atomic_file(self.checkpoint) as partial:
             save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, {"step": str(self.step)})
 
-    def resume(self) -> None:
+    def resume(self, start: dict[str, torch.Tensor]) -> None:
+        """Goes on from the checkpoint; without one, from `start` where it fits and from random weights elsewhere."""
         if not self.checkpoint.exists():
             torch.manual_seed(self.recipe.seed)
             self.net.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
+            own = self.net.state_dict()
+            fitting = {k: v for k, v in start.items() if k in own and own[k].shape == v.shape}
+            self.net.load_state_dict(fitting, strict=False)
             return
         with safe_open(self.checkpoint, "pt") as file:
             self.step = int(file.metadata()["step"])

@@ -11,7 +11,7 @@ from torch import nn
 from edgecomp.datasets import fashion_mnist
 from edgecomp.train import Recipe
 
-recipe = Recipe(epochs=8, batch=128, learning_rate=0.05, weight_decay=5e-4, seed=1, shift=0)
+recipe = Recipe(epochs=3, batch=128, learning_rate=0.03, weight_decay=5e-4, seed=1, shift=0)
 data = fashion_mnist
 
 
@@ -26,7 +26,7 @@ def _convolution(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
 class ZFNet(nn.Module):
     """(N, 1, 28, 28) pixels in [0, 1] → (N, 10) logits."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 4096) -> None:
         super().__init__()
         self.features = nn.Sequential(
             *_convolution(1, 32, 7),
@@ -37,9 +37,9 @@ class ZFNet(nn.Module):
             *_convolution(96, 96, 3),
             *_convolution(96, 256, 3),
         )
-        self.dense1 = nn.Linear(256 * 6 * 6, 4096)
-        self.dense2 = nn.Linear(4096, 4096)
-        self.dense3 = nn.Linear(4096, 10)
+        self.dense1 = nn.Linear(256 * 6 * 6, width)
+        self.dense2 = nn.Linear(width, width)
+        self.dense3 = nn.Linear(width, 10)
         self.dropout = nn.Dropout(0.5)
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
@@ -54,6 +54,11 @@ class ZFNet(nn.Module):
 
 def build() -> nn.Module:
     return ZFNet()
+
+
+def head_start() -> tuple[nn.Module, Recipe]:
+    """The convolutions learn below narrow dense layers first, which is three times as fast."""
+    return ZFNet(width=512), recipe.model_copy(update={"epochs": 7, "learning_rate": 0.05})
 
 
 def example_inputs() -> tuple[torch.Tensor]:
