@@ -1,5 +1,6 @@
 """What a layer's inputs look like: their second moment, gathered by running calibration samples through the net."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -55,16 +56,14 @@ def _inputs_of(net: nn.Module, layer: nn.Module, samples: Tensor) -> Iterator[Te
     caught: list[Tensor] = []
 
     def catch(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        caught.append(arguments[0])
+        caught.append(arguments[0].detach())
         raise _Reached
 
     handle = layer.register_forward_pre_hook(catch)
     try:
-        with torch.inference_mode():
-            for batch in samples.split(_BATCH):
-                try:
-                    net(batch)
-                except _Reached:
-                    yield caught.pop()
+        for batch in samples.split(_BATCH):
+            with torch.no_grad(), contextlib.suppress(_Reached):
+                net(batch)
+            yield caught.pop()
     finally:
         handle.remove()

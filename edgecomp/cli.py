@@ -182,6 +182,9 @@ def doctor() -> None:
 
 
 def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    from .report import left_alone
     from .units import format_bytes
 
     rows = [
@@ -191,15 +194,13 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
             e.method or "–",
             format_bytes(e.original_bytes),
             format_bytes(e.predicted_bytes),
-            e.reason,
         )
         for e in plan.entries
     ]
     total = [format_bytes(sum(getattr(e, f) for e in plan.entries)) for f in ("original_bytes", "predicted_bytes")]
-    _print_table(
-        ("layer", "kind", "method", "original", "predicted", "left alone because"),
-        [*rows, ("all layers", "", "", *total, "the file's container comes on top")],
-    )
+    _print_table(("layer", "kind", "method", "original", "predicted"), [*rows, ("all layers", "", "", *total)])
+    Console().print(*left_alone((e.reason, ", ".join(e.layers)) for e in plan.entries), sep="\n")
+    print("The file's container comes on top.")
 
 
 def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

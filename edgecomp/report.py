@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import zlib
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,18 @@ def read_report(path: Path) -> Report:
 
 def print_report(result: Report, console: Console) -> None:
     """The table for the terminal; the verdict comes last, where the eye is."""
-    console.print(Group(_layer_table(result), Text(), _figure_table(result), Text(), *_verdict_lines(result)))
+    notes = left_alone((line.reason, line.name) for line in result.layers if line.kind != "container")
+    parts = [_layer_table(result), *notes, Text(), _figure_table(result), Text(), *_verdict_lines(result)]
+    console.print(Group(*parts))
+
+
+def left_alone(reasons: Iterable[tuple[str, str]]) -> list[Text]:
+    """A line for each reason why layers were left alone, from pairs (reason, layer)."""
+    names: dict[str, list[str]] = {}
+    for reason, name in reasons:
+        if reason:
+            names.setdefault(reason, []).append(name)
+    return [Text.assemble(f"{', '.join(layers)} left alone: ", (reason, "dim")) for reason, layers in names.items()]
 
 
 def to_html(result: Report) -> str:
@@ -182,18 +194,17 @@ def _layer_table(result: Report) -> Table:
     table = Table(
         title=f"{result.model.name} · {result.method} · {result.target} · {result.runtime}", title_justify="left"
     )
-    for title in ("layer", "kind", "method", "original", "now", "bits", "error", "left alone because"):
-        table.add_column(title, justify="right" if title in ("original", "now", "bits", "error") else "left")
+    for title in ("layer", "kind", "method", "original", "now", "bits/weight", "error"):
+        table.add_column(title, justify="left" if title in ("layer", "kind", "method") else "right")
     for line in result.layers:
         table.add_row(
             line.name,
-            line.kind,
+            line.kind if line.weights else "",
             line.method or "–",
             format_bytes(line.original_bytes),
             format_bytes(line.bytes),
             f"{line.bits_per_weight:.2f}" if line.weights else "",
             "" if line.relative_error is None else f"{line.relative_error:.3f}",
-            Text(line.reason, style="dim"),
         )
     return table
 
