@@ -11,6 +11,7 @@ from .layers.matrix import input_rows
 
 _BATCH = 256
 _ROWS_PER_BATCH = 4096
+_SAMPLE = 512
 
 
 @dataclass(frozen=True)
@@ -19,19 +20,11 @@ class Inputs:
 
     Attributes:
         second_moment: H = XᵀX/N, (n, n) fp32, for inputs X (N, n).
-        rows: N.
+        sample: some of the rows of X, (≤ 512, n).
     """
 
     second_moment: Tensor
-    rows: int
-
-    def blocks(self, s: int) -> Tensor:
-        """The s×s blocks on the diagonal of H, (ceil(n/s), s, s); the last one is padded with zeros."""
-        n = len(self.second_moment)
-        count = -(-n // s)
-        index = torch.arange(count * s).reshape(count, s)
-        padded = nn.functional.pad(self.second_moment, (0, count * s - n, 0, count * s - n))
-        return padded[index[:, :, None], index[:, None, :]]
+    sample: Tensor
 
 
 class _Reached(Exception):
@@ -41,15 +34,16 @@ class _Reached(Exception):
 def gather(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int = 0) -> Inputs:
     """Runs `samples` (N, …) through `net` up to `layer`, and accumulates the second moment of its inputs."""
     generator = torch.Generator().manual_seed(seed)
-    moment, rows = None, 0
+    moment, sample, rows = None, None, 0
     for x in _inputs_of(net, layer, samples):
         matrix = input_rows(layer, x.float(), _ROWS_PER_BATCH, generator)
         rows += len(matrix)
         if moment is None:
             moment = torch.zeros(matrix.shape[1], matrix.shape[1])
+            sample = matrix[:: -(-len(matrix) // _SAMPLE)].clone()
         moment.addmm_(matrix.T, matrix)
-    assert moment is not None
-    return Inputs(moment.div_(rows), rows)
+    assert moment is not None and sample is not None
+    return Inputs(moment.div_(rows), sample)
 
 
 def _inputs_of(net: nn.Module, layer: nn.Module, samples: Tensor) -> Iterator[Tensor]:

@@ -28,16 +28,12 @@ Quick = Annotated[bool, typer.Option("--quick", help="If the model must be train
 def main() -> None:
     """Entry point: turns errors into a message on stderr and the exit code of DESIGN.md."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))  # the code of typer.Exit, or None
     except EdgecompError as error:
         _stderr(f"[bold red]error:[/] {_escape(error)}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _stderr("[bold yellow]interrupted[/]: what is finished is kept; the same command goes on from there")
-        sys.exit(130)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except typer.Abort:
         sys.exit(130)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors

@@ -8,8 +8,8 @@ import time
 import torch
 from torch import nn
 
-from . import calibration, checkpoint, discover, progress
-from .layers.matrix import weight_matrix
+from . import calibration, chain, checkpoint, progress
+from .layers.matrix import kind_of, weight_matrix
 from .records import Compressed, Model, Plan, PlanEntry
 from .workspace import Workspace, stage_key
 
@@ -33,36 +33,46 @@ def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
         else:
             start = time.monotonic()
             net, errors = _compressed_net(model, plan)
-            done = {"relative_errors": errors, "calibration": data_name, "seconds": time.monotonic() - start}
+            done = {**errors, "calibration": data_name, "seconds": time.monotonic() - start}
             checkpoint.save(net, path)
             work.record("compress", key, [path], done)
         return Compressed(net=net, checkpoint=path, **done)
 
 
-def _compressed_net(model: Model, plan: Plan) -> tuple[nn.Module, dict[str, float]]:
-    net, errors = copy.deepcopy(model.net), {}
+def _compressed_net(model: Model, plan: Plan) -> tuple[nn.Module, dict[str, dict[str, float]]]:
+    net = copy.deepcopy(model.net)
+    errors: dict[str, dict[str, float]] = {"weight_errors": {}, "output_errors": {}}
     entries = [entry for entry in plan.entries if entry.method]
     with progress.bar("layers", len(entries)) as advance:
         for entry in entries:
             advance(0, text=entry.layers[0])
-            errors[entry.layers[0]] = _replace(net, model, entry, plan.seed)
+            weights, outputs = _replace(net, model, entry, plan.seed)
+            errors["weight_errors"][entry.layers[0]] = weights
+            if outputs is not None:
+                errors["output_errors"][entry.layers[0]] = outputs
             advance(1)
     return net, errors
 
 
-def _replace(net: nn.Module, model: Model, entry: PlanEntry, seed: int) -> float:
-    """Compresses one group of layers in place; returns ‖W−Ŵ‖/‖W‖."""
+def _replace(net: nn.Module, model: Model, entry: PlanEntry, seed: int) -> tuple[float, float | None]:
+    """Compresses one group of layers in place; returns ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖."""
     layer = net.get_submodule(entry.layers[0])
-    method = discover.method(entry.method)
     inputs = None
-    if model.data is not None:
+    if model.data is not None and kind_of(layer) != "embedding":
         samples = model.data.calibration.inputs[:CALIBRATION_SAMPLES]
         inputs = calibration.gather(net, layer, samples, seed)
     with torch.no_grad():
-        compressed = method.compress(layer, method.Config(**entry.settings), inputs, seed)
-        before, after = weight_matrix(layer), compressed.decode()
-        error = ((before - after).norm() / before.norm().clamp(min=1e-30)).item()
+        compressed = chain.restore(entry.method, entry.settings).compress(layer, inputs, seed)
+        before = weight_matrix(layer)
+        difference = before - compressed.decode()
+        weights = _ratio(difference, before)
+        outputs = None if inputs is None else _ratio(inputs.sample @ difference.T, inputs.sample @ before.T)
     for name in entry.layers:
         net.set_submodule(name, compressed)
-    progress.note(f"{', '.join(entry.layers)}: {tuple(before.shape)} by {entry.method}, relative error {error:.3f}")
-    return error
+    text = f"relative error {weights:.3f}" + ("" if outputs is None else f", of the outputs {outputs:.3f}")
+    progress.note(f"{', '.join(entry.layers)}: {tuple(before.shape)} by {entry.method}, {text}")
+    return weights, outputs
+
+
+def _ratio(difference: torch.Tensor, reference: torch.Tensor) -> float:
+    return (difference.norm() / reference.norm().clamp(min=1e-30)).item()

@@ -159,7 +159,7 @@ def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origin
     lines = []
     for entry in plan.entries:
         before = model.net.get_submodule(entry.layers[0])
-        size = parameter_bytes(compressed.net.get_submodule(entry.layers[0]))
+        size = parameter_bytes(compressed.net.get_submodule(entry.layers[0]), recurse=entry.method is not None)
         weight = getattr(before, "weight", None)
         weights = weight.numel() if isinstance(weight, Tensor) else entry.original_bytes // 4
         lines.append(
@@ -172,7 +172,8 @@ def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origin
                 original_bytes=entry.original_bytes,
                 bytes=size,
                 bits_per_weight=8 * size / max(1, weights),
-                relative_error=compressed.relative_errors.get(entry.layers[0]),
+                relative_error=compressed.weight_errors.get(entry.layers[0]),
+                output_error=compressed.output_errors.get(entry.layers[0]),
                 reason=entry.reason,
             )
         )

@@ -1,13 +1,18 @@
 """Lloyd's k-means for many small problems at once: one codebook per block of a matrix.
 
-`assign` and `update` are the two steps; `fit` is seeded, deterministic, and bounded in memory. scikit-learn's KMeans
-is the oracle in the tests.
+`fit` is seeded, deterministic, and bounded in memory. It runs kmeans.cc where there is a C++ compiler, and its
+plain twin `fit_reference`, in torch, elsewhere. scikit-learn's KMeans is the oracle in the tests.
 """
 
-from collections.abc import Callable
+import ctypes
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from . import native, progress
+from .errors import BuildError
 
 _CHUNK = 1 << 23  # distances held at once: 32 MB
 
@@ -18,7 +23,7 @@ def fit(
     iterations: int = 15,
     weights: Tensor | None = None,
     seed: int = 0,
-    advance: Callable[[int], None] = lambda _: None,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Clusters the points of each problem, minimising Σ weight · ‖point − codeword‖².
 
@@ -28,22 +33,46 @@ def fit(
         iterations: of Lloyd; stops earlier where nothing changes.
         weights: (problems, points) ≥ 0, or None for all equal.
         seed: of the k-means++ starts.
-        advance: called with the number of problems done.
+        start: (problems, k, s), where to start instead.
 
     Returns:
         codebooks (problems, k, s) fp32 and codes (problems, points) uint8 (k ≤ 256).
     """
+    library = _library()
+    if library is None:
+        return fit_reference(points, k, iterations, weights, seed, start)
+    problems, count, s = points.shape
+    points = points.float().contiguous()
+    weights = None if weights is None else weights.float().contiguous()
+    codebooks = torch.zeros(problems, k, s) if start is None else start.float().contiguous().clone()
+    codes = torch.zeros(problems, count, dtype=torch.uint8)
+    library.edgecomp_kmeans(
+        *(_pointer(points), _pointer(weights), problems, count, s, k, iterations, seed, int(start is not None)),
+        *(torch.get_num_threads(), _pointer(codebooks), _pointer(codes)),
+    )
+    return codebooks, codes
+
+
+def fit_reference(
+    points: Tensor,
+    k: int,
+    iterations: int = 15,
+    weights: Tensor | None = None,
+    seed: int = 0,
+    start: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same as `fit`, from other random numbers."""
     problems, count, _ = points.shape
     per_chunk = max(1, _CHUNK // (count * k))
     codebooks, codes = [], []
-    for start in range(0, problems, per_chunk):
-        chunk = slice(start, start + per_chunk)
+    for first in range(0, problems, per_chunk):
+        chunk = slice(first, first + per_chunk)
         weight = torch.ones(points[chunk].shape[:2]) if weights is None else weights[chunk].float()
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
-        codebook, code = _fit_chunk(points[chunk].float(), k, iterations, weight, generator)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + first)
+        initial = _plus_plus(points[chunk].float(), k, weight, generator) if start is None else start[chunk]
+        codebook, code = _fit_chunk(points[chunk].float(), initial, iterations, weight)
         codebooks.append(codebook)
         codes.append(code)
-        advance(len(code))
     return torch.cat(codebooks), torch.cat(codes)
 
 
@@ -63,10 +92,27 @@ def update(points: Tensor, weights: Tensor, codes: Tensor, codebook: Tensor) -> 
     return torch.where(mass[:, :, None] > 0, totals / mass.clamp(min=1e-30)[:, :, None], codebook)
 
 
-def _fit_chunk(
-    points: Tensor, k: int, iterations: int, weights: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    codebook = _plus_plus(points, k, weights, generator)
+@cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        path = native.compile_library([Path(__file__).with_suffix(".cc")], "libedgecomp_kmeans.so")
+    except BuildError as error:
+        progress.note(f"{error}; k-means runs in torch instead, which is slower")
+        return None
+    library = ctypes.CDLL(str(path))
+    pointer, integer, wide = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    library.edgecomp_kmeans.argtypes = [
+        *(pointer, pointer, wide, wide, integer, integer, integer, ctypes.c_uint64, integer, integer, pointer, pointer)
+    ]
+    library.edgecomp_kmeans.restype = None
+    return library
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _fit_chunk(points: Tensor, codebook: Tensor, iterations: int, weights: Tensor) -> tuple[Tensor, Tensor]:
     codes, distances = assign(points, codebook)
     for _ in range(iterations):
         codebook = _refill(points, codes, distances * weights, update(points, weights, codes, codebook))

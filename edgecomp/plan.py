@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
-from typing import Any
 
 from torch import nn
 
-from . import devices, discover, graph, progress
-from .errors import UsageError, unknown
+from . import chain, devices, discover, graph, progress
+from .chain import Chain
+from .errors import unknown
 from .files import write_text
 from .layers.matrix import KINDS, kind_of
 from .records import Model, Plan, PlanEntry, Request
@@ -27,8 +27,7 @@ def check(request: Request) -> None:
         UsageError, DeviceError: see `discover` and `devices.chosen`.
     """
     discover.runtime(request.runtime)
-    method = discover.method(request.method)
-    discover.configure(request.method, _split_settings(request, method)[0])
+    chain.parse(request.method, request.settings)
     devices.chosen(discover.target(request.target), request.on)
 
 
@@ -39,12 +38,10 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         UsageError: an unknown method, setting or kind, or `--layers` that match nothing.
     """
     with progress.stage("plan", request.method):
-        method = discover.method(request.method)
-        settings, kinds = _split_settings(request, method)
-        config = discover.configure(request.method, settings)
+        chains = chain.parse(request.method, request.settings)
         groups = _tied_groups(model)
         _require_matches(request.layers, [name for names in groups for name in names])
-        entries = tuple(_entry(model, names, method, config, kinds, request) for names in groups)
+        entries = tuple(_entry(model, names, chains, request) for names in groups)
         taken = [entry for entry in entries if entry.method]
         progress.note(f"{len(taken)} of {len(entries)} layers: {', '.join(e.layers[0] for e in taken) or 'none'}")
         result = Plan(
@@ -62,25 +59,10 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         return result
 
 
-def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of the tensors a module owns itself."""
-    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+def parameter_bytes(module: nn.Module, recurse: bool = False) -> int:
+    """Bytes of the tensors a module owns itself, or with its children."""
+    tensors = [*module.parameters(recurse), *module.buffers(recurse)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _split_settings(request: Request, method: Any) -> tuple[dict[str, str], tuple[str, ...]]:
-    """`--set` texts as a dict, with `kinds` taken out: it says which layers, not how."""
-    settings: dict[str, str] = {}
-    for text in request.settings:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UsageError(f"cannot read --set {text!r}", "Write it as KEY=VALUE, for example --set k=16.")
-        settings[key] = value
-    kinds = tuple(settings.pop("kinds").split(",")) if "kinds" in settings else method.KINDS
-    for kind in kinds:
-        if kind not in KINDS:
-            raise unknown("kind of layer", kind, KINDS)
-    return settings, kinds
 
 
 def _tied_groups(model: Model) -> list[tuple[str, ...]]:
@@ -100,34 +82,35 @@ def _require_matches(globs: tuple[str, ...], names: list[str]) -> None:
             raise unknown("layer", glob, names)
 
 
-def _entry(
-    model: Model, names: tuple[str, ...], method: Any, config: Any, kinds: tuple[str, ...], request: Request
-) -> PlanEntry:
+def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: Request) -> PlanEntry:
+    """The first chain that takes the group, or the reasons of all of them."""
     layer = model.net.get_submodule(names[0])
     kind, size = kind_of(layer), parameter_bytes(layer)
-    reason, predicted = _refusal(layer, names, kind, kinds, request), size
-    if not reason:
-        reason = method.refuse(layer, config)
-    if not reason:
-        predicted = method.predict(layer, config).bytes
-        if predicted >= size:
-            reason = f"{request.method} would take {format_bytes(predicted)}, no less than {format_bytes(size)}"
-    return PlanEntry(
-        layers=names,
-        kind=kind,
-        method=None if reason else request.method,
-        settings={} if reason else config.model_dump(),
-        reason=reason,
-        original_bytes=size,
-        predicted_bytes=size if reason else predicted,
-    )
+    reasons = []
+    for candidate in chains:
+        reason, predicted = _refusal(layer, names, kind, candidate, request), size
+        if not reason:
+            predicted = candidate.predict(layer).bytes
+            if predicted < size:
+                return PlanEntry(
+                    layers=names,
+                    kind=kind,
+                    method=candidate.name,
+                    settings=candidate.settings,
+                    original_bytes=size,
+                    predicted_bytes=predicted,
+                )
+            reason = f"{candidate.name} would take {format_bytes(predicted)}, no less than {format_bytes(size)}"
+        reasons.append(reason)
+    reason = "; ".join(dict.fromkeys(reasons))
+    return PlanEntry(layers=names, kind=kind, method=None, reason=reason, original_bytes=size, predicted_bytes=size)
 
 
-def _refusal(layer: nn.Module, names: tuple[str, ...], kind: str, kinds: tuple[str, ...], request: Request) -> str:
+def _refusal(layer: nn.Module, names: tuple[str, ...], kind: str, candidate: Chain, request: Request) -> str:
     if kind not in KINDS:
         return f"{type(layer).__name__} has no weight matrix to code"
-    if kind not in kinds:
-        return f"{request.method} takes {' and '.join(kinds)} layers; --set kinds={kind},… adds this kind"
+    if kind not in candidate.kinds:
+        return f"{candidate.name} takes {' and '.join(candidate.kinds)} layers; --set kinds={kind},… adds this kind"
     if request.layers and not any(fnmatch.fnmatch(name, glob) for name in names for glob in request.layers):
         return "not named by --layers"
-    return ""
+    return candidate.refuse(layer)

@@ -132,11 +132,13 @@ class Plan(Record):
 
 @dataclass(frozen=True)
 class Compressed:
-    """The network with its layers replaced, and how far each new weight is from the old one."""
+    """The network with its layers replaced; how far the weights of each are from the old ones, and its outputs from
+    those of the layer it replaced, given the same calibration inputs."""
 
     net: torch.nn.Module
     checkpoint: Path
-    relative_errors: dict[str, float]
+    weight_errors: dict[str, float]
+    output_errors: dict[str, float]
     calibration: str
     seconds: float
 
@@ -151,7 +153,8 @@ class Proof(Record):
 
 
 class LayerReport(Record):
-    """One line of the ledger: a layer's bytes in the exported file, and what was done to it."""
+    """One line of the ledger: a layer's bytes in the exported file, what was done to it, ‖W−Ŵ‖/‖W‖ of its weights and
+    ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖ of its outputs on calibration inputs."""
 
     name: str
     kind: str
@@ -162,6 +165,7 @@ class LayerReport(Record):
     bytes: int
     bits_per_weight: float
     relative_error: float | None
+    output_error: float | None = None
     reason: str
 
 

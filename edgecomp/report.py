@@ -44,13 +44,14 @@ def report(
 ) -> Report:
     """Puts the figures together, decides the verdicts, and writes the report's files."""
     size = _size(artifact)
-    taken = next((entry.settings for entry in plan.entries if entry.method), {})
+    taken = {entry.method: entry.settings for entry in plan.entries if entry.method}
+    settings = next(iter(taken.values()), {}) if len(taken) < 2 else taken
     result = Report(
         model=ModelReport(name=model.name, source=model.source, sha256=model.sha256, parameters=model.parameters),
         target=plan.target,
         runtime=plan.runtime,
         method=plan.method,
-        settings=taken,
+        settings=settings,
         seed=plan.seed,
         budget=_budget(size, measured, plan),
         size=size,
@@ -194,7 +195,7 @@ def _layer_table(result: Report) -> Table:
     table = Table(
         title=f"{result.model.name} · {result.method} · {result.target} · {result.runtime}", title_justify="left"
     )
-    for title in ("layer", "kind", "method", "original", "now", "bits/weight", "error"):
+    for title in ("layer", "kind", "method", "original", "now", "bits/weight", "error", "of outputs"):
         table.add_column(title, justify="left" if title in ("layer", "kind", "method") else "right")
     for line in result.layers:
         table.add_row(
@@ -205,6 +206,7 @@ def _layer_table(result: Report) -> Table:
             format_bytes(line.bytes),
             f"{line.bits_per_weight:.2f}" if line.weights else "",
             "" if line.relative_error is None else f"{line.relative_error:.3f}",
+            "" if line.output_error is None else f"{line.output_error:.3f}",
         )
     return table
 

@@ -17,8 +17,8 @@ def distortion(points, codebook, codes, weights=None):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("k,s", [(16, 4), (4, 1), (32, 8)])
 def test_no_worse_than_scikit_learn(k, s, weighted):
-    points = torch.randn(3, 1500, s)
-    weights = torch.rand(3, 1500) ** 3 if weighted else None
+    points = torch.randn(12, 1500, s)
+    weights = torch.rand(12, 1500) ** 3 if weighted else None
     codebook, codes = kmeans.fit(points, k, iterations=50, weights=weights)
     oracle = sum(
         KMeans(k, n_init=1, random_state=0).fit(p, sample_weight=None if weights is None else weights[i]).inertia_
@@ -73,3 +73,29 @@ def test_points_of_no_weight_do_not_matter():
     weights = torch.cat([torch.ones(1, 100), torch.zeros(1, 10)], dim=1)
     codebook, _ = kmeans.fit(points, 4, weights=weights)
     assert codebook.abs().max() < 100
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("s", [1, 3, 4])
+def test_native_steps_are_the_reference_twins(s, weighted):
+    """From the same start, the same codewords and codes."""
+    points, start = torch.randn(3, 777, s), torch.randn(3, 16, s)
+    weights = torch.rand(3, 777) if weighted else None
+    for iterations in (1, 4):
+        native = kmeans.fit(points, 16, iterations, weights, start=start)
+        reference = kmeans.fit_reference(points, 16, iterations, weights, start=start)
+        assert torch.allclose(native[0], reference[0], atol=1e-4)
+        assert (native[1] == reference[1]).float().mean() > 0.99
+
+
+def test_the_number_of_threads_does_not_matter():
+    points = torch.randn(1, 40_000, 4)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(kmeans.fit(points, 16))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

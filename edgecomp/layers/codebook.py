@@ -6,12 +6,12 @@ input channel), so that a segment covers neighbouring channels at one position.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..records import Record
+from ..records import Cost, Record
 from . import ops
 from .packing import best_tile, bits_per_code, pack, packed_bytes
 
@@ -68,6 +68,17 @@ class CodeFormat(Record):
         """Everything stored for the matrix: codes with their padding, codebooks, row scales."""
         codebook = self.stages * self.groups * self.s * self.k * (2 if self.half else 4)
         return self.codes_bytes + codebook + (4 * self.rows if self.scaled else 0)
+
+    def shared(self, blocks: Literal["own", "shared"] | int) -> CodeFormat:
+        """The same with as few codebooks as it takes if so many neighbouring blocks share one."""
+        sharing = {"own": 1, "shared": self.blocks}.get(blocks, blocks)  # type: ignore[call-overload]
+        return self.model_copy(update={"groups": -(-self.blocks // sharing)})
+
+    def cost(self, bias: bool) -> Cost:
+        """What a layer of this format stores and computes for one row of inputs: with axis 0 products of the input
+        with every codeword and one sum per code, with axis 1 the sums first."""
+        words = self.stages * (self.blocks if self.axis == 0 else self.groups) * self.s * self.k
+        return Cost(bytes=self.bytes + 4 * self.rows * bias, macs=words + self.stages * self.blocks * self.lanes)
 
 
 class Coded(nn.Module):
@@ -144,3 +155,16 @@ class CodebookConv2d(Coded):
     @classmethod
     def from_structure(cls, structure: dict[str, Any]) -> CodebookConv2d:
         return cls(CodeFormat(**structure["format"]), structure["bias"], structure["geometry"])
+
+
+class CodebookEmbedding(Coded):
+    """(…) int64 → (…, columns): rows of the coded matrix."""
+
+    def forward(self, index: Tensor) -> Tensor:
+        f = self.format
+        tables = (self.codes, self.codebook, self.scale)
+        return torch.ops.edgecomp.codebook_embedding(index, *tables, f.rows, f.columns, f.axis, f.tile)
+
+    @classmethod
+    def from_structure(cls, structure: dict[str, Any]) -> CodebookEmbedding:
+        return cls(CodeFormat(**structure["format"]), structure["bias"])

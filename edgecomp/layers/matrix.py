@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .codebook import CodebookConv2d, CodebookLinear, CodeFormat
+from .codebook import CodebookConv2d, CodebookEmbedding, CodebookLinear, Coded, CodeFormat
 
 KINDS = ("dense", "conv", "embedding")
 
@@ -24,6 +24,14 @@ def weight_matrix(layer: nn.Module) -> Tensor:
     """W (m×n) fp32, detached: for a convolution columns run over (height, width, input channel)."""
     weight = layer.weight.detach().float()
     return weight.permute(0, 2, 3, 1).flatten(1) if kind_of(layer) == "conv" else weight
+
+
+def set_weight_matrix(layer: nn.Module, matrix: Tensor) -> None:
+    """The inverse of `weight_matrix`."""
+    shape = layer.weight.shape
+    if kind_of(layer) == "conv":
+        matrix = matrix.reshape(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
+    layer.weight.data.copy_(matrix)
 
 
 def input_rows(layer: nn.Module, x: Tensor, limit: int, generator: torch.Generator) -> Tensor:
@@ -53,21 +61,38 @@ def unsupported(layer: nn.Module) -> str:
             return f"a convolution in {layer.groups} groups has no single matrix"
         if layer.padding_mode != "zeros":
             return f"padding mode {layer.padding_mode!r} is not supported by the codebook kernels"
+        if layer.padding == "same" and any(
+            d * (k - 1) % 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+        ):
+            return "padding 'same' of an even kernel is not the same on both sides"
+    if kind_of(layer) == "embedding" and layer.max_norm is not None:
+        return "an embedding with max_norm changes its weights as it runs"
     return ""
 
 
-def empty_coded(layer: nn.Module, format: CodeFormat) -> CodebookLinear | CodebookConv2d:
-    """The codebook layer that takes the place of `layer`, not yet filled."""
-    bias = layer.bias is not None
+def has_bias(layer: nn.Module) -> bool:
+    return getattr(layer, "bias", None) is not None
+
+
+def coded_layer(
+    layer: nn.Module, format: CodeFormat, codes: Tensor, codebook: Tensor, scale: Tensor | None = None
+) -> Coded:
+    """The codebook layer that takes the place of `layer`; shapes as in `Coded.store`."""
+    bias = layer.bias if has_bias(layer) else None
     if kind_of(layer) == "dense":
-        return CodebookLinear(format, bias)
-    geometry = {
-        "kernel": list(layer.kernel_size),
-        "stride": list(layer.stride),
-        "padding": list(_explicit_padding(layer)),
-        "dilation": list(layer.dilation),
-    }
-    return CodebookConv2d(format, bias, geometry)
+        coded: Coded = CodebookLinear(format, bias is not None)
+    elif kind_of(layer) == "embedding":
+        coded = CodebookEmbedding(format, False)
+    else:
+        geometry = {
+            "kernel": list(layer.kernel_size),
+            "stride": list(layer.stride),
+            "padding": list(_explicit_padding(layer)),
+            "dilation": list(layer.dilation),
+        }
+        coded = CodebookConv2d(format, bias is not None, geometry)
+    coded.store(codes, codebook, scale, bias)
+    return coded
 
 
 def _explicit_padding(layer: nn.Conv2d) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""The two custom operators, as torch sees them: `edgecomp::codebook_linear` and `edgecomp::codebook_conv2d`.
+"""The custom operators, as torch sees them: `edgecomp::codebook_linear`, `codebook_conv2d` and `codebook_embedding`.
 
 Here they decode and multiply, which is their definition. On the device the kernels of `targets/kernels` compute on
-the codes. Both take the codes as stored, see `packing`, and codebooks of shape (stages, groups, s, k).
+the codes. All take the codes as stored, see `packing`, and codebooks of shape (stages, groups, s, k).
 """
 
 import torch
@@ -13,10 +13,13 @@ from .packing import bits_per_code, unpack
 _MATRIX = "Tensor codes, Tensor codebook, Tensor? scale, Tensor? bias, int rows, int axis, int tile"
 _CONVOLUTION = "int[] kernel, int[] stride, int[] padding, int[] dilation"
 
+_TABLE = "Tensor codes, Tensor codebook, Tensor? scale, int rows, int columns, int axis, int tile"
+
 _library = torch.library.Library("edgecomp", "DEF")
 for _name, _arguments in (
     ("codebook_linear", f"Tensor x, {_MATRIX}"),
     ("codebook_conv2d", f"Tensor x, {_MATRIX}, {_CONVOLUTION}"),
+    ("codebook_embedding", f"Tensor index, {_TABLE}"),
 ):
     _library.define(f"{_name}({_arguments}) -> Tensor")
     _library.define(f"{_name}.out({_arguments}, *, Tensor(a!) out) -> Tensor(a!)")
@@ -63,8 +66,13 @@ def _conv2d(x, codes, codebook, scale, bias, rows, axis, tile, kernel, stride, p
     return F.conv2d(x, weight, bias, stride, padding, dilation)
 
 
+def _embedding(index, codes, codebook, scale, rows, columns, axis, tile):  # type: ignore[no-untyped-def]
+    return F.embedding(index, decode(codes, codebook, scale, rows, columns, axis, tile))
+
+
 _library.impl("codebook_linear", _linear, "CompositeExplicitAutograd")
 _library.impl("codebook_conv2d", _conv2d, "CompositeExplicitAutograd")
+_library.impl("codebook_embedding", _embedding, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("edgecomp::codebook_linear")
@@ -76,3 +84,8 @@ def _fake_linear(x, codes, codebook, scale, bias, rows, axis, tile):  # type: ig
 def _fake_conv2d(x, codes, codebook, scale, bias, rows, axis, tile, kernel, stride, padding, dilation):  # type: ignore[no-untyped-def]
     size = [(x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     return x.new_empty(x.shape[0], rows, *size)
+
+
+@torch.library.register_fake("edgecomp::codebook_embedding")
+def _fake_embedding(index, codes, codebook, scale, rows, columns, axis, tile):  # type: ignore[no-untyped-def]
+    return codebook.new_empty(*index.shape, columns, dtype=torch.float32)

@@ -1,8 +1,10 @@
-// The ops `edgecomp::codebook_linear.out` and `edgecomp::codebook_conv2d.out`: checks the arguments, calls the kernels.
+// The ops `edgecomp::codebook_linear.out`, `…conv2d.out` and `…embedding.out`: checks the arguments, calls the kernels.
 // Linking this file into a program registers them. A wrong argument is an error of the op, never a crash.
 #include <executorch/extension/kernel_util/make_boxed_from_unboxed_functor.h>
 
 #include "../kernels/codebook_conv2d/codebook_conv2d.h"
+#include "../kernels/codebook_embedding/codebook_embedding.h"
+#include "../kernels/codebook_linear/codebook_linear.h"
 
 namespace {
 
@@ -109,7 +111,23 @@ Tensor &codebook_conv2d(KernelRuntimeContext &context, const Tensor &x, const Te
   return out;
 }
 
+Tensor &codebook_embedding(KernelRuntimeContext &context, const Tensor &index, const Tensor &codes,
+                           const Tensor &codebook, optional<Tensor> scale, int64_t rows, int64_t columns, int64_t axis,
+                           int64_t tile, Tensor &out) {
+  edgecomp_matrix w;
+  const bool valid = is_contiguous(index, ScalarType::Long) && is_contiguous(out, ScalarType::Float) &&
+                     read_matrix(codes, codebook, scale, {}, rows, columns, axis, tile, &w) &&
+                     out.numel() == index.numel() * w.columns;
+  if (!valid || !edgecomp_embedding_run(&w, index.const_data_ptr<int64_t>(), index.numel(),
+                                        out.mutable_data_ptr<float>())) {
+    ET_LOG(Error, "edgecomp::codebook_embedding: the arguments do not fit together, or an index is not a row");
+    context.fail(Error::InvalidArgument);
+  }
+  return out;
+}
+
 }  // namespace
 
 EXECUTORCH_LIBRARY(edgecomp, "codebook_linear.out", codebook_linear);
+EXECUTORCH_LIBRARY(edgecomp, "codebook_embedding.out", codebook_embedding);
 EXECUTORCH_LIBRARY(edgecomp, "codebook_conv2d.out", codebook_conv2d);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "codebook_conv2d/codebook_conv2d.h"
+#include "codebook_embedding/codebook_embedding.h"
 #include "codebook_linear/common.h"
 
 namespace {
@@ -124,6 +125,25 @@ void check_conv2d(const edgecomp_conv2d &conv, const Case &c) {
     compare("conv2d", c.w, int(i / pixels % c.w.rows), exact[i], got[i], limit);
 }
 
+// A row of W is what the plain twin of the dense layer makes of unit vectors.
+void check_embedding(Case c) {
+  c.w.bias = nullptr;
+  std::vector<float> units(size_t(c.w.columns) * c.w.columns), matrix(size_t(c.w.columns) * c.w.rows);
+  for (int i = 0; i < c.w.columns; ++i) units[size_t(i) * c.w.columns + i] = 1;
+  edgecomp_linear_reference(&c.w, units.data(), c.w.columns, matrix.data());
+  const int64_t index[] = {c.w.rows - 1, 0, c.w.rows / 2, 0}, outside[] = {c.w.rows}, negative[] = {-1};
+  std::vector<float> got(4 * c.w.columns);
+  if (!edgecomp_embedding_run(&c.w, index, 4, got.data()) || edgecomp_embedding_run(&c.w, outside, 1, got.data() + 1) ||
+      edgecomp_embedding_run(&c.w, negative, 1, got.data() + 1)) {
+    ++failures;
+    std::printf("embedding: a row is refused, or an index outside is not\n");
+  }
+  for (int i = 0; i < 4; ++i)
+    for (int column = 0; column < c.w.columns; ++column)
+      compare("embedding", c.w, int(index[i]), matrix[size_t(column) * c.w.rows + index[i]],
+              got[size_t(i) * c.w.columns + column], 1e-6);
+}
+
 }  // namespace
 
 int main() {
@@ -144,6 +164,9 @@ int main() {
         check_conv2d(conv, Case(34, 30, 0, 32, 1, 0, 4, 16, true, true));
         check_conv2d(conv, Case(6, 30, 1, 8, 1, 1, 2, 5, false, false));
       }
+  for (int k : {2, 16, 243})
+    for (int s : {1, 3, 4})
+      for (int axis : {0, 1}) check_embedding(Case(21, 17, axis, 8, 1 + k % 2, s % 2, s, k, s == 4, k == 16));
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures ? 1 : 0;
 }

@@ -1,0 +1,128 @@
+"""Methods combined: `a:b` codes with b the parts that a made, `a+b` gives b the layers that a left alone.
+
+`--method svd:pq+kmeans` is two chains, svd:pq and kmeans; a layer gets the first chain that takes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from . import discover
+from .calibration import Inputs
+from .errors import UsageError, unknown
+from .layers.matrix import KINDS
+from .records import Cost
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A method, or several of which each takes what the one before it made."""
+
+    names: tuple[str, ...]
+    configs: tuple[Any, ...]
+    kinds: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return ":".join(self.names)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings; `method.key` where there are several methods."""
+        if len(self.names) == 1:
+            return self.configs[0].model_dump()
+        return {
+            f"{name}.{key}": value
+            for name, config in zip(self.names, self.configs, strict=True)
+            for key, value in config.model_dump().items()
+        }
+
+    def refuse(self, layer: nn.Module) -> str:
+        """Why the chain cannot take a layer; empty if it can."""
+        reason = self._method.refuse(layer, self.configs[0])
+        if reason or not self._rest:
+            return reason
+        reasons = (self._rest.refuse(part) for part in self._method.structure(layer, self.configs[0]))
+        return next((reason for reason in reasons if reason), "")
+
+    def predict(self, layer: nn.Module) -> Cost:
+        if not self._rest:
+            return self._method.predict(layer, self.configs[0])
+        costs = [self._rest.predict(part) for part in self._method.structure(layer, self.configs[0])]
+        return Cost(bytes=sum(cost.bytes for cost in costs), macs=sum(cost.macs for cost in costs))
+
+    def compress(self, layer: nn.Module, inputs: Inputs | None, seed: int) -> nn.Module:
+        rest = self._rest
+        if not rest:
+            return self._method.compress(layer, self.configs[0], inputs, seed)
+        return self._method.compress(
+            layer, self.configs[0], inputs, seed, code=lambda part, inputs: rest.compress(part, inputs, seed)
+        )
+
+    @property
+    def _method(self) -> ModuleType:
+        return discover.method(self.names[0])
+
+    @property
+    def _rest(self) -> Chain | None:
+        return Chain(self.names[1:], self.configs[1:], KINDS) if len(self.names) > 1 else None
+
+
+def parse(expression: str, settings: tuple[str, ...] = ()) -> list[Chain]:
+    """The chains of a `--method`, with `--set KEY=VALUE` filled in.
+
+    `kinds=…` says which layers every chain takes, `METHOD.kinds=…` those of the chain that begins with it. A key
+    without a method is for every method that knows it.
+
+    Raises:
+        UsageError: an unknown method, setting or kind, or methods that cannot be combined so.
+    """
+    chains = [tuple(chain.split(":")) for chain in expression.split("+")]
+    names = [name for chain in chains for name in chain]
+    texts: dict[str, dict[str, str]] = {name: {} for name in names}
+    kinds: dict[str, str] = {}
+    fields = {name: ("kinds", *discover.method(name).Config.model_fields) for name in names}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"cannot read --set {text!r}", "Write it as KEY=VALUE, for example --set k=16.")
+        owner, dot, field = key.rpartition(".")
+        if dot and owner not in names:
+            raise unknown("method in --set", owner, names)
+        owners = [name for name in ([owner] if dot else names) if field in fields[name]]
+        if not owners:
+            known = fields[owner] if dot else sorted({field for name in names for field in fields[name]})
+            raise unknown(f"setting of {owner or expression}", field, known)
+        for name in owners:
+            (kinds if field == "kinds" else texts[name])[name if field == "kinds" else field] = value
+    return [_chain(chain, texts, kinds) for chain in chains]
+
+
+def restore(name: str, settings: dict[str, Any]) -> Chain:
+    """The chain of a plan's entry."""
+    names = tuple(name.split(":"))
+    if len(names) == 1:
+        return Chain(names, (discover.method(name).Config(**settings),), KINDS)
+    configs = []
+    for part in names:
+        own = {key.removeprefix(f"{part}."): v for key, v in settings.items() if key.startswith(f"{part}.")}
+        configs.append(discover.method(part).Config(**own))
+    return Chain(names, tuple(configs), KINDS)
+
+
+def _chain(names: tuple[str, ...], texts: dict[str, dict[str, str]], kinds: dict[str, str]) -> Chain:
+    for name in names[:-1]:
+        if not hasattr(discover.method(name), "structure"):
+            raise UsageError(
+                f"{':'.join(names)}: {name} leaves no parts for {names[-1]} to code",
+                f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {name} leaves alone?",
+            )
+    wanted = tuple(kinds[names[0]].split(",")) if names[0] in kinds else discover.method(names[0]).KINDS
+    for kind in wanted:
+        if kind not in KINDS:
+            raise unknown("kind of layer", kind, KINDS)
+    return Chain(names, tuple(discover.configure(name, texts[name]) for name in names), wanted)

@@ -1,0 +1,93 @@
+"""Coding a matrix block by block, so that later blocks make up for the errors of earlier ones.
+
+The error that counts is that of the layer's outputs, ‖X(W−Ŵ)ᵀ‖² = N·tr((W−Ŵ)H(W−Ŵ)ᵀ). With H = RRᵀ, R upper triangular,
+it is ‖(W−Ŵ)R‖², and block b of (W−Ŵ)R depends on the blocks up to b alone:
+
+    ‖(W−Ŵ)R‖² = Σ_b ‖(t_b − ŵ_b) R_bb‖²,   t_b = w_b + Σ_{a<b} (w_a − ŵ_a) R_ab R_bb⁻¹.
+
+So every block codes its target t_b in the metric of R_bb. This is the error feedback of GPTQ (Frantar et al. 2022, §3)
+and GPTVQ (van Baalen et al. 2024) in the form of QuIP's LDLQ (Chee et al. 2023, §3), which needs no inverse of H.
+`refine` then goes over the blocks again, each time with all others as they are.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+# Columns that correct each other block by block; those behind a panel are corrected in one matrix product.
+_PANEL = 256
+_DAMPING = 0.01
+
+# code(block, target, factor) → reconstruction. `target` is (m, s), `factor` (s, s). A coder minimises
+# ‖(target − reconstruction)·factor‖² and keeps the codes it has chosen.
+Coder = Callable[[int, Tensor, Tensor], Tensor]
+
+
+def code_blocks(matrix: Tensor, second_moment: Tensor, s: int, code: Coder) -> Tensor:
+    """Codes W block after block, each block its target.
+
+    Args:
+        matrix: W (m, n) fp32, n a multiple of s.
+        second_moment: H (n, n), positive definite (see `damped`).
+        s: columns per block.
+        code: what codes a block.
+
+    Returns:
+        Ŵ (m, n).
+    """
+    factor = torch.linalg.cholesky(second_moment.flip(0, 1)).flip(0, 1)
+    errors = torch.zeros_like(matrix.T)  # (W − Ŵ)ᵀ: blocks are contiguous
+    pushed = torch.zeros_like(errors)  # ((W − Ŵ)R)ᵀ, of the blocks done
+    for start, stop in _panels(len(factor), s):
+        for a in range(start, stop, s):
+            b = a + s
+            own = factor[a:b, a:b]
+            correction = torch.linalg.solve_triangular(own, pushed[a:b].T, upper=True, left=False)
+            errors[a:b] = (matrix[:, a:b] - code(a // s, matrix[:, a:b] + correction, own)).T
+            pushed[b:stop].addmm_(factor[a:b, b:stop].T, errors[a:b])
+        pushed[stop:].addmm_(factor[start:stop, stop:].T, errors[start:stop])
+    return matrix - errors.T
+
+
+def refine(matrix: Tensor, coded: Tensor, second_moment: Tensor, s: int, code: Coder) -> Tensor:
+    """One more pass over a coded matrix: every block is coded again, given the errors of all others.
+
+    Coordinate descent on tr((W−Ŵ)H(W−Ŵ)ᵀ): t_b = w_b + Σ_{a≠b} (w_a − ŵ_a) H_ab H_bb⁻¹, in the metric H_bb.
+    """
+    errors = (matrix - coded).T.contiguous()
+    pulled = second_moment @ errors  # ((W − Ŵ)H)ᵀ, kept up to date
+    for start, stop in _panels(len(second_moment), s):
+        before = errors[start:stop].clone()
+        for a in range(start, stop, s):
+            b = a + s
+            own = second_moment[a:b, a:b]
+            factor = torch.linalg.cholesky(own)
+            target = matrix[:, a:b] + torch.cholesky_solve(pulled[a:b], factor).T - errors[a:b].T
+            new = (matrix[:, a:b] - code(a // s, target, factor)).T
+            pulled[start:stop].addmm_(second_moment[start:stop, a:b], new - errors[a:b])
+            errors[a:b] = new
+        change = errors[start:stop] - before
+        pulled[:start].addmm_(second_moment[:start, start:stop], change)
+        pulled[stop:].addmm_(second_moment[stop:, start:stop], change)
+    return matrix - errors.T
+
+
+def output_error(matrix: Tensor, coded: Tensor, second_moment: Tensor) -> float:
+    """‖X(W−Ŵ)ᵀ‖ / ‖XWᵀ‖."""
+    difference = matrix - coded
+    numerator = ((difference @ second_moment) * difference).sum()
+    return (numerator / ((matrix @ second_moment) * matrix).sum().clamp(min=1e-30)).clamp(min=0).sqrt().item()
+
+
+def damped(second_moment: Tensor) -> Tensor:
+    """H divided by its mean diagonal, plus a hundredth: positive definite even if some inputs are always zero."""
+    scaled = second_moment / second_moment.diagonal().mean().clamp(min=1e-30)
+    scaled.diagonal().add_(_DAMPING)
+    return scaled
+
+
+def _panels(columns: int, s: int) -> Iterator[tuple[int, int]]:
+    width = max(s, _PANEL // s * s)
+    for start in range(0, columns, width):
+        yield start, min(start + width, columns)

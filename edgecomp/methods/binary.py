@@ -1,0 +1,102 @@
+"""Binary weights: the sign of every weight and one scale per row (Gong et al. 2014, §3.2.1; ternary as an option).
+
+Ŵ = α·Q with Q of −1 and 1 (and 0 if ternary), α one factor per row: of BWN (Rastegari et al. 2016, §3.1) the optimum
+α = mean|w|, Q = sign(W), and with calibration inputs that of ‖X(W−Ŵ)ᵀ‖²: Q by error feedback, α = (wHq)/(qHq).
+Several weights make one code, whose codebook lists all their patterns, so that the lookup kernels apply.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..calibration import Inputs
+from ..feedback import code_blocks, damped, refine
+from ..layers import CodeFormat
+from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
+from ..records import Cost, Record
+
+KINDS = ("dense", "embedding")
+_ROUNDS = 5  # of threshold and scale, for ternary weights without inputs
+
+
+class Config(Record):
+    """ternary: weights may be 0 too, which takes 2 bits instead of 1. fit: `feedback` uses the calibration inputs,
+    `plain` does not. passes: of refinement."""
+
+    ternary: bool = False
+    fit: Literal["feedback", "plain"] = "feedback"
+    passes: int = Field(1, ge=0)
+
+
+def refuse(layer: nn.Module, config: Config) -> str:
+    return unsupported(layer)
+
+
+def predict(layer: nn.Module, config: Config) -> Cost:
+    return _format(layer, config).cost(has_bias(layer))
+
+
+def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> nn.Module:
+    format, matrix = _format(layer, config), weight_matrix(layer)
+    if inputs is None or config.fit == "plain":
+        signs, scale = _plain(matrix, config.ternary)
+    else:
+        signs, scale = _calibrated(matrix, inputs.second_moment, config)
+    return coded_layer(layer, format, _codes(signs, format), _patterns(format)[None, None], scale)
+
+
+def _format(layer: nn.Module, config: Config) -> CodeFormat:
+    """Patterns of four signs, or of two of three values, fill the 16 entries of a lookup table."""
+    rows, columns = weight_matrix(layer).shape
+    k, s = (9, 2) if config.ternary else (16, 4)
+    return CodeFormat(rows=rows, columns=columns, k=k, s=s, scaled=True)
+
+
+def _plain(matrix: Tensor, ternary: bool) -> tuple[Tensor, Tensor]:
+    scale = matrix.abs().mean(1)
+    signs = _signs(matrix, scale, ternary)
+    for _ in range(_ROUNDS if ternary else 0):
+        scale = (matrix * signs).sum(1) / signs.abs().sum(1).clamp(min=1)
+        signs = _signs(matrix, scale, ternary)
+    return signs, scale
+
+
+def _calibrated(matrix: Tensor, second_moment: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    moment = damped(second_moment)
+    weighted = matrix @ moment
+    signs, scale = _plain(matrix, config.ternary)
+
+    def code(_: int, target: Tensor, factor: Tensor) -> Tensor:
+        return scale[:, None] * _signs(target, scale, config.ternary)
+
+    coded = code_blocks(matrix, moment, 1, code)
+    for round in range(config.passes + 1):
+        if round:
+            coded = refine(matrix, scale[:, None] * signs, moment, 1, code)
+        signs = torch.where(scale[:, None] > 0, coded / scale[:, None].clamp(min=1e-30), signs).round()
+        power = ((signs @ moment) * signs).sum(1)
+        scale = ((weighted * signs).sum(1) / power.clamp(min=1e-30)).clamp(min=0)
+    return signs, scale
+
+
+def _signs(matrix: Tensor, scale: Tensor, ternary: bool) -> Tensor:
+    signs = torch.where(matrix < 0, -1.0, 1.0)
+    return signs * (matrix.abs() > scale[:, None] / 2) if ternary else signs
+
+
+def _patterns(format: CodeFormat) -> Tensor:
+    """(k, s): the values of each code, the first one counting fastest."""
+    levels = torch.tensor([-1.0, 1.0] if format.k == 16 else [-1.0, 0.0, 1.0])
+    digits = torch.arange(format.k)[:, None] // len(levels) ** torch.arange(format.s)
+    return levels[digits % len(levels)]
+
+
+def _codes(signs: Tensor, format: CodeFormat) -> Tensor:
+    """(1, blocks, lanes)."""
+    base = 2 if format.k == 16 else 3
+    digits = (signs > 0).to(torch.uint8) if base == 2 else (signs + 1).to(torch.uint8)
+    padded = nn.functional.pad(digits, (0, format.blocks * format.s - format.columns)).unflatten(1, (-1, format.s))
+    powers = base ** torch.arange(format.s, dtype=torch.uint8)
+    return (padded * powers).sum(2, dtype=torch.uint8).T[None]

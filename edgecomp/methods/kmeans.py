@@ -1,0 +1,47 @@
+"""Scalar k-means: every weight is one of k values (Gong et al. 2014, §3.2.2).
+
+The values are fitted to all weights of the layer, or of a group of its rows. With calibration inputs a weight counts
+as much as its input, and rounding errors are fed back (METHODS.md §1; see `coding`).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+from ..calibration import Inputs
+from ..coding import Fitting, fit
+from ..layers import CodeFormat
+from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
+from ..records import Cost
+
+KINDS = ("dense", "conv", "embedding")
+
+
+class Config(Fitting):
+    """k: values (weights take ⌈log2 k⌉ bits). rows: share k values; all rows of the layer (`all`), or so many."""
+
+    k: int = Field(16, ge=2, le=256)
+    rows: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+
+
+def refuse(layer: nn.Module, config: Config) -> str:
+    return unsupported(layer)
+
+
+def predict(layer: nn.Module, config: Config) -> Cost:
+    return _format(layer, config).cost(has_bias(layer))
+
+
+def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> nn.Module:
+    format = _format(layer, config)
+    coding = fit(weight_matrix(layer), format, config, inputs, seed)
+    return coded_layer(layer, format, coding.codes, coding.codebook)
+
+
+def _format(layer: nn.Module, config: Config) -> CodeFormat:
+    """Segments of one weight: seen along the rows for one codebook, down the columns for one per group of rows."""
+    rows, columns = weight_matrix(layer).shape
+    half, axis = config.codebook_dtype == "float16", 0 if config.rows == "all" else 1
+    format = CodeFormat(rows=rows, columns=columns, k=config.k, s=1, axis=axis, half=half)
+    return format.shared("shared" if config.rows == "all" else config.rows)

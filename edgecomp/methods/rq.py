@@ -1,0 +1,50 @@
+"""Residual quantization: a segment is the sum of t codewords, each coding a residual (Gong et al. 2014, §3.2.4).
+
+The paper codes whole rows; here, as there for long rows, blocks of s columns. With calibration inputs the stages are
+fitted again to what the others leave, in the metric of the inputs (METHODS.md §1; see `coding`).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+from ..calibration import Inputs
+from ..coding import Fitting, fit
+from ..layers import CodeFormat
+from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
+from ..records import Cost
+
+KINDS = ("dense", "embedding")
+
+
+class Config(Fitting):
+    """k: codewords per codebook. s: segment length. t: stages, each with a code and codebooks of its own. codebooks:
+    every block has its `own`, or all share one (`shared`), or so many blocks share one."""
+
+    k: int = Field(16, ge=2, le=256)
+    s: int = Field(8, ge=1, le=64)
+    t: int = Field(2, ge=1, le=16)
+    codebooks: Literal["own", "shared"] | Annotated[int, Field(ge=1)] = "own"
+
+
+def refuse(layer: nn.Module, config: Config) -> str:
+    return unsupported(layer)
+
+
+def predict(layer: nn.Module, config: Config) -> Cost:
+    return _format(layer, config).cost(has_bias(layer))
+
+
+def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> nn.Module:
+    format = _format(layer, config)
+    coding = fit(weight_matrix(layer), format, config, inputs, seed)
+    return coded_layer(layer, format, coding.codes, coding.codebook)
+
+
+def _format(layer: nn.Module, config: Config) -> CodeFormat:
+    rows, columns = weight_matrix(layer).shape
+    half = config.codebook_dtype == "float16"
+    return CodeFormat(rows=rows, columns=columns, k=config.k, s=config.s, stages=config.t, half=half).shared(
+        config.codebooks
+    )

@@ -1,0 +1,97 @@
+"""Singular value decomposition: two thinner layers in place of one (Gong et al. 2014, §3.1).
+
+W (m×n) ≈ B·A, A (R×n), B (m×R). With calibration inputs the product minimises ‖X(W−BA)ᵀ‖²: B spans the R strongest
+directions of the layer's outputs, whose second moment is WHWᵀ, and A = BᵀW. A convolution becomes one with R outputs,
+and a 1×1.
+"""
+
+from collections.abc import Callable
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..calibration import Inputs
+from ..feedback import damped
+from ..layers import Factored
+from ..layers.matrix import has_bias, kind_of, set_weight_matrix, unsupported, weight_matrix
+from ..records import Cost, Record
+
+KINDS = ("dense", "embedding")
+
+
+class Config(Record):
+    """rank: R, or below 1 a fraction of the full rank."""
+
+    rank: float = Field(0.1, gt=0)
+
+
+def refuse(layer: nn.Module, config: Config) -> str:
+    return unsupported(layer)
+
+
+def predict(layer: nn.Module, config: Config) -> Cost:
+    parts = structure(layer, config)
+    macs = sum(part.weight.numel() for part in parts if not isinstance(part, nn.Embedding))
+    return Cost(bytes=sum(4 * p.numel() for p in parts.parameters()), macs=macs)
+
+
+def structure(layer: nn.Module, config: Config) -> Factored:
+    """The parts, without their weights."""
+    full = min(weight_matrix(layer).shape)
+    rank = min(full, max(1, round(config.rank * full) if config.rank < 1 else round(config.rank)))
+    bias = has_bias(layer)
+    with torch.device("meta"):
+        if kind_of(layer) == "embedding":
+            return Factored(nn.Embedding(layer.num_embeddings, rank), nn.Linear(rank, layer.embedding_dim, bias=False))
+        if kind_of(layer) == "dense":
+            return Factored(
+                nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features, bias=bias)
+            )
+        geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        return Factored(
+            nn.Conv2d(layer.in_channels, rank, *geometry, bias=False), nn.Conv2d(rank, layer.out_channels, 1, bias=bias)
+        )
+
+
+def compress(
+    layer: nn.Module,
+    config: Config,
+    inputs: Inputs | None,
+    seed: int,
+    code: Callable[[nn.Module, Inputs | None], nn.Module] = lambda part, _: part,
+) -> nn.Module:
+    """`code` turns a part into what takes its place; the second part then makes up for the errors of the first."""
+    matrix = weight_matrix(layer)
+    parts = structure(layer, config).to_empty(device="cpu")
+    rank = min(weight_matrix(parts[0]).shape)
+    moment = None if inputs is None else damped(inputs.second_moment)
+    left, right = _factors(matrix, moment, rank)
+    if kind_of(layer) == "embedding":
+        set_weight_matrix(parts[0], left)
+        set_weight_matrix(parts[1], right.T)
+        return Factored(code(parts[0], None), code(parts[1], None))
+
+    set_weight_matrix(parts[0], right)
+    first = code(parts[0], inputs)
+    right = first.decode() if first is not parts[0] else right
+    moved = right if moment is None else right @ moment
+    inner = moved @ right.T
+    set_weight_matrix(parts[1], matrix @ moved.T @ torch.linalg.pinv(inner, hermitian=True, rtol=1e-6))
+    if has_bias(layer):
+        parts[1].bias.data.copy_(layer.bias.detach())
+    second = code(parts[1], None if inputs is None else Inputs(inner, inputs.sample @ right.T))
+    return Factored(first, second)
+
+
+def _factors(matrix: Tensor, moment: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
+    """B (m×R) and A (R×n), whichever Gram matrix is smaller."""
+    rows, columns = matrix.shape
+    if rows <= columns:
+        weighted = matrix if moment is None else matrix @ moment
+        left = torch.linalg.eigh(weighted @ matrix.T).eigenvectors[:, -rank:]
+        return left, left.T @ matrix
+    factor = torch.eye(columns) if moment is None else torch.linalg.cholesky(moment)
+    whitened = matrix @ factor
+    basis = torch.linalg.eigh(whitened.T @ whitened).eigenvectors[:, -rank:]
+    return whitened @ basis, torch.linalg.solve_triangular(factor, basis.T, upper=False, left=False)
