@@ -1,5 +1,7 @@
 """What a layer's inputs look like: their second moment, gathered by running calibration samples through the net."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from .layers.matrix import input_rows
 
 _BATCH = 256
 _ROWS_PER_BATCH = 4096
+_ROWS_PER_PRODUCT = 2048
 _SAMPLE = 512
 
 
@@ -21,10 +24,22 @@ class Inputs:
     Attributes:
         second_moment: H = XᵀX/N, (n, n) fp32, for inputs X (N, n).
         sample: some of the rows of X, (≤ 512, n).
+        mean: of the rows of X, (n,).
     """
 
     second_moment: Tensor
     sample: Tensor
+    mean: Tensor
+
+    def centered(self) -> Inputs:
+        """The same for X less its mean: what counts if a bias makes up for the error of the mean."""
+        covariance = self.second_moment - torch.outer(self.mean, self.mean)
+        return Inputs(covariance, self.sample - self.mean, torch.zeros_like(self.mean))
+
+    def through(self, matrix: Tensor) -> Inputs:
+        """The same for X·matrixᵀ: what a layer after a dense one sees."""
+        moment = matrix @ self.second_moment @ matrix.T
+        return Inputs(moment, self.sample @ matrix.T, matrix @ self.mean)
 
 
 class _Reached(Exception):
@@ -32,22 +47,37 @@ class _Reached(Exception):
 
 
 def gather(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int = 0) -> Inputs:
-    """Runs `samples` (N, …) through `net` up to `layer`, and accumulates the second moment of its inputs."""
+    """Runs `samples` (N, …) through `net` up to `layer`, and accumulates the moments of its inputs."""
     generator = torch.Generator().manual_seed(seed)
-    moment, sample, rows = None, None, 0
-    for x in _inputs_of(net, layer, samples):
-        matrix = input_rows(layer, x.float(), _ROWS_PER_BATCH, generator)
+    moment = total = sample = torch.empty(0)
+    rows = 0
+    for matrix in _large(
+        input_rows(layer, x.float(), _ROWS_PER_BATCH, generator) for x in _inputs_of(net, layer, samples)
+    ):
+        if rows == 0:
+            n = matrix.shape[1]
+            moment, total, sample = torch.zeros(n, n), torch.zeros(n), matrix[:: -(-len(matrix) // _SAMPLE)].clone()
         rows += len(matrix)
-        if moment is None:
-            moment = torch.zeros(matrix.shape[1], matrix.shape[1])
-            sample = matrix[:: -(-len(matrix) // _SAMPLE)].clone()
         moment.addmm_(matrix.T, matrix)
-    assert moment is not None and sample is not None
-    return Inputs(moment.div_(rows), sample)
+        total += matrix.sum(0)
+    return Inputs(moment.div_(rows), sample, total.div_(rows))
+
+
+def _large(matrices: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same rows in matrices of many: a product of few rows with themselves is slow."""
+    waiting: list[Tensor] = []
+    for matrix in matrices:
+        waiting.append(matrix)
+        if sum(map(len, waiting)) >= _ROWS_PER_PRODUCT:
+            yield torch.cat(waiting)
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def _inputs_of(net: nn.Module, layer: nn.Module, samples: Tensor) -> Iterator[Tensor]:
     caught: list[Tensor] = []
+    format = torch.channels_last if samples.dim() == 4 else torch.contiguous_format
 
     def catch(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         caught.append(arguments[0].detach())
@@ -57,7 +87,7 @@ def _inputs_of(net: nn.Module, layer: nn.Module, samples: Tensor) -> Iterator[Te
     try:
         for batch in samples.split(_BATCH):
             with torch.no_grad(), contextlib.suppress(_Reached):
-                net(batch)
+                net(batch.contiguous(memory_format=format))
             yield caught.pop()
     finally:
         handle.remove()

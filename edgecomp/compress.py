@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from . import calibration, chain, checkpoint, progress
-from .layers.matrix import kind_of, weight_matrix
+from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
 from .records import Compressed, Model, Plan, PlanEntry
 from .workspace import Workspace, stage_key
 
@@ -40,38 +40,54 @@ def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
 
 
 def _compressed_net(model: Model, plan: Plan) -> tuple[nn.Module, dict[str, dict[str, float]]]:
-    net = copy.deepcopy(model.net)
+    # Computes what the compressed net does, but from decoded weights, which is faster here.
+    net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
     errors: dict[str, dict[str, float]] = {"weight_errors": {}, "output_errors": {}}
+    replacements: list[tuple[PlanEntry, nn.Module]] = []
     entries = [entry for entry in plan.entries if entry.method]
     with progress.bar("layers", len(entries)) as advance:
         for entry in entries:
             advance(0, text=entry.layers[0])
-            weights, outputs = _replace(net, model, entry, plan.seed)
+            compressed, weights, outputs = _compressed_layer(net, model, entry, plan.seed)
+            replacements.append((entry, compressed))
             errors["weight_errors"][entry.layers[0]] = weights
             if outputs is not None:
                 errors["output_errors"][entry.layers[0]] = outputs
             advance(1)
+    net.to(memory_format=torch.contiguous_format)
+    for entry, compressed in replacements:
+        for name in entry.layers:
+            net.set_submodule(name, compressed)
     return net, errors
 
 
-def _replace(net: nn.Module, model: Model, entry: PlanEntry, seed: int) -> tuple[float, float | None]:
-    """Compresses one group of layers in place; returns ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖."""
+def _compressed_layer(
+    net: nn.Module, model: Model, entry: PlanEntry, seed: int
+) -> tuple[nn.Module, float, float | None]:
+    """What takes the place of a group of layers; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖.
+
+    The group's weights in `net` become Ŵ. A bias makes up for the mean error of the outputs, so that weights need only
+    be fitted to inputs less their mean.
+    """
     layer = net.get_submodule(entry.layers[0])
     inputs = None
     if model.data is not None and kind_of(layer) != "embedding":
         samples = model.data.calibration.inputs[:CALIBRATION_SAMPLES]
         inputs = calibration.gather(net, layer, samples, seed)
+    seen = inputs.centered() if inputs and has_bias(layer) else inputs
     with torch.no_grad():
-        compressed = chain.restore(entry.method, entry.settings).compress(layer, inputs, seed)
-        before = weight_matrix(layer)
-        difference = before - compressed.decode()
+        compressed = chain.restore(entry.method, entry.settings).compress(layer, seen, seed)
+        before, after = weight_matrix(layer), compressed.decode()
+        difference = before - after
         weights = _ratio(difference, before)
-        outputs = None if inputs is None else _ratio(inputs.sample @ difference.T, inputs.sample @ before.T)
-    for name in entry.layers:
-        net.set_submodule(name, compressed)
+        outputs = None if inputs is None else _ratio(seen.sample @ difference.T, inputs.sample @ before.T)
+        set_weight_matrix(layer, after)
+        if inputs and has_bias(layer):
+            bias_of(compressed).add_(difference @ inputs.mean)
+            layer.bias.copy_(bias_of(compressed))
     text = f"relative error {weights:.3f}" + ("" if outputs is None else f", of the outputs {outputs:.3f}")
     progress.note(f"{', '.join(entry.layers)}: {tuple(before.shape)} by {entry.method}, {text}")
-    return weights, outputs
+    return compressed, weights, outputs
 
 
 def _ratio(difference: torch.Tensor, reference: torch.Tensor) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import native, progress
+from . import compiler, progress
 from .errors import BuildError
 
 _CHUNK = 1 << 23  # distances held at once: 32 MB
@@ -95,7 +95,7 @@ def update(points: Tensor, weights: Tensor, codes: Tensor, codebook: Tensor) -> 
 @cache
 def _library() -> ctypes.CDLL | None:
     try:
-        path = native.compile_library([Path(__file__).with_suffix(".cc")], "libedgecomp_kmeans.so")
+        path = compiler.shared_library([Path(__file__).with_suffix(".cc")], "libedgecomp_kmeans.so")
     except BuildError as error:
         progress.note(f"{error}; k-means runs in torch instead, which is slower")
         return None

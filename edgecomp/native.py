@@ -15,18 +15,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from . import progress
+from . import compiler, progress
 from .discover import Sdk, Target
 from .errors import BuildError, DeviceError
-from .files import atomic_file, atomic_folder, cache_folder, data_folder, sha256_file
+from .files import atomic_folder, cache_folder, data_folder, sha256_file
 
 BENCH = "edgecomp_bench"
-
-
-def compile_library(sources: list[Path], name: str) -> Path:
-    """A shared library for this machine (gcc or g++ by suffix), such as the instruction counter for qemu."""
-    compiler = "gcc" if all(source.suffix == ".c" for source in sources) else "g++"
-    return _compile(compiler, sources, ["-O3", "-march=native", "-shared", "-fPIC"], name)
 
 
 def bench_program(target: Target, runtime: str) -> Path:
@@ -49,7 +43,7 @@ def bench_program(target: Target, runtime: str) -> Path:
         "-Wl,-rpath,$ORIGIN/lib",
         *target.compiler.flags,
     ]
-    return _compile(target.compiler.command, sources, arguments, BENCH, salt=sdk_info.version)
+    return compiler.build(target.compiler.command, sources, arguments, BENCH, salt=sdk_info.version)
 
 
 def sdk(target: Target, runtime: str) -> Path:
@@ -135,28 +129,3 @@ def _download_wheel(info: Sdk, runtime: str, folder: Path) -> Path:
     if sha256_file(wheel) != info.sha256:
         raise BuildError(f"{info.wheel} has an unexpected SHA-256; it is not used", "Fetch it from the package index.")
     return wheel
-
-
-def _compile(compiler: str, sources: list[Path], arguments: list[str], name: str, salt: str = "") -> Path:
-    if shutil.which(compiler) is None:
-        package = "g++-aarch64-linux-gnu" if "aarch64" in compiler else compiler
-        raise BuildError(f"the compiler {compiler} is not installed", f"sudo apt-get install {package}")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    digest = hashlib.sha256("\0".join([version, name, salt, *arguments]).encode())
-    for path in [*sources, *_headers()]:
-        digest.update(path.name.encode() + path.read_bytes())
-    result = cache_folder("native", digest.hexdigest()[:16]) / name
-    if not result.exists():
-        progress.note(f"compiling {name} with {compiler}")
-        with atomic_file(result) as partial:
-            command = [compiler, *(str(source) for source in sources), *arguments, "-o", str(partial)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise BuildError(f"{compiler} cannot compile {name}:\n{done.stderr.strip()[-2000:]}")
-            partial.chmod(0o755)
-    return result
-
-
-def _headers() -> list[Path]:
-    folders = (data_folder("targets"), data_folder("android_bench"))
-    return sorted(path for folder in folders for pattern in ("*.h", "*.inc") for path in folder.rglob(pattern))

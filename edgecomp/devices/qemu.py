@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .. import native
+from .. import compiler, native
 from ..discover import Target
 from ..files import data_folder
 from ..records import Evidence
@@ -33,7 +33,7 @@ class Qemu:
         return {"name": "qemu", "cpu": self.emulator.cpu, "emulator": version.splitlines()[0]}
 
     def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
-        plugin = native.compile_library([data_folder("android_bench") / "count.c"], "libedgecomp_count.so")
+        plugin = compiler.shared_library([data_folder("android_bench") / "count.c"], "libedgecomp_count.so")
         with tempfile.TemporaryDirectory() as temporary:
             root, counts = Path(temporary, "root"), Path(temporary, "counts")
             (root / "proc").mkdir(parents=True)

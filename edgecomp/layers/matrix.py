@@ -74,6 +74,11 @@ def has_bias(layer: nn.Module) -> bool:
     return getattr(layer, "bias", None) is not None
 
 
+def bias_of(replacement: nn.Module) -> Tensor:
+    """The bias of a compressed layer: that of its last part."""
+    return (replacement[-1] if isinstance(replacement, nn.Sequential) else replacement).bias  # type: ignore[return-value]
+
+
 def coded_layer(
     layer: nn.Module, format: CodeFormat, codes: Tensor, codebook: Tensor, scale: Tensor | None = None
 ) -> Coded:

@@ -27,6 +27,7 @@ class Config(Fitting):
     k: int = Field(16, ge=2, le=256)
     s: int = Field(4, ge=1, le=64)
     axis: Literal["x", "y"] = "x"
+    passes: int = Field(0, ge=0)
     codebooks: Literal["own", "shared"] | Annotated[int, Field(ge=1)] = "own"
 
 

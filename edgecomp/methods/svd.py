@@ -61,12 +61,18 @@ def compress(
     seed: int,
     code: Callable[[nn.Module, Inputs | None], nn.Module] = lambda part, _: part,
 ) -> nn.Module:
-    """`code` turns a part into what takes its place; the second part then makes up for the errors of the first."""
+    """`code` turns a part into what takes its place; the second part then makes up for the errors of the first.
+
+    Codes have the same number of bits for all weights, so a random rotation spreads what counts over all R directions
+    (as QuIP does for whole layers, Chee et al. 2023, §4.1).
+    """
     matrix = weight_matrix(layer)
     parts = structure(layer, config).to_empty(device="cpu")
     rank = min(weight_matrix(parts[0]).shape)
     moment = None if inputs is None else damped(inputs.second_moment)
     left, right = _factors(matrix, moment, rank)
+    rotation = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(seed))).Q
+    left, right = left @ rotation, rotation.T @ right
     if kind_of(layer) == "embedding":
         set_weight_matrix(parts[0], left)
         set_weight_matrix(parts[1], right.T)
@@ -76,11 +82,10 @@ def compress(
     first = code(parts[0], inputs)
     right = first.decode() if first is not parts[0] else right
     moved = right if moment is None else right @ moment
-    inner = moved @ right.T
-    set_weight_matrix(parts[1], matrix @ moved.T @ torch.linalg.pinv(inner, hermitian=True, rtol=1e-6))
+    set_weight_matrix(parts[1], matrix @ moved.T @ torch.linalg.pinv(moved @ right.T, hermitian=True, rtol=1e-6))
     if has_bias(layer):
         parts[1].bias.data.copy_(layer.bias.detach())
-    second = code(parts[1], None if inputs is None else Inputs(inner, inputs.sample @ right.T))
+    second = code(parts[1], None if inputs is None else inputs.through(right))
     return Factored(first, second)
 
 
