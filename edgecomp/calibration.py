@@ -14,6 +14,7 @@ from .layers.matrix import input_rows
 _BATCH = 256
 _ROWS_PER_BATCH = 4096
 _ROWS_PER_PRODUCT = 2048
+_STRIP = 1024
 _SAMPLE = 512
 
 
@@ -58,9 +59,12 @@ def gather(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int = 0) -> 
             n = matrix.shape[1]
             moment, total, sample = torch.zeros(n, n), torch.zeros(n), matrix[:: -(-len(matrix) // _SAMPLE)].clone()
         rows += len(matrix)
-        moment.addmm_(matrix.T, matrix)
+        for start in range(0, len(moment), _STRIP):  # the part below the diagonal is enough
+            stop = start + _STRIP
+            moment[start:stop, :stop].addmm_(matrix[:, start:stop].T, matrix[:, :stop])
         total += matrix.sum(0)
-    return Inputs(moment.div_(rows), sample, total.div_(rows))
+    moment = moment.tril_().div_(rows)
+    return Inputs(moment + moment.tril(-1).T, sample, total.div_(rows))
 
 
 def _large(matrices: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -30,7 +30,7 @@ class Fitting(Record):
     codebook_dtype: Literal["float16", "float32"] = "float16"
     fit: Literal["feedback", "metric", "plain"] = "feedback"
     passes: int = Field(1, ge=0)
-    iterations: int = Field(15, ge=1)
+    iterations: int = Field(10, ge=1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight
 from .records import Compressed, Model, Plan, PlanEntry
 from .workspace import Workspace, stage_key
 
-CALIBRATION_SAMPLES = 4096
+CALIBRATION_SAMPLES = 3072
 
 
 def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 # Columns that correct each other block by block; those behind a panel are corrected in one matrix product.
 _PANEL = 256
-_DAMPING = 0.01
+_DAMPING = 0.1
 
 # code(block, target, factor) → reconstruction. `target` is (m, s), `factor` (s, s). A coder minimises
 # ‖(target − reconstruction)·factor‖² and keeps the codes it has chosen.
@@ -37,17 +37,18 @@ def code_blocks(matrix: Tensor, second_moment: Tensor, s: int, code: Coder) -> T
         Ŵ (m, n).
     """
     factor = torch.linalg.cholesky(second_moment.flip(0, 1)).flip(0, 1)
-    errors = torch.zeros_like(matrix.T)  # (W − Ŵ)ᵀ: blocks are contiguous
+    columns = matrix.T.contiguous()  # blocks are contiguous
+    errors = torch.zeros_like(columns)  # (W − Ŵ)ᵀ
     pushed = torch.zeros_like(errors)  # ((W − Ŵ)R)ᵀ, of the blocks done
     for start, stop in _panels(len(factor), s):
         for a in range(start, stop, s):
             b = a + s
             own = factor[a:b, a:b]
-            correction = torch.linalg.solve_triangular(own, pushed[a:b].T, upper=True, left=False)
-            errors[a:b] = (matrix[:, a:b] - code(a // s, matrix[:, a:b] + correction, own)).T
+            correction = torch.linalg.solve_triangular(own.T, pushed[a:b], upper=False)
+            errors[a:b] = columns[a:b] - code(a // s, (columns[a:b] + correction).T, own).T
             pushed[b:stop].addmm_(factor[a:b, b:stop].T, errors[a:b])
         pushed[stop:].addmm_(factor[start:stop, stop:].T, errors[start:stop])
-    return matrix - errors.T
+    return (columns - errors).T
 
 
 def refine(matrix: Tensor, coded: Tensor, second_moment: Tensor, s: int, code: Coder) -> Tensor:
@@ -55,7 +56,8 @@ def refine(matrix: Tensor, coded: Tensor, second_moment: Tensor, s: int, code: C
 
     Coordinate descent on tr((W−Ŵ)H(W−Ŵ)ᵀ): t_b = w_b + Σ_{a≠b} (w_a − ŵ_a) H_ab H_bb⁻¹, in the metric H_bb.
     """
-    errors = (matrix - coded).T.contiguous()
+    columns = matrix.T.contiguous()
+    errors = columns - coded.T
     pulled = second_moment @ errors  # ((W − Ŵ)H)ᵀ, kept up to date
     for start, stop in _panels(len(second_moment), s):
         before = errors[start:stop].clone()
@@ -63,14 +65,14 @@ def refine(matrix: Tensor, coded: Tensor, second_moment: Tensor, s: int, code: C
             b = a + s
             own = second_moment[a:b, a:b]
             factor = torch.linalg.cholesky(own)
-            target = matrix[:, a:b] + torch.cholesky_solve(pulled[a:b], factor).T - errors[a:b].T
-            new = (matrix[:, a:b] - code(a // s, target, factor)).T
+            target = columns[a:b] + torch.cholesky_solve(pulled[a:b], factor) - errors[a:b]
+            new = columns[a:b] - code(a // s, target.T, factor).T
             pulled[start:stop].addmm_(second_moment[start:stop, a:b], new - errors[a:b])
             errors[a:b] = new
         change = errors[start:stop] - before
         pulled[:start].addmm_(second_moment[:start, start:stop], change)
         pulled[stop:].addmm_(second_moment[stop:, start:stop], change)
-    return matrix - errors.T
+    return (columns - errors).T
 
 
 def output_error(matrix: Tensor, coded: Tensor, second_moment: Tensor) -> float:
@@ -81,7 +83,8 @@ def output_error(matrix: Tensor, coded: Tensor, second_moment: Tensor) -> float:
 
 
 def damped(second_moment: Tensor) -> Tensor:
-    """H divided by its mean diagonal, plus a hundredth: positive definite even if some inputs are always zero."""
+    """H divided by its mean diagonal, plus a tenth: few samples do not tell small variances from none, and H becomes
+    positive definite even if some inputs are always zero."""
     scaled = second_moment / second_moment.diagonal().mean().clamp(min=1e-30)
     scaled.diagonal().add_(_DAMPING)
     return scaled

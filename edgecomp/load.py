@@ -124,9 +124,8 @@ def _import_factory(reference: str) -> ModuleType:
     except (ImportError, AttributeError) as error:
         raise UsageError(f"cannot import {reference!r}: {error}", "Write it as package.module:factory.") from error
     facade = ModuleType(f"{module_name}:{factory}")
-    facade.__dict__.update(
-        {k: v for k, v in vars(module).items() if k in ("example_inputs", "data", "weights", "recipe")}
-    )
+    names = ("example_inputs", "data", "weights", "recipe", "head_start")
+    facade.__dict__.update({k: v for k, v in vars(module).items() if k in names})
     facade.build = build  # type: ignore[attr-defined]
     return facade
 

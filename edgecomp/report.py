@@ -79,7 +79,10 @@ def read_report(path: Path) -> Report:
 def print_report(result: Report, console: Console) -> None:
     """The table for the terminal; the verdict comes last, where the eye is."""
     notes = left_alone((line.reason, line.name) for line in result.layers if line.kind != "container")
-    parts = [_layer_table(result), *notes, Text(), _figure_table(result), Text(), *_verdict_lines(result)]
+    errors = Text(
+        "weights, outputs: relative error of the layer's weights, and of its outputs on calibration inputs\n", "dim"
+    )
+    parts = [_layer_table(result), errors, *notes, Text(), _figure_table(result), Text(), *_verdict_lines(result)]
     console.print(Group(*parts))
 
 
@@ -195,12 +198,11 @@ def _layer_table(result: Report) -> Table:
     table = Table(
         title=f"{result.model.name} · {result.method} · {result.target} · {result.runtime}", title_justify="left"
     )
-    for title in ("layer", "kind", "method", "original", "now", "bits/weight", "error", "of outputs"):
-        table.add_column(title, justify="left" if title in ("layer", "kind", "method") else "right")
+    for title in ("layer", "method", "original", "now", "bits/weight", "weights", "outputs"):
+        table.add_column(title, justify="left" if title in ("layer", "method") else "right")
     for line in result.layers:
         table.add_row(
             line.name,
-            line.kind if line.weights else "",
             line.method or "–",
             format_bytes(line.original_bytes),
             format_bytes(line.bytes),

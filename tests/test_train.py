@@ -142,3 +142,21 @@ def test_fashion_mnist_that_is_nowhere_says_how_to_get_it(tmp_path, monkeypatch)
     monkeypatch.setattr(datasets, "_MIRROR", "http://127.0.0.1:9/")
     with pytest.raises(BuildError, match="dataset-fashion-mnist"):
         datasets.fashion_mnist()
+
+
+def test_a_head_start_lends_the_tensors_that_fit():
+    class Net(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.conv, self.dense = nn.Conv2d(1, 4, 3), nn.Linear(4 * 36, width)
+            self.out = nn.Linear(width, 3)
+
+        def forward(self, x):
+            return self.out(self.dense(self.conv(x).relu().flatten(1)).relu())
+
+    still = RECIPE.model_copy(update={"epochs": 1, "learning_rate": 0.0, "weight_decay": 0.0})
+    narrow = trained(train(Net(4), data(), RECIPE))
+    wide = trained(train(Net(9), data(), still, (Net(4), RECIPE)))
+    assert torch.equal(wide["conv.weight"], narrow["conv.weight"])
+    assert wide["dense.weight"].shape == (9, 144) and torch.equal(wide["out.bias"], narrow["out.bias"])
+    assert weights_path(Net(9), data(), still) != weights_path(Net(9), data(), still, (Net(4), RECIPE))
