@@ -53,6 +53,9 @@ def build(
     on: Annotated[str | None, typer.Option(metavar="DEVICE", help="Measure on qemu, host or none.")] = None,
     settings: Settings = None,
     layers: Layers = None,
+    recover: Annotated[
+        float, typer.Option(min=0, metavar="EPOCHS", help="Train codebooks, scales and biases, codes fixed.")
+    ] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: out/MODEL-METHOD.")] = None,
     seed: int = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -82,6 +85,7 @@ def build(
         layers=tuple(layers or ()),
         out=out or Path("out", f"{Path((model or DEFAULT_MODEL).partition(':')[0]).stem}-{method}"),
         seed=seed,
+        recover_epochs=recover,
         quick=quick,
     )
     check(request)  # a typo must not cost an hour of training
@@ -125,6 +129,30 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     result = read_report(path)
     write_text(folder / "report.html", to_html(result))
     print_report(result, Console())
+
+
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="gong2014")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the page and its plots go.")] = Path(
+        "docs"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="A small net and fewer settings.")] = False,
+) -> None:
+    """Measure a paper's claims here: tables and plots, and whether each claim holds."""
+    from . import discover, papers
+    from .errors import UsageError
+
+    module = discover.module("paper", papers, paper)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}", "Name another folder with -o.") from error
+    claims = module.run(out, quick)
+    _print_table(
+        ("claim", "", "figures"), [(c.claim, "holds" if c.holds else "does not hold", c.figures) for c in claims]
+    )
+    _stderr(f"[dim]written to {out / paper}.md[/]")
 
 
 @app.command()

@@ -19,21 +19,21 @@ from .records import Record
 
 
 def method_names() -> list[str]:
-    return _module_names(methods_package)
+    return module_names(methods_package)
 
 
 def method(name: str) -> ModuleType:
     """The method module of that name."""
-    return _module("method", methods_package, name)
+    return module("method", methods_package, name)
 
 
 def runtime_names() -> list[str]:
-    return _module_names(runtimes_package)
+    return module_names(runtimes_package)
 
 
 def runtime(name: str) -> ModuleType:
     """The runtime module of that name."""
-    return _module("runtime", runtimes_package, name)
+    return module("runtime", runtimes_package, name)
 
 
 def model_files() -> dict[str, Path]:
@@ -126,11 +126,11 @@ def configure(method_name: str, settings: dict[str, str]) -> Any:
         raise UsageError(f"--set {key}={settings.get(key)}: {first['msg']}") from error
 
 
-def _module_names(package: ModuleType) -> list[str]:
+def module_names(package: ModuleType) -> list[str]:
     return sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_"))
 
 
-def _module(kind: str, package: ModuleType, name: str) -> ModuleType:
-    if name not in _module_names(package):
-        raise unknown(kind, name, _module_names(package))
+def module(kind: str, package: ModuleType, name: str) -> ModuleType:
+    if name not in module_names(package):
+        raise unknown(kind, name, module_names(package))
     return importlib.import_module(f"{package.__name__}.{name}")

@@ -21,7 +21,7 @@ def build(request: Request) -> Report:
         model = load(request)
         plan = make_plan(model, request, work)
         compressed = compress(model, plan, work)
-        recovered = recover(compressed, work)
+        recovered = recover(model, plan, compressed, work)
         artifact = export(model, plan, recovered, work)
         measured = measure(model, plan, artifact, request)
         return report(model, plan, recovered, artifact, measured, work)

@@ -53,6 +53,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             seed=request.seed,
             budget_bytes=request.budget_bytes,
             max_drop_points=request.max_drop,
+            recover_epochs=request.recover_epochs,
             entries=entries,
         )
         write_text(work.path("plan.json"), result.model_dump_json(indent=1) + "\n")

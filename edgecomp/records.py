@@ -44,6 +44,7 @@ class Request:
     layers: tuple[str, ...] = ()
     out: Path = Path("out")
     seed: int = 0
+    recover_epochs: float = 0
     quick: bool = False
 
 
@@ -124,6 +125,7 @@ class Plan(Record):
     seed: int
     budget_bytes: int | None
     max_drop_points: float | None
+    recover_epochs: float = 0
     entries: tuple[PlanEntry, ...]
 
 
@@ -141,6 +143,7 @@ class Compressed:
     output_errors: dict[str, float]
     calibration: str
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 class Proof(Record):
@@ -279,6 +282,7 @@ class Report(Record):
     method: str
     settings: dict[str, Any]
     seed: int
+    recover_epochs: float = 0
     budget: BudgetReport
     size: SizeReport
     accuracy: Accuracy | None

@@ -1,18 +1,250 @@
-"""Stage 4, recover: the compressed checkpoint becomes `model.safetensors`."""
+"""Stage 4, recover: trains what codes leave free, with the original net as teacher, and publishes `model.safetensors`.
+
+Codes stay as they are; codebooks, row scales, plain factors and all biases learn to give the original's outputs on
+the training split (METHODS.md §1): the loss is the Kullback–Leibler divergence of the class probabilities. What does
+not lower it on the calibration split is not kept.
+"""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import math
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from . import progress
-from .files import atomic_file
-from .records import Compressed
-from .workspace import Workspace
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import checkpoint, progress
+from .errors import UsageError
+from .files import atomic_file, sha256_file
+from .layers import Factored
+from .layers.codebook import CodebookConv2d, CodebookEmbedding, Coded
+from .records import Compressed, Model, Plan, Split
+from .train import interruptible, one_cycle, predict
+from .workspace import Workspace, stage_key
+
+_BATCH = 256
+_RATE = 0.01  # of Adam, relative to the root mean square of what it moves
+_SAVE_EVERY = 50
+_CHECK_SAMPLES = 4096
 
 
-def recover(compressed: Compressed, work: Workspace) -> Compressed:
-    """Publishes the checkpoint."""
+def recover(model: Model, plan: Plan, compressed: Compressed, work: Workspace) -> Compressed:
+    """Trains for `plan.recover_epochs`; without any it only publishes the checkpoint.
+
+    Raises:
+        UsageError: training is asked for, and the model has no data.
+    """
     path = work.path("model.safetensors")
-    with progress.stage("recover", "nothing to train"), atomic_file(path) as partial:
-        shutil.copyfile(compressed.checkpoint, partial)
-    return compressed
+    if not plan.recover_epochs:
+        with progress.stage("recover", "nothing to train"), atomic_file(path) as partial:
+            shutil.copyfile(compressed.checkpoint, partial)
+        return compressed
+    if model.data is None:
+        raise UsageError("--recover trains on the model's data, and it has none", "Give the model file a data().")
+    key = stage_key("recover", sha256_file(compressed.checkpoint), plan.recover_epochs, plan.seed)
+    with progress.stage("recover", f"{plan.recover_epochs:g} epochs of {model.data.train.name}"):
+        done = work.recall("recover", key)
+        if done is not None:
+            progress.note("cached")
+            net = checkpoint.restore(model.net, path)
+        else:
+            kept = work.stages / f"recover-{key[:16]}.safetensors"
+            net, note = _train(model, compressed.net, plan, kept)
+            checkpoint.save(net, path)
+            done = {"note": note}
+            work.record("recover", key, [path], done)
+            kept.unlink(missing_ok=True)
+        progress.note(done["note"])
+        return dataclasses.replace(compressed, net=net, checkpoint=path, notes=(*compressed.notes, done["note"]))
+
+
+def _train(model: Model, net: nn.Module, plan: Plan, kept: Path) -> tuple[nn.Module, str]:
+    """The recovered net, or the given one if training did not help; and what to say about it."""
+    assert model.data is not None
+    run = _Run(model.net, net, model.data.train, plan, kept)
+    check = model.data.calibration
+    inputs = check.inputs[:_CHECK_SAMPLES]
+    wanted = predict(model.net, inputs)
+    before = _divergence(predict(run.student, inputs), wanted).item()
+    with interruptible() as interrupted, progress.bar("recovering", run.total) as advance:
+        advance(run.step)
+        while run.step < run.total:
+            loss = run.advance()
+            advance(text=f"KL {loss:.4f}")
+            if not math.isfinite(loss):
+                return net, f"recovery diverged at step {run.step} of {run.total} and was undone"
+            if interrupted():
+                run.save()
+                progress.note(f"recovery kept at step {run.step} of {run.total}; the same command goes on from there")
+                raise KeyboardInterrupt
+            if run.step % _SAVE_EVERY == 0:
+                run.save()
+    result = run.result()
+    after = _divergence(predict(_trainable(result), inputs), wanted).item()
+    text = f"divergence from the original {before:.4f} → {after:.4f} on {len(inputs):,} samples of {check.name}"
+    return (result, text) if after < before else (net, f"recovery was undone: {text}")
+
+
+def _divergence(outputs: Tensor, wanted: Tensor) -> Tensor:
+    """Mean Kullback–Leibler divergence of class probabilities, given as logits."""
+    return F.kl_div(outputs.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+class _Run:
+    """The state of one recovery: the student, Adam's moments, and the step, which determines all else."""
+
+    def __init__(self, teacher: nn.Module, net: nn.Module, split: Split, plan: Plan, kept: Path) -> None:
+        self.teacher, self.split, self.kept, self.net, self.step, self.seed = teacher, split, kept, net, 0, plan.seed
+        self.student = _trainable(net)
+        batches = max(1, len(split) // _BATCH)
+        self.per_epoch = batches
+        self.total = max(1, round(plan.recover_epochs * batches))
+        self.parameters = dict(_free_parameters(self.student))
+        for parameter in self.student.parameters():
+            parameter.requires_grad_(False)
+        groups = []
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+            scale = parameter.detach().square().mean().sqrt().clamp(min=1e-3).item()
+            groups.append({"params": [parameter], "lr": _RATE * scale, "peak": _RATE * scale})
+        self.optimizer = torch.optim.Adam(groups)
+        if kept.exists():
+            self._resume()
+
+    def advance(self) -> float:
+        """One step of Adam; returns the loss of its batch."""
+        epoch, index = divmod(self.step, self.per_epoch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        chosen = torch.randperm(len(self.split), generator=generator)[index * _BATCH : (index + 1) * _BATCH]
+        inputs = self.split.inputs[chosen]
+        with torch.no_grad():
+            wanted = self.teacher(inputs)
+        loss = _divergence(self.student(inputs), wanted)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * one_cycle(self.step / self.total)
+        self.optimizer.step()
+        self.step += 1
+        return loss.item()
+
+    def result(self) -> nn.Module:
+        """The codebook net with what was learned."""
+        net = copy.deepcopy(self.net)
+        for name, module in self.student.named_modules():
+            if isinstance(module, _TrainableCodes):
+                module.store_in(net.get_submodule(name))
+        own = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                if name in own:
+                    own[name].copy_(parameter)
+        return net
+
+    def save(self) -> None:
+        state: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            moments = self.optimizer.state[parameter]
+            state |= {f"value.{name}": parameter.detach(), f"first.{name}": moments["exp_avg"]}
+            state |= {f"second.{name}": moments["exp_avg_sq"]}
+        with atomic_file(self.kept) as partial:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, {"step": str(self.step)})
+
+    def _resume(self) -> None:
+        with safe_open(self.kept, "pt") as file:
+            self.step = int(file.metadata()["step"])
+            for name, parameter in self.parameters.items():
+                parameter.data.copy_(file.get_tensor(f"value.{name}"))
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": file.get_tensor(f"first.{name}"),
+                    "exp_avg_sq": file.get_tensor(f"second.{name}"),
+                }
+        progress.note(f"going on at step {self.step} of {self.total}")
+
+
+def _trainable(net: nn.Module) -> nn.Module:
+    """A copy of `net` whose codebook layers are differentiable."""
+    net = copy.deepcopy(net).eval()
+    twins: dict[int, _TrainableCodes] = {}
+    for name, module in list(net.named_modules(remove_duplicate=False)):
+        if isinstance(module, Coded):
+            net.set_submodule(name, twins.setdefault(id(module), _TrainableCodes(module)))
+    return net
+
+
+def _free_parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Codebooks, scales, plain factors, and every bias and norm; the weights of layers left alone stay."""
+    factors = {
+        f"{name}.{part}" for name, module in net.named_modules() if isinstance(module, Factored)
+        for part, _ in module.named_parameters()
+    }  # fmt: skip
+    for name, parameter in net.named_parameters():
+        if name in factors or parameter.dim() == 1 or name.endswith(".words"):
+            yield name, parameter
+
+
+class _TrainableCodes(nn.Module):
+    """A codebook layer that decodes, with fp32 codebooks that gradients reach."""
+
+    def __init__(self, coded: Coded) -> None:
+        super().__init__()
+        self.kind, self.format, self.geometry = type(coded), coded.format, getattr(coded, "geometry", None)
+        f = coded.format
+        codes = coded.unpacked().long()  # (stages, blocks, lanes)
+        groups = torch.arange(f.blocks) // -(-f.blocks // f.groups) + f.groups * torch.arange(f.stages)[:, None]
+        self.index = (codes + f.k * groups[:, :, None]).transpose(1, 2).contiguous()  # (stages, lanes, blocks)
+        self.words = nn.Parameter(coded.codebook.float().transpose(2, 3).reshape(-1, f.s))
+        self.scale = None if coded.scale is None else nn.Parameter(coded.scale.clone())
+        self.bias = None if coded.bias is None else nn.Parameter(coded.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.format
+        matrix = _Decode.apply(self.words, self.index)
+        matrix = matrix[:, : f.columns] if f.axis == 0 else matrix[:, : f.rows].T
+        if self.scale is not None:
+            matrix = matrix * self.scale[:, None]
+        if self.kind is CodebookEmbedding:
+            return F.embedding(x, matrix)
+        if self.kind is not CodebookConv2d:
+            return F.linear(x, matrix, self.bias)
+        g = self.geometry
+        weight = matrix.reshape(f.rows, *g["kernel"], -1).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, self.bias, g["stride"], g["padding"], g["dilation"])
+
+    def store_in(self, coded: Coded) -> None:
+        f = self.format
+        with torch.no_grad():
+            coded.codebook.copy_(self.words.reshape(f.stages, f.groups, f.k, f.s).transpose(2, 3))
+            for name in ("scale", "bias"):
+                if getattr(self, name) is not None:
+                    getattr(coded, name).copy_(getattr(self, name))
+
+
+class _Decode(torch.autograd.Function):
+    """words (all codewords, s), index (stages, lanes, blocks) → Σ_stages words[index], (lanes, blocks·s)."""
+
+    @staticmethod
+    def forward(ctx: Any, words: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = words.shape
+        return sum(F.embedding(stage, words).flatten(1) for stage in index)  # type: ignore[return-value]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        count, s = ctx.size
+        columns = gradient.reshape(-1, s).T.contiguous()
+        sums = [
+            torch.stack([torch.bincount(stage.flatten(), column, count) for column in columns], 1) for stage in index
+        ]
+        return sum(sums).to(gradient.dtype), None  # type: ignore[union-attr]

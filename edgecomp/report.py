@@ -53,6 +53,7 @@ def report(
         method=plan.method,
         settings=settings,
         seed=plan.seed,
+        recover_epochs=plan.recover_epochs,
         budget=_budget(size, measured, plan),
         size=size,
         accuracy=measured.accuracy,
@@ -62,7 +63,7 @@ def report(
         proof=artifact.proof,
         compress_seconds=round(compressed.seconds, 2),
         calibration=compressed.calibration,
-        notes=list(measured.notes),
+        notes=[*compressed.notes, *measured.notes],
         environment=_environment(artifact),
     )
     with progress.stage("report", str(work.folder)):

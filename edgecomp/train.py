@@ -69,7 +69,7 @@ def train(net: nn.Module, data: Data, recipe: Recipe, head_start: tuple[nn.Modul
     start = load_file(train(head_start[0], data, head_start[1])) if head_start else {}
     run = _Run(net, data.train, recipe, final.with_name("training.safetensors"))
     run.resume(start)
-    with _interruptible() as interrupted, progress.bar("training", run.total) as advance:
+    with interruptible() as interrupted, progress.bar("training", run.total) as advance:
         advance(run.step)
         while run.step < run.total:
             loss = run.advance()
@@ -140,7 +140,7 @@ class _Run:
             outputs = self.net(inputs)
         loss = F.cross_entropy(outputs, self.targets[chosen].to(self.device), label_smoothing=recipe.label_smoothing)
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _one_cycle(self.step / self.total)
+            group["lr"] = recipe.learning_rate * one_cycle(self.step / self.total)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -177,7 +177,7 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
 
 
-def _one_cycle(position: float) -> float:
+def one_cycle(position: float) -> float:
     """Learning-rate factor: a quarter of the run up from 0.04, the rest down to 0, both as cosines."""
     if position < 0.25:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * position / 0.25)) / 2
@@ -199,8 +199,8 @@ def _augment(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns Ctrl-C into a question: `with _interruptible() as interrupted: … if interrupted(): …`."""
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns Ctrl-C into a question: `with interruptible() as interrupted: … if interrupted(): …`."""
     pressed: list[int] = []
     previous = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     try:

@@ -65,7 +65,8 @@ def methods():
 
 
 def chain_of(name, settings=""):
-    return chain.parse(name, tuple(settings.split()))[0]
+    small = ("least_rank=1",) if name.startswith("svd") else ()  # the layers here are
+    return chain.parse(name, (*small, *settings.split()))[0]
 
 
 def inputs_for(layer, seed=0):

@@ -57,7 +57,7 @@ RANKS = [
     {"native"},
     {"devices"},
     {"load", "plan", "compress", "recover", "export", "measure", "report", "doctor"},
-    {"pipeline"},
+    {"pipeline", "papers"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

@@ -10,7 +10,7 @@ from torch import nn
 from edgecomp import datasets
 from edgecomp.errors import BuildError
 from edgecomp.records import Data, Split
-from edgecomp.train import Recipe, _augment, _one_cycle, train, weights_path
+from edgecomp.train import Recipe, _augment, one_cycle, train, weights_path
 
 RECIPE = Recipe(epochs=3, batch=16, learning_rate=0.05, weight_decay=1e-4, seed=3)
 
@@ -101,7 +101,7 @@ def test_too_few_samples():
 
 
 def test_learning_rate_rises_and_falls():
-    factors = [_one_cycle(i / 100) for i in range(101)]
+    factors = [one_cycle(i / 100) for i in range(101)]
     assert factors[0] == pytest.approx(0.04) and max(factors) == pytest.approx(1) and factors[-1] == pytest.approx(0)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..records import Cost, Record
 from . import ops
-from .packing import best_tile, bits_per_code, pack, packed_bytes
+from .packing import best_tile, bits_per_code, pack, packed_bytes, unpack
 
 
 class CodeFormat(Record):
@@ -113,6 +113,11 @@ class Coded(nn.Module):
         """The coded matrix, (rows, columns) fp32: exactly what the codes mean."""
         f = self.format
         return ops.decode(self.codes, self.codebook, self.scale, f.rows, f.columns, f.axis, f.tile)
+
+    def unpacked(self) -> Tensor:
+        """The codes, (stages, blocks, lanes) uint8."""
+        f = self.format
+        return unpack(self.codes, f.stages, f.blocks, f.lanes, f.bits, f.tile)
 
     def _matrix_arguments(self) -> tuple[Any, ...]:
         f = self.format

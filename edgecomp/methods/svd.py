@@ -6,6 +6,7 @@ and a 1×1.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -21,12 +22,18 @@ KINDS = ("dense", "embedding")
 
 
 class Config(Record):
-    """rank: R, or below 1 a fraction of the full rank."""
+    """rank: R, or below 1 a fraction of the full rank. least_rank: R is at least that; layers of lower rank, such as
+    the last one of a classifier, are left alone. fit: to the outputs (`inputs`), or to the weights (`plain`)."""
 
     rank: float = Field(0.1, gt=0)
+    least_rank: int = Field(16, ge=1)
+    fit: Literal["inputs", "plain"] = "inputs"
 
 
 def refuse(layer: nn.Module, config: Config) -> str:
+    full = min(weight_matrix(layer).shape)
+    if full < config.least_rank:
+        return f"its rank is at most {full}, below least_rank={config.least_rank}"
     return unsupported(layer)
 
 
@@ -39,7 +46,8 @@ def predict(layer: nn.Module, config: Config) -> Cost:
 def structure(layer: nn.Module, config: Config) -> Factored:
     """The parts, without their weights."""
     full = min(weight_matrix(layer).shape)
-    rank = min(full, max(1, round(config.rank * full) if config.rank < 1 else round(config.rank)))
+    rank = round(config.rank * full) if config.rank < 1 else round(config.rank)
+    rank = min(full, max(rank, config.least_rank))
     bias = has_bias(layer)
     with torch.device("meta"):
         if kind_of(layer) == "embedding":
@@ -69,6 +77,7 @@ def compress(
     matrix = weight_matrix(layer)
     parts = structure(layer, config).to_empty(device="cpu")
     rank = min(weight_matrix(parts[0]).shape)
+    inputs = None if config.fit == "plain" else inputs
     moment = None if inputs is None else damped(inputs.second_moment)
     left, right = _factors(matrix, moment, rank)
     rotation = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(seed))).Q

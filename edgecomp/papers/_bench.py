@@ -1,0 +1,171 @@
+"""What the papers' experiments share: compressed nets and their accuracy, each measured once and kept."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .. import calibration, chain, progress
+from ..calibration import Inputs
+from ..compress import CALIBRATION_SAMPLES
+from ..files import write_text
+from ..layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
+from ..plan import parameter_bytes
+from ..records import Model, Record
+from ..train import predict
+from ..workspace import stage_key
+
+
+class Claim(Record):
+    """A paper's claim, whether it holds here, and the figures that say so."""
+
+    claim: str
+    holds: bool
+    figures: str
+
+
+class Result(Record):
+    """One compressed net. bytes: of all parameters; dense_ratio: of the dense layers alone; error: top-1, percent."""
+
+    expression: str
+    settings: tuple[str, ...]
+    bytes: int
+    ratio: float
+    dense_ratio: float
+    error: float
+    retrieval: float
+
+
+@dataclass
+class DenseBench:
+    """Compresses the dense layers of a net whose `features` come first, and measures on the test split.
+
+    The inputs of all layers are gathered once, from the original net.
+    """
+
+    model: Model
+    results_path: Path
+
+    def __post_init__(self) -> None:
+        assert self.model.data is not None
+        net, data = self.model.net, self.model.data
+        self.names = [name for name, m in net.named_modules() if kind_of(m) == "dense"]
+        self.total_bytes = sum(t.numel() * t.element_size() for t in [*net.parameters(), *net.buffers()])
+        self.tail = copy.deepcopy(net)
+        self.tail.features = nn.Identity()
+        with progress.stage("prepare", "inputs of the dense layers"):
+            self.test = predict(net.get_submodule("features"), data.test.inputs)
+            self.calibration = predict(net.get_submodule("features"), data.calibration.inputs[:CALIBRATION_SAMPLES])
+            self.inputs: dict[str, Inputs] = {}
+            for name in self.names:
+                layer = self.tail.get_submodule(name)
+                self.inputs[name] = calibration.gather(self.tail, layer, self.calibration)
+        self.original = self._measure(self.tail)
+
+    def run(self, expression: str, *settings: str, layers: list[str] | None = None) -> Result:
+        """The net with its dense layers (or those named) compressed; a layer that would not shrink is left alone."""
+        key = stage_key(self.model.sha256, len(self.test), expression, sorted(settings), layers)
+        known = json.loads(self.results_path.read_text()) if self.results_path.exists() else {}
+        if key not in known:
+            known[key] = self._run(expression, settings, layers or self.names).model_dump()
+            write_text(self.results_path, json.dumps(known, indent=1))
+        return Result(**known[key])
+
+    def _run(self, expression: str, settings: tuple[str, ...], layers: list[str]) -> Result:
+        (method,) = chain.parse(expression, settings)
+        net = copy.deepcopy(self.tail)
+        before = after = 0
+        for name in layers:
+            layer = net.get_submodule(name)
+            size = parameter_bytes(layer)
+            predicted = size if method.refuse(layer) else method.predict(layer).bytes
+            before, after = before + size, after + min(size, predicted)
+            if predicted < size:
+                self._compress(layer, method, self.inputs[name])
+        size = self.total_bytes - before + after
+        error, retrieval = self._measure(net)
+        text = f"{expression} {' '.join(settings)}: {self.total_bytes / size:.1f}×, error {error:.2f} %"
+        progress.note(text)
+        return Result(
+            expression=expression,
+            settings=settings,
+            bytes=size,
+            ratio=self.total_bytes / size,
+            dense_ratio=before / after,
+            error=error,
+            retrieval=retrieval,
+        )
+
+    def _compress(self, layer: nn.Module, method: chain.Chain, inputs: Inputs) -> None:
+        plain = any(getattr(config, "fit", "feedback") == "plain" for config in method.configs)
+        with torch.no_grad():
+            compressed = method.compress(layer, None if plain else inputs.centered(), 0)
+            difference = weight_matrix(layer) - compressed.decode()
+            set_weight_matrix(layer, compressed.decode())
+            if not plain and has_bias(layer):
+                layer.bias.copy_(bias_of(compressed) + difference @ inputs.mean)
+
+    def _measure(self, net: nn.Module) -> tuple[float, float]:
+        """Top-1 error in percent, and the mean average precision of retrieval by the last hidden layer in percent."""
+        hidden: list[Tensor] = []
+        handle = net.get_submodule(self.names[-1]).register_forward_pre_hook(lambda _, x: hidden.append(x[0]))
+        answers = predict(net, self.test).argmax(1)
+        handle.remove()
+        assert self.model.data is not None
+        targets = self.model.data.test.targets[: len(self.test)]
+        error = 100 * (answers != targets).double().mean().item()
+        return error, 100 * mean_average_precision(torch.cat(hidden), targets)
+
+
+def mean_average_precision(features: Tensor, targets: Tensor, queries: int = 1000) -> float:
+    """Of retrieving the images of the same class by cosine similarity, the first `queries` against all others."""
+    features = nn.functional.normalize(features.float(), dim=1)
+    precisions = []
+    for start in range(0, queries, 100):
+        chosen = torch.arange(start, min(start + 100, queries))
+        similarity = features[chosen] @ features.T
+        similarity[torch.arange(len(chosen)), chosen] = -torch.inf
+        order = similarity.argsort(1, descending=True)[:, :-1]
+        relevant = (targets[order] == targets[chosen][:, None]).double()
+        precision = relevant.cumsum(1) / torch.arange(1, relevant.shape[1] + 1)
+        precisions.append((precision * relevant).sum(1) / relevant.sum(1).clamp(min=1))
+    return torch.cat(precisions).mean().item()
+
+
+def markdown_table(titles: list[str], rows: list[list[str]]) -> str:
+    """A table whose first column is text and the others are figures."""
+    lines = ["| " + " | ".join(titles) + " |", "|---" + "|---:" * (len(titles) - 1) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def plot(path: Path, title: str, series: dict[str, list[tuple[float, float]]], reference: float) -> None:
+    """Error against ratio as SVG, one line per series; `reference` is the original's error."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "edgecomp"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5))
+    for name, points in series.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name)
+    axes.axhline(reference, color="grey", linewidth=1, linestyle="--", label="original")
+    axes.set(title=title, xlabel="compression of all parameters (times)", ylabel="top-1 error (%)", xscale="log")
+    ticks = [4, 8, 16, 32, 64, 128]
+    axes.set_xticks(ticks, [f"{tick}×" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(reference - 0.3, reference + 5)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+Runner = Callable[[Path, bool], list[Claim]]

@@ -1,0 +1,122 @@
+"""Recovery: codes stay, codebooks learn; it resumes, and is undone where it does harm."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from edgecomp import checkpoint, recover
+from edgecomp.chain import parse
+from edgecomp.errors import UsageError
+from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, ops
+from edgecomp.records import Compressed, Data, Model, Plan, Split
+from edgecomp.workspace import Workspace
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.dense, self.head = nn.Conv2d(1, 8, 3), nn.Linear(288, 64), nn.Linear(64, 5)
+
+    def forward(self, x):
+        return self.head(self.dense(self.conv(x).relu().flatten(1)).relu())
+
+
+@pytest.fixture
+def model():
+    net = Net().eval()
+    inputs = torch.randn(700, 1, 8, 8)
+    split = Split("random", inputs, net(inputs).argmax(1).detach())
+    return Model("net", "net.py", net, (inputs[:1],), Data(split, split, split), "0" * 64)
+
+
+@pytest.fixture
+def coded(model):
+    """The net with its dense layer at 1 bit a weight, and its head factored."""
+    net = copy.deepcopy(model.net)
+    with torch.no_grad():
+        net.dense = parse("pq", ("s=4", "fit=plain"))[0].compress(net.dense, None, 0)
+        net.head = parse("svd", ("rank=3", "least_rank=1"))[0].compress(net.head, None, 0)
+    return net
+
+
+def plan(epochs=3.0):
+    return Plan(
+        model="net.py", model_sha256="0" * 64, target="t", runtime="r", method="pq", seed=0, budget_bytes=None,
+        max_drop_points=None, recover_epochs=epochs, entries=(),
+    )  # fmt: skip
+
+
+def test_divergence_falls_and_codes_stay(model, coded, tmp_path):
+    recovered, note = recover._train(model, coded, plan(), tmp_path / "kept.safetensors")
+    assert "→" in note and "undone" not in note
+    wanted = model.net(model.data.test.inputs)
+    before, after = (recover._divergence(net(model.data.test.inputs), wanted).item() for net in (coded, recovered))
+    assert after < 0.7 * before
+    assert torch.equal(recovered.dense.codes, coded.dense.codes)
+    assert not torch.equal(recovered.dense.codebook, coded.dense.codebook)
+    assert torch.equal(recovered.conv.weight, coded.conv.weight)
+    assert not torch.equal(recovered.conv.bias, coded.conv.bias)
+    assert not torch.equal(recovered.head[0].weight, coded.head[0].weight)
+
+
+def test_an_interrupted_recovery_ends_the_same(model, coded, tmp_path):
+    def run(kept):
+        return recover._Run(model.net, coded, model.data.train, plan(), kept)
+
+    whole, first = run(tmp_path / "a"), run(tmp_path / "b")
+    for _ in range(4):
+        whole.advance()
+    for _ in range(2):
+        first.advance()
+    first.save()
+    second = run(tmp_path / "b")
+    assert second.step == 2
+    for _ in range(2):
+        second.advance()
+    one, other = whole.result().state_dict(), second.result().state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_harm_is_undone(model, coded, tmp_path, monkeypatch):
+    monkeypatch.setattr(recover, "_RATE", 1e6)
+    kept, note = recover._train(model, coded, plan(), tmp_path / "kept.safetensors")
+    assert kept is coded and "undone" in note
+
+
+def test_without_data_it_says_what_is_missing(model, coded, tmp_path):
+    bare = Model("net", "net.py", model.net, model.example_inputs, None, "0" * 64)
+    path = tmp_path / "compressed.safetensors"
+    checkpoint.save(coded, path)
+    compressed = Compressed(coded, path, {}, {}, "data-free", 0.0)
+    with Workspace(tmp_path / "out") as work, pytest.raises(UsageError, match="data"):
+        recover.recover(bare, plan(), compressed, work)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_gradients_are_those_of_the_reference_decoder(axis):
+    format = CodeFormat(rows=13, columns=10, k=5, s=3, axis=axis, groups=2, stages=2, half=False, scaled=True)
+    layer = CodebookLinear(format, bias=True)
+    codes = torch.randint(0, 5, (2, format.blocks, format.lanes))
+    layer.store(codes, torch.randn(2, 2, 5, 3), torch.rand(13), torch.randn(13))
+    twin, x = recover._TrainableCodes(layer), torch.randn(4, 10)
+    assert torch.allclose(twin(x), layer(x), atol=1e-5)
+    codebook = layer.codebook.clone().requires_grad_()
+    matrix = ops.decode(layer.codes, codebook, layer.scale, 13, 10, axis, format.tile)
+    (x @ matrix.T).square().sum().backward()
+    (twin(x) - twin.bias).square().sum().backward()
+    expected = codebook.grad.transpose(2, 3).reshape(-1, 3)
+    assert torch.allclose(twin.words.grad, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_trainable_twins_of_convolutions_and_embeddings_compute_the_same():
+    geometry = {"kernel": [3, 2], "stride": [2, 1], "padding": [1, 0], "dilation": [1, 1]}
+    conv = CodebookConv2d(CodeFormat(rows=6, columns=24, k=4, s=4), True, geometry)
+    conv.store(torch.randint(0, 4, (1, 6, 6)), torch.randn(1, 1, 4, 4), None, torch.randn(6))
+    x = torch.randn(2, 4, 7, 7)
+    assert torch.allclose(recover._TrainableCodes(conv)(x), conv(x), atol=1e-5)
+    table = CodebookEmbedding(CodeFormat(rows=9, columns=8, k=4, s=4), False)
+    table.store(torch.randint(0, 4, (1, 2, 9)), torch.randn(1, 1, 4, 4), None, None)
+    index = torch.randint(0, 9, (3, 2))
+    assert torch.allclose(recover._TrainableCodes(table)(index), table(index), atol=1e-5)
