@@ -27,19 +27,24 @@ Quick = Annotated[bool, typer.Option("--quick", help="If the model must be train
 
 def main() -> None:
     """Entry point: turns errors into a message on stderr and the exit code of DESIGN.md."""
+    from .progress import remember_interrupts
+
+    remember_interrupts()
     try:
-        sys.exit(app(standalone_mode=False))  # the code of typer.Exit, or None
+        code = app(standalone_mode=False)  # that of typer.Exit, or None
     except EdgecompError as error:
         _stderr(f"[bold red]error:[/] {_escape(error)}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _stderr("[bold yellow]interrupted[/]: what is finished is kept; the same command goes on from there")
-        sys.exit(130)
+        code = 130
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors
             error.show()
             sys.exit(error.exit_code)
         raise
+    if code == 130:  # typer makes that of Ctrl-C
+        _stderr("[bold yellow]interrupted[/]: what is finished is kept; the same command goes on from there")
+    sys.exit(code)
 
 
 @app.command()

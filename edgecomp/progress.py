@@ -1,18 +1,34 @@
 """What a waiting person sees: stage lines and bars, on stderr, so that stdout stays data."""
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console = Console(stderr=True, highlight=False)
 
+_interrupts: list[int] = []
+
+
+def remember_interrupts() -> None:
+    """Makes Ctrl-C count even where a library swallows the KeyboardInterrupt: the next stage does not begin then."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        _interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, handler)
+
 
 @contextlib.contextmanager
 def stage(name: str, detail: str = "") -> Iterator[None]:
     """Prints the stage's name when it begins and its duration when it ends."""
+    if _interrupts:
+        raise KeyboardInterrupt
     console.print(f"[bold cyan]▸ {name}[/] {detail}")
     start = time.monotonic()
     yield
