@@ -79,7 +79,7 @@ def read_report(path: Path) -> Report:
 
 def print_report(result: Report, console: Console) -> None:
     """The table for the terminal; the verdict comes last, where the eye is."""
-    notes = left_alone((line.reason, line.name) for line in result.layers if line.kind != "container")
+    notes = _left_alone(result)
     errors = Text(
         "weights, outputs: relative error of the layer's weights, and of its outputs on calibration inputs\n", "dim"
     )
@@ -96,12 +96,16 @@ def left_alone(reasons: Iterable[tuple[str, str]]) -> list[Text]:
     return [Text.assemble(f"{', '.join(layers)} left alone: ", (reason, "dim")) for reason, layers in names.items()]
 
 
+def _left_alone(result: Report) -> list[Text]:
+    return left_alone((line.reason, line.name) for line in result.layers if line.kind != "container")
+
+
 def to_html(result: Report) -> str:
     """One file without references to anything outside."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(bytes=format_bytes, count=format_count)
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
-    return template.render(r=result, figures=list(_figures(result)), ratio=_ratio)
+    return template.render(r=result, figures=_figures(result), left_alone=_left_alone(result))
 
 
 # --- verdicts and sizes -----------------------------------------------------------------------------------

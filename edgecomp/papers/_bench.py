@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +50,8 @@ class DenseBench:
 
     model: Model
     results_path: Path
+    test_samples: int = 10_000
+    calibration_samples: int = CALIBRATION_SAMPLES
 
     def __post_init__(self) -> None:
         assert self.model.data is not None
@@ -60,8 +61,10 @@ class DenseBench:
         self.tail = copy.deepcopy(net)
         self.tail.features = nn.Identity()
         with progress.stage("prepare", "inputs of the dense layers"):
-            self.test = predict(net.get_submodule("features"), data.test.inputs)
-            self.calibration = predict(net.get_submodule("features"), data.calibration.inputs[:CALIBRATION_SAMPLES])
+            self.test = predict(net.get_submodule("features"), data.test.inputs[: self.test_samples])
+            self.calibration = predict(
+                net.get_submodule("features"), data.calibration.inputs[: self.calibration_samples]
+            )
             self.inputs: dict[str, Inputs] = {}
             for name in self.names:
                 layer = self.tail.get_submodule(name)
@@ -70,7 +73,7 @@ class DenseBench:
 
     def run(self, expression: str, *settings: str, layers: list[str] | None = None) -> Result:
         """The net with its dense layers (or those named) compressed; a layer that would not shrink is left alone."""
-        key = stage_key(self.model.sha256, len(self.test), expression, sorted(settings), layers)
+        key = stage_key(self.model.sha256, len(self.test), len(self.calibration), expression, sorted(settings), layers)
         known = json.loads(self.results_path.read_text()) if self.results_path.exists() else {}
         if key not in known:
             known[key] = self._run(expression, settings, layers or self.names).model_dump()
@@ -127,6 +130,7 @@ def mean_average_precision(features: Tensor, targets: Tensor, queries: int = 100
     """Of retrieving the images of the same class by cosine similarity, the first `queries` against all others."""
     features = nn.functional.normalize(features.float(), dim=1)
     precisions = []
+    queries = min(queries, len(features))
     for start in range(0, queries, 100):
         chosen = torch.arange(start, min(start + 100, queries))
         similarity = features[chosen] @ features.T
@@ -166,6 +170,3 @@ def plot(path: Path, title: str, series: dict[str, list[tuple[float, float]]], r
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})
     pyplot.close(figure)
-
-
-Runner = Callable[[Path, bool], list[Claim]]
