@@ -59,7 +59,7 @@ struct Problem {
   int threads;
 
   std::vector<float> grouped, grouped_weights, errors;
-  struct Sums {
+  struct Sums {  // over the members of each codeword, kept up to date as points change their codeword
     std::vector<double> totals, mass;
     bool changed = false;
   };
@@ -129,8 +129,11 @@ struct Problem {
       for (int64_t &point : drawn) point = draw(mass, c == 0);
       after.assign(chunks() * drawn.size(), 0);
       for_chunks([&](int64_t chunk, int64_t first, int64_t last) {
-        for (size_t t = 0; t < drawn.size(); ++t)
-          for (int64_t g = first; g < last; ++g) after[chunk * drawn.size() + t] += lowered(g, points + drawn[t] * s);
+        for (size_t t = 0; t < drawn.size(); ++t) {
+          Floats error = {};
+          for (int64_t g = first; g < last; ++g) error += lowered(g, points + drawn[t] * s);
+          for (int lane = 0; lane < kLanes; ++lane) after[chunk * drawn.size() + t] += error[lane];
+        }
       });
       size_t best = 0;
       double least = std::numeric_limits<double>::infinity();
@@ -151,18 +154,15 @@ struct Problem {
     }
   }
 
-  // Weighted error of a group of eight if `word` were a codeword too.
-  float lowered(int64_t group, const float *word) const {
+  // Weighted errors of a group of eight if `word` were a codeword too.
+  Floats lowered(int64_t group, const float *word) const {
     const Floats d = distances(group, word), old = load(&errors[group * kLanes]);
-    Floats error = (d < old ? d : old) * load(&grouped_weights[group * kLanes]);
-    float sum = 0;
-    for (int lane = 0; lane < kLanes; ++lane) sum += error[lane];
-    return sum;
+    return (d < old ? d : old) * load(&grouped_weights[group * kLanes]);
   }
 
-  // Gives every point its nearest codeword; with `sum`, also adds up the members of each. True if a code changed.
+  // Gives every point its nearest codeword and moves it between the sums. True if a code changed.
   template <int S>
-  bool assign(bool sum) {
+  bool assign(bool first_time) {
     const int width = S ? S : s;
     std::vector<float> half(k);
     for (int c = 0; c < k; ++c) {
@@ -170,12 +170,14 @@ struct Problem {
       for (int e = 0; e < width; ++e) norm += codebook[c * width + e] * codebook[c * width + e];
       half[c] = 0.5f * norm;
     }
-    partial.resize(chunks());
+    if (first_time) partial.assign(chunks(), {std::vector<double>(size_t(k) * width), std::vector<double>(k)});
     for_chunks([&](int64_t chunk, int64_t first, int64_t last) {
       Sums &sums = partial[chunk];
-      sums.totals.assign(size_t(k) * width, 0);
-      sums.mass.assign(k, 0);
       sums.changed = false;
+      auto move = [&](int64_t point, int code, double w) {
+        sums.mass[code] += w;
+        for (int e = 0; e < width; ++e) sums.totals[code * width + e] += w * points[point * width + e];
+      };
       for (int64_t g = first; g < last; ++g) {
         const float *p = &grouped[g * width * kLanes];
         Floats best = Floats{} + std::numeric_limits<float>::infinity();
@@ -189,36 +191,39 @@ struct Problem {
         }
         const int64_t i0 = g * kLanes;
         for (int lane = 0; lane < std::min<int64_t>(kLanes, count - i0); ++lane) {
-          const int code = nearest[lane];
-          sums.changed |= codes[i0 + lane] != code;
-          codes[i0 + lane] = uint8_t(code);
-          if (!sum) continue;
-          const double w = weight(i0 + lane);
-          sums.mass[code] += w;
-          for (int e = 0; e < width; ++e) sums.totals[code * width + e] += w * points[(i0 + lane) * width + e];
+          const int64_t i = i0 + lane;
+          if (!first_time && codes[i] == nearest[lane]) continue;
+          const double w = weight(i);
+          if (!first_time) move(i, codes[i], -w);
+          move(i, nearest[lane], w);
+          codes[i] = uint8_t(nearest[lane]);
+          sums.changed = true;
         }
       }
     });
     return std::any_of(partial.begin(), partial.end(), [](const Sums &p) { return p.changed; });
   }
 
-  bool assign(bool sum) {
+  bool assign(bool first_time) {
     switch (s) {
-      case 1: return assign<1>(sum);
-      case 2: return assign<2>(sum);
-      case 4: return assign<4>(sum);
-      case 8: return assign<8>(sum);
-      default: return assign<0>(sum);
+      case 1: return assign<1>(first_time);
+      case 2: return assign<2>(first_time);
+      case 4: return assign<4>(first_time);
+      case 8: return assign<8>(first_time);
+      default: return assign<0>(first_time);
     }
   }
 
   // Codewords become the means of their members; those without any move to the points that are served worst.
   void update() {
     std::vector<int> empty;
+    double all = 0;
+    for (const Sums &p : partial)
+      for (double mass : p.mass) all += mass;
     for (int c = 0; c < k; ++c) {
       double mass = 0;
       for (const Sums &p : partial) mass += p.mass[c];
-      if (mass <= 0) {
+      if (mass <= 1e-12 * all) {  // what is left of members that are gone is rounding
         empty.push_back(c);
         continue;
       }
@@ -259,7 +264,7 @@ struct Problem {
     assign(true);
     for (int i = 0; i < iterations; ++i) {
       update();
-      if (!assign(i + 1 < iterations)) break;
+      if (!assign(false)) break;
     }
   }
 };
