@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from . import kmeans
 from .calibration import Inputs
 from .feedback import code_blocks, damped, refine
-from .layers.codebook import CodeFormat
+from .layers.codebook import Coded, CodeFormat
+from .layers.matrix import coded_layer, weight_matrix
 from .records import Record
 
 _SAMPLE = 1 << 20  # segments from which a codebook that many blocks share is fitted
@@ -39,6 +40,12 @@ class Coding:
 
     codes: Tensor
     codebook: Tensor
+
+
+def fitted_layer(layer: nn.Module, format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coded:
+    """The codebook layer of the given format that takes the place of `layer`."""
+    coding = fit(weight_matrix(layer), format, fitting, inputs, seed)
+    return coded_layer(layer, format, coding.codes, coding.codebook)
 
 
 def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coding:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from . import calibration, chain, checkpoint, progress
+from .calibration import Inputs
 from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
 from .records import Compressed, Model, Plan, PlanEntry
 from .workspace import Workspace, stage_key
@@ -68,30 +69,40 @@ def _compressed_net(model: Model, plan: Plan) -> tuple[nn.Module, dict[str, dict
 def _compressed_layer(
     net: nn.Module, model: Model, entry: PlanEntry, seed: int
 ) -> tuple[nn.Module, float, float | None]:
-    """What takes the place of a group of layers; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖.
-
-    The group's weights in `net` become Ŵ. A bias makes up for the mean error of the outputs, so that weights need only
-    be fitted to inputs less their mean.
-    """
+    """What takes the place of a group of layers; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖."""
     layer = net.get_submodule(entry.layers[0])
     inputs = None
     if model.data is not None and kind_of(layer) != "embedding":
         samples = model.data.calibration.inputs[:CALIBRATION_SAMPLES]
         inputs = calibration.gather(net, layer, samples, seed)
-    seen = inputs.centered() if inputs and has_bias(layer) else inputs
-    with torch.no_grad():
-        compressed = chain.restore(entry.method, entry.settings).compress(layer, seen, seed)
-        before, after = weight_matrix(layer), compressed.decode()
-        difference = before - after
-        weights = _ratio(difference, before)
-        outputs = None if inputs is None else _ratio(seen.sample @ difference.T, inputs.sample @ before.T)
-        set_weight_matrix(layer, after)
-        if inputs and has_bias(layer):
-            bias_of(compressed).add_(difference @ inputs.mean)
-            layer.bias.copy_(bias_of(compressed))
+    before = weight_matrix(layer).clone()
+    compressed, difference = replace_weights(layer, chain.restore(entry.method, entry.settings), inputs, seed)
+    weights, outputs = _ratio(difference, before), None
+    if inputs is not None:
+        seen = inputs.centered() if has_bias(layer) else inputs
+        outputs = _ratio(seen.sample @ difference.T, inputs.sample @ before.T)
     text = f"relative error {weights:.3f}" + ("" if outputs is None else f", of the outputs {outputs:.3f}")
     progress.note(f"{', '.join(entry.layers)}: {tuple(before.shape)} by {entry.method}, {text}")
     return compressed, weights, outputs
+
+
+@torch.no_grad()
+def replace_weights(
+    layer: nn.Module, method: chain.Chain, inputs: Inputs | None, seed: int
+) -> tuple[nn.Module, torch.Tensor]:
+    """What takes the place of `layer`, whose weights become Ŵ, and W−Ŵ (m, n).
+
+    A bias makes up for the mean error of the outputs, so that weights need only be fitted to inputs less their mean.
+    """
+    corrected = inputs is not None and has_bias(layer)
+    compressed = method.compress(layer, inputs.centered() if corrected else inputs, seed)
+    after = compressed.decode()
+    difference = weight_matrix(layer) - after
+    set_weight_matrix(layer, after)
+    if corrected:
+        bias_of(compressed).add_(difference @ inputs.mean)
+        layer.bias.copy_(bias_of(compressed))
+    return compressed, difference
 
 
 def _ratio(difference: torch.Tensor, reference: torch.Tensor) -> float:

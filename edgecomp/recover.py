@@ -185,9 +185,11 @@ def _trainable(net: nn.Module) -> nn.Module:
 def _free_parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Codebooks, scales, plain factors, and every bias and norm; the weights of layers left alone stay."""
     factors = {
-        f"{name}.{part}" for name, module in net.named_modules() if isinstance(module, Factored)
+        f"{name}.{part}"
+        for name, module in net.named_modules()
+        if isinstance(module, Factored)
         for part, _ in module.named_parameters()
-    }  # fmt: skip
+    }
     for name, parameter in net.named_parameters():
         if name in factors or parameter.dim() == 1 or name.endswith(".words"):
             yield name, parameter

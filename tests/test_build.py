@@ -89,9 +89,21 @@ def test_without_data_everything_still_works(edgecomp, tmp_path):
 
 def test_convolutions_too_and_only_named_layers(edgecomp, tiny_model, tmp_path):
     done = edgecomp(
-        "build", tiny_model, "--set", "kinds=dense,conv", "--set", "s=2", "--layers", "conv*", "--layers", "dense2",
-        "--on", "host", "-o", "out",
-    )  # fmt: skip
+        "build",
+        tiny_model,
+        "--set",
+        "kinds=dense,conv",
+        "--set",
+        "s=2",
+        "--layers",
+        "conv*",
+        "--layers",
+        "dense2",
+        "--on",
+        "host",
+        "-o",
+        "out",
+    )
     assert done.returncode in (0, 1), done.stderr
     lines = {line["name"]: line for line in report_of(tmp_path / "out")["layers"]}
     assert lines["conv2"]["method"] == lines["dense2"]["method"] == "pq"

@@ -43,9 +43,17 @@ def coded(model):
 
 def plan(epochs=3.0):
     return Plan(
-        model="net.py", model_sha256="0" * 64, target="t", runtime="r", method="pq", seed=0, budget_bytes=None,
-        max_drop_points=None, recover_epochs=epochs, entries=(),
-    )  # fmt: skip
+        model="net.py",
+        model_sha256="0" * 64,
+        target="t",
+        runtime="r",
+        method="pq",
+        seed=0,
+        budget_bytes=None,
+        max_drop_points=None,
+        recover_epochs=epochs,
+        entries=(),
+    )
 
 
 def test_divergence_falls_and_codes_stay(model, coded, tmp_path):

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import nn
 
 from ..calibration import Inputs
-from ..coding import Fitting, fit
+from ..coding import Fitting, fitted_layer
 from ..layers import CodeFormat
-from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
+from ..layers.matrix import has_bias, unsupported, weight_matrix
 from ..records import Cost
 
 KINDS = ("dense", "conv", "embedding")
@@ -34,9 +34,7 @@ def predict(layer: nn.Module, config: Config) -> Cost:
 
 
 def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> nn.Module:
-    format = _format(layer, config)
-    coding = fit(weight_matrix(layer), format, config, inputs, seed)
-    return coded_layer(layer, format, coding.codes, coding.codebook)
+    return fitted_layer(layer, _format(layer, config), config, inputs, seed)
 
 
 def _format(layer: nn.Module, config: Config) -> CodeFormat:

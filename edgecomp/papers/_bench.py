@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .. import calibration, chain, progress
 from ..calibration import Inputs
-from ..compress import CALIBRATION_SAMPLES
+from ..compress import CALIBRATION_SAMPLES, replace_weights
 from ..files import write_text
-from ..layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
+from ..layers.matrix import kind_of
 from ..plan import parameter_bytes
 from ..records import Model, Record
 from ..train import predict
@@ -82,6 +82,7 @@ class DenseBench:
 
     def _run(self, expression: str, settings: tuple[str, ...], layers: list[str]) -> Result:
         (method,) = chain.parse(expression, settings)
+        plain = any(getattr(config, "fit", "feedback") == "plain" for config in method.configs)
         net = copy.deepcopy(self.tail)
         before = after = 0
         for name in layers:
@@ -90,7 +91,7 @@ class DenseBench:
             predicted = size if method.refuse(layer) else method.predict(layer).bytes
             before, after = before + size, after + min(size, predicted)
             if predicted < size:
-                self._compress(layer, method, self.inputs[name])
+                replace_weights(layer, method, None if plain else self.inputs[name], 0)
         size = self.total_bytes - before + after
         error, retrieval = self._measure(net)
         text = f"{expression} {' '.join(settings)}: {self.total_bytes / size:.1f}×, error {error:.2f} %"
@@ -104,15 +105,6 @@ class DenseBench:
             error=error,
             retrieval=retrieval,
         )
-
-    def _compress(self, layer: nn.Module, method: chain.Chain, inputs: Inputs) -> None:
-        plain = any(getattr(config, "fit", "feedback") == "plain" for config in method.configs)
-        with torch.no_grad():
-            compressed = method.compress(layer, None if plain else inputs.centered(), 0)
-            difference = weight_matrix(layer) - compressed.decode()
-            set_weight_matrix(layer, compressed.decode())
-            if not plain and has_bias(layer):
-                layer.bias.copy_(bias_of(compressed) + difference @ inputs.mean)
 
     def _measure(self, net: nn.Module) -> tuple[float, float]:
         """Top-1 error in percent, and the mean average precision of retrieval by the last hidden layer in percent."""
