@@ -26,12 +26,14 @@ _SAMPLE = 1 << 20  # segments from which a codebook that many blocks share is fi
 
 class Fitting(Record):
     """Settings of every codebook method. fit: `feedback`, `metric` or `plain`. passes: of refinement after feedback.
-    iterations: of k-means. codebook_dtype: how codewords are stored."""
+    iterations: of k-means. codebook_dtype: how codewords are stored. permute: input channels in the order of their
+    energy, where the layer before can give them out so (see `permute`)."""
 
     codebook_dtype: Literal["float16", "float32"] = "float16"
     fit: Literal["feedback", "metric", "plain"] = "feedback"
     passes: int = Field(1, ge=0)
     iterations: int = Field(10, ge=1)
+    permute: bool = True
 
 
 @dataclass(frozen=True)

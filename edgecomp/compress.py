@@ -8,13 +8,14 @@ import time
 import torch
 from torch import nn
 
-from . import calibration, chain, checkpoint, progress
+from . import calibration, chain, checkpoint, graph, permute, progress
 from .calibration import Inputs
 from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
 from .records import Compressed, Model, Plan, PlanEntry
 from .workspace import Workspace, stage_key
 
 CALIBRATION_SAMPLES = 3072
+_ENERGY_SAMPLES = 1024  # enough for variances
 
 
 def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
@@ -48,6 +49,7 @@ def _compressed_net(model: Model, plan: Plan) -> tuple[nn.Module, dict[str, dict
     # Computes what the compressed net does, but from decoded weights, which is faster here.
     net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
     errors: dict[str, dict[str, float]] = {"weight_errors": {}, "output_errors": {}}
+    _permute(net, model, plan)
     replacements: list[tuple[PlanEntry, nn.Module]] = []
     entries = [entry for entry in plan.entries if entry.method]
     with progress.bar("layers", len(entries)) as advance:
@@ -64,6 +66,19 @@ def _compressed_net(model: Model, plan: Plan) -> tuple[nn.Module, dict[str, dict
         for name in entry.layers:
             net.set_submodule(name, compressed)
     return net, errors
+
+
+def _permute(net: nn.Module, model: Model, plan: Plan) -> None:
+    """Orders input channels by energy where the method wants it and the producer can give them out so."""
+    alone = {entry.layers[0]: entry for entry in plan.entries if len(entry.layers) == 1}
+    wanted = {name for name, entry in alone.items() if entry.method and entry.settings.get("permute")}
+    if model.data is None or not wanted:
+        return
+    found = graph.channel_producers(graph.trace(model.net, model.example_inputs, model.name))
+    producers = {name: found[name] for name in alone if name in wanted and found.get(name) in alone}
+    permute.order_by_energy(net, producers, model.data.calibration.inputs[:_ENERGY_SAMPLES])
+    for name, producer in producers.items():
+        progress.note(f"{name}: input channels in the order of their energy, which {producer} takes on")
 
 
 def _compressed_layer(

@@ -49,7 +49,7 @@ RANKS = [
     {"errors", "units"},
     {"files", "records", "progress"},
     {"compiler", "layers", "graph", "workspace", "datasets", "feedback"},
-    {"calibration", "checkpoint", "kmeans", "train"},
+    {"calibration", "checkpoint", "kmeans", "train", "permute"},
     {"coding"},
     {"methods", "runtimes"},
     {"discover"},

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,7 @@ def constants(path: Path) -> list[Constant]:
     """Constants of our ops (with dtype) and of the XNNPACK graphs (packed as the backend wants them)."""
     from executorch.exir._serialize._program import deserialize_pte_binary
     from executorch.exir.schema import Tensor as TensorValue
+    from executorch.exir.tensor import get_scalar_type
 
     file = deserialize_pte_binary(path.read_bytes())
     program = file.program
@@ -62,8 +64,9 @@ def constants(path: Path) -> list[Constant]:
         for value in plan.values:
             tensor = value.val
             if isinstance(tensor, TensorValue) and tensor.data_buffer_idx > 0 and tensor.allocation_info is None:
+                size = math.prod(tensor.sizes) * get_scalar_type(tensor.scalar_type).itemsize
                 data = bytes(program.constant_buffer[tensor.data_buffer_idx].storage)
-                found.append(Constant(tensor.scalar_type.name.lower(), data))
+                found.append(Constant(tensor.scalar_type.name.lower(), data[:size]))  # the rest is padding
     named = file.named_data
     found += [Constant(None, bytes(buffer)) for buffer in (named.buffers if named else [])]
     return found
