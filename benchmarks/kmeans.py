@@ -2,13 +2,16 @@
 
     pip install faiss-cpu
     python benchmarks/kmeans.py --model zfnet
+    python benchmarks/kmeans.py --memory
 
 One codebook of k codewords for every block of s columns of a 4096 × 9216 matrix, 15 iterations, 2 threads. Without
---model the matrix is of normal random numbers. faiss is given its training alone, scikit-learn one `fit` per
-block; ours is asked for the codes too. Each runs three times (scikit-learn once); the median counts.
+--model the matrix is of normal random numbers. faiss is given its training alone, scikit-learn one `fit` per block;
+ours is asked for the codes too. Each runs three times (scikit-learn once); the median counts. --memory shows instead
+what it takes to compress a layer of 1 GB (16384 × 16384) by `pq`, without and with calibration inputs.
 """
 
 import argparse
+import resource
 import statistics
 import sys
 import time
@@ -65,15 +68,40 @@ def timed(run: Callable[[], object], times: int) -> tuple[float, object]:
     return statistics.median(seconds), result
 
 
+def show_memory(k: int, s: int) -> None:
+    """Peak of the whole process, layer included; it never falls, so the cheaper run comes first."""
+    from torch import nn
+
+    from edgecomp.calibration import Inputs
+    from edgecomp.methods import pq
+
+    size, config = 16384, pq.Config(k=k, s=s)
+    layer = nn.Linear(size, size)
+    print(f"layer of {layer.weight.nbytes / 1e9:.2f} GB: peak {_peak():.2f} GB")
+    with torch.no_grad():
+        pq.compress(layer, config, None, 0)
+        print(f"pq: peak {_peak():.2f} GB")
+        x = torch.randn(2048, size)
+        pq.compress(layer, config, Inputs(x.T @ x / len(x), x[:512], x.mean(0)), 0)
+        print(f"pq with calibration inputs: peak {_peak():.2f} GB")
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="take its layer dense1, for example of zfnet, which is trained if need be")
     parser.add_argument("-k", type=int, default=16)
     parser.add_argument("-s", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=15)
+    parser.add_argument("--memory", action="store_true", help="peak memory for a layer of 1 GB")
     arguments = parser.parse_args()
     k, s, iterations = arguments.k, arguments.s, arguments.iterations
     torch.set_num_threads(2)
+    if arguments.memory:
+        return show_memory(k, s)
 
     name, matrix = matrix_of(arguments.model)
     blocks = np.ascontiguousarray(matrix.reshape(len(matrix), -1, s).transpose(1, 0, 2))

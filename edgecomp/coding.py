@@ -54,11 +54,11 @@ def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | N
     """Fits codes of the given format to W (m, n)."""
     width = format.s if format.axis == 0 else 1
     padding = -matrix.shape[1] % width
-    matrix = nn.functional.pad(matrix, (0, padding))
-    if inputs is None or fitting.fit == "plain":
-        moment = None
-    else:
-        moment = damped(nn.functional.pad(inputs.second_moment, (0, padding, 0, padding)))
+    moment = None if inputs is None or fitting.fit == "plain" else inputs.second_moment
+    if padding:  # pad() copies even when there is nothing to add
+        matrix = nn.functional.pad(matrix, (0, padding))
+        moment = None if moment is None else nn.functional.pad(moment, (0, padding, 0, padding))
+    moment = None if moment is None else damped(moment)
     factors = _factors(moment, matrix.shape[1], width)
     own = format.axis == 0 and format.groups == format.blocks
     coder = _OwnCodebooks(format, fitting, seed) if own else _SharedCodebooks(format, fitting, seed)
@@ -189,7 +189,8 @@ class _SharedCodebooks:
             factor = torch.linalg.cholesky(metric) if f.s > 1 else torch.eye(1)
             weights = weights if f.s == 1 else torch.ones_like(weights)
         else:
-            rows = nn.functional.pad(matrix, (0, 0, 0, f.blocks * f.s - f.rows)).unflatten(0, (-1, f.s))[blocks]
+            rows = matrix[blocks.start * f.s : blocks.stop * f.s]
+            rows = nn.functional.pad(rows, (0, 0, 0, -len(rows) % f.s)).unflatten(0, (-1, f.s))
             segments = rows.transpose(1, 2).flatten(0, 1)
             weights, factor = importance.repeat(len(rows)), torch.eye(f.s)
         if len(segments) > _SAMPLE:

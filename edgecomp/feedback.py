@@ -48,7 +48,7 @@ def code_blocks(matrix: Tensor, second_moment: Tensor, s: int, code: Coder) -> T
             errors[a:b] = columns[a:b] - code(a // s, (columns[a:b] + correction).T, own).T
             pushed[b:stop].addmm_(factor[a:b, b:stop].T, errors[a:b])
         pushed[stop:].addmm_(factor[start:stop, stop:].T, errors[start:stop])
-    return (columns - errors).T
+    return errors.neg_().add_(columns).T
 
 
 def refine(matrix: Tensor, coded: Tensor, second_moment: Tensor, s: int, code: Coder) -> Tensor:
@@ -72,7 +72,7 @@ def refine(matrix: Tensor, coded: Tensor, second_moment: Tensor, s: int, code: C
         change = errors[start:stop] - before
         pulled[:start].addmm_(second_moment[:start, start:stop], change)
         pulled[stop:].addmm_(second_moment[stop:, start:stop], change)
-    return (columns - errors).T
+    return errors.neg_().add_(columns).T
 
 
 def output_error(matrix: Tensor, coded: Tensor, second_moment: Tensor) -> float:

@@ -4,7 +4,6 @@
 // random numbers: the result does not depend on the number of threads.
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -17,6 +16,10 @@ namespace {
 constexpr int kLanes = 8;
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+// Codewords go beyond the means of their members, for these will go on the same way; at last they become the means.
+constexpr float kPace = 1.7f;
+constexpr int kExact = 2;   // iterations
+constexpr int kTrials = 2;  // drawn points per codeword at the start
 constexpr int64_t kChunk = 1 << 14;  // points, a multiple of kLanes
 
 uint64_t next_random(uint64_t &state) {  // splitmix64
@@ -116,7 +119,6 @@ struct Problem {
 
   // Greedy k-means++ (Arthur & Vassilvitskii 2007): of a few drawn points the one that lowers the error most is next.
   void start() {
-    const int trials = 2 + int(std::log(double(k)));
     errors.assign(groups() * kLanes, std::numeric_limits<float>::infinity());
     std::vector<double> mass(chunks());
     for_chunks([&](int64_t chunk, int64_t first, int64_t last) {
@@ -125,7 +127,7 @@ struct Problem {
     std::vector<int64_t> drawn;
     std::vector<double> after;
     for (int c = 0; c < k; ++c) {
-      drawn.resize(c == 0 ? 1 : trials);
+      drawn.resize(c == 0 ? 1 : kTrials);
       for (int64_t &point : drawn) point = draw(mass, c == 0);
       after.assign(chunks() * drawn.size(), 0);
       for_chunks([&](int64_t chunk, int64_t first, int64_t last) {
@@ -214,8 +216,8 @@ struct Problem {
     }
   }
 
-  // Codewords become the means of their members; those without any move to the points that are served worst.
-  void update() {
+  // Codewords move `pace` times the way to the means of their members; those without any to the points served worst.
+  void update(float pace) {
     std::vector<int> empty;
     double all = 0;
     for (const Sums &p : partial)
@@ -230,7 +232,7 @@ struct Problem {
       for (int e = 0; e < s; ++e) {
         double total = 0;
         for (const Sums &p : partial) total += p.totals[c * s + e];
-        codebook[c * s + e] = float(total / mass);
+        codebook[c * s + e] += pace * (float(total / mass) - codebook[c * s + e]);
       }
     }
     if (!empty.empty()) refill(empty);
@@ -262,9 +264,13 @@ struct Problem {
     group_points();
     if (!started) start();
     assign(true);
+    bool exact = false;
     for (int i = 0; i < iterations; ++i) {
-      update();
-      if (!assign(false)) break;
+      exact = exact || i + kExact >= iterations;
+      update(exact ? 1 : kPace);
+      if (assign(false)) continue;
+      if (exact) break;
+      exact = true;
     }
   }
 };

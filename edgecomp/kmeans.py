@@ -14,6 +14,9 @@ from torch import Tensor
 from . import compiler, progress
 from .errors import BuildError
 
+# As in kmeans.cc: codewords go beyond the means of their members, and become the means in the last iterations.
+_PACE = 1.7
+_EXACT = 2
 _CHUNK = 1 << 23  # distances held at once: 32 MB
 
 
@@ -114,12 +117,17 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 def _fit_chunk(points: Tensor, codebook: Tensor, iterations: int, weights: Tensor) -> tuple[Tensor, Tensor]:
     codes, distances = assign(points, codebook)
-    for _ in range(iterations):
-        codebook = _refill(points, codes, distances * weights, update(points, weights, codes, codebook))
+    exact = False
+    for iteration in range(iterations):
+        exact = exact or iteration + _EXACT >= iterations
+        moved = codebook + (1 if exact else _PACE) * (update(points, weights, codes, codebook) - codebook)
+        codebook = _refill(points, codes, distances * weights, moved)
         previous = codes
         codes, distances = assign(points, codebook)
         if torch.equal(codes, previous):
-            break
+            if exact:
+                break
+            exact = True
     return codebook, codes.to(torch.uint8)
 
 
