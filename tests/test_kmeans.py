@@ -1,5 +1,10 @@
 """k-means against scikit-learn, and at its edges."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +104,39 @@ def test_the_number_of_threads_does_not_matter():
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+SANITIZED = """
+import ctypes, sys, numpy as np
+fit = ctypes.CDLL(sys.argv[1]).edgecomp_kmeans
+pointer = lambda array: array.ctypes.data_as(ctypes.c_void_p)
+for problems, count, s, k in [(3, 777, 4, 16), (1, 40_000, 1, 256), (2, 5, 3, 8), (1, 1, 8, 4), (4, 9, 2, 16)]:
+    for weighted in (False, True):
+        points = np.random.default_rng(0).standard_normal((problems, count, s)).astype(np.float32)
+        weights = np.abs(points[:, :, 0]).copy() if weighted else None
+        books, codes = np.zeros((problems, k, s), np.float32), np.zeros((problems, count), np.uint8)
+        sizes = [ctypes.c_int64(problems), ctypes.c_int64(count), s, k, 4, ctypes.c_uint64(0), 0, 2]
+        fit(pointer(points), pointer(weights) if weighted else None, *sizes, pointer(books), pointer(codes))
+        assert np.isfinite(books).all() and codes.max() < k
+"""
+
+
+def test_native_code_is_clean_under_the_sanitizers(tmp_path):
+    library = tmp_path / "kmeans.so"
+    flags = [
+        "-O1",
+        "-g",
+        "-shared",
+        "-fPIC",
+        "-Wall",
+        "-Wextra",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover",
+    ]
+    source = Path(kmeans.__file__).with_suffix(".cc")
+    subprocess.run(["g++", *flags, source, "-o", library], check=True)
+    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    environment = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, "-c", SANITIZED, library]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
