@@ -52,9 +52,13 @@ def fitted_layer(layer: nn.Module, format: CodeFormat, fitting: Fitting, inputs:
 
 def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coding:
     """Fits codes of the given format to W (m, n)."""
+    moment = None if inputs is None or fitting.fit == "plain" else inputs.second_moment
+    if moment is None and format.axis == 1 and format.groups == format.blocks:
+        # Without a metric the columns are independent: the same as segments along the rows of the transpose.
+        along = format.model_copy(update={"rows": format.columns, "columns": format.rows, "axis": 0})
+        return fit(matrix.T, along, fitting, None, seed)
     width = format.s if format.axis == 0 else 1
     padding = -matrix.shape[1] % width
-    moment = None if inputs is None or fitting.fit == "plain" else inputs.second_moment
     if padding:  # pad() copies even when there is nothing to add
         matrix = nn.functional.pad(matrix, (0, padding))
         moment = None if moment is None else nn.functional.pad(moment, (0, padding, 0, padding))
