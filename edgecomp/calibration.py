@@ -49,12 +49,9 @@ class _Reached(Exception):
 
 def gather(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int = 0) -> Inputs:
     """Runs `samples` (N, …) through `net` up to `layer`, and accumulates the moments of its inputs."""
-    generator = torch.Generator().manual_seed(seed)
     moment = total = sample = torch.empty(0)
     rows = 0
-    for matrix in _large(
-        input_rows(layer, x.float(), _ROWS_PER_BATCH, generator) for x in _inputs_of(net, layer, samples)
-    ):
+    for matrix in _rows(net, layer, samples, seed):
         if rows == 0:
             n = matrix.shape[1]
             moment, total, sample = torch.zeros(n, n), torch.zeros(n), matrix[:: -(-len(matrix) // _SAMPLE)].clone()
@@ -65,6 +62,31 @@ def gather(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int = 0) -> 
         total += matrix.sum(0)
     moment = moment.tril_().div_(rows)
     return Inputs(moment + moment.tril(-1).T, sample, total.div_(rows))
+
+
+def cross_moment(
+    net: nn.Module, layer: nn.Module, seen_net: nn.Module, seen_layer: nn.Module, samples: Tensor, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """How the inputs x of a layer go with those x̂ of its twin in another net, for the same samples: the covariance of
+    x with x̂ (n, n), and the mean of x (n,)."""
+    cross = total = seen_total = torch.empty(0)
+    count = 0
+    pairs = zip(_rows(net, layer, samples, seed), _rows(seen_net, seen_layer, samples, seed), strict=True)
+    for rows, seen in pairs:
+        if count == 0:
+            cross = torch.zeros(rows.shape[1], rows.shape[1])
+            total, seen_total = torch.zeros(rows.shape[1]), torch.zeros(rows.shape[1])
+        count += len(rows)
+        cross.addmm_(rows.T, seen)
+        total += rows.sum(0)
+        seen_total += seen.sum(0)
+    return cross / count - torch.outer(total / count, seen_total / count), total / count
+
+
+def _rows(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int) -> Iterator[Tensor]:
+    """The inputs of a layer as rows of what its matrix multiplies; the same seed takes the same rows."""
+    generator = torch.Generator().manual_seed(seed)
+    return _large(input_rows(layer, x.float(), _ROWS_PER_BATCH, generator) for x in _inputs_of(net, layer, samples))
 
 
 def _large(matrices: Iterator[Tensor]) -> Iterator[Tensor]:

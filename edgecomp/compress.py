@@ -50,12 +50,14 @@ def _compressed_net(model: Model, plan: Plan) -> tuple[nn.Module, dict[str, dict
     net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
     errors: dict[str, dict[str, float]] = {"weight_errors": {}, "output_errors": {}}
     _permute(net, model, plan)
+    # What factorized layers are to give: the same as here.
+    original = copy.deepcopy(net) if any(_joint(entry) for entry in plan.entries) else None
     replacements: list[tuple[PlanEntry, nn.Module]] = []
     entries = [entry for entry in plan.entries if entry.method]
     with progress.bar("layers", len(entries)) as advance:
         for entry in entries:
             advance(0, text=entry.layers[0])
-            compressed, weights, outputs = _compressed_layer(net, model, entry, plan.seed)
+            compressed, weights, outputs = _compressed_layer(net, original, model, entry, plan.seed)
             replacements.append((entry, compressed))
             errors["weight_errors"][entry.layers[0]] = weights
             if outputs is not None:
@@ -82,16 +84,18 @@ def _permute(net: nn.Module, model: Model, plan: Plan) -> None:
 
 
 def _compressed_layer(
-    net: nn.Module, model: Model, entry: PlanEntry, seed: int
+    net: nn.Module, original: nn.Module | None, model: Model, entry: PlanEntry, seed: int
 ) -> tuple[nn.Module, float, float | None]:
     """What takes the place of a group of layers; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖."""
     layer = net.get_submodule(entry.layers[0])
-    inputs = None
+    inputs, before = None, weight_matrix(layer).clone()
     if model.data is not None and kind_of(layer) != "embedding":
         samples = model.data.calibration.inputs[:CALIBRATION_SAMPLES]
         inputs = calibration.gather(net, layer, samples, seed)
-    before = weight_matrix(layer).clone()
-    compressed, difference = replace_weights(layer, chain.restore(entry.method, entry.settings), inputs, seed)
+        if original is not None and _joint(entry):
+            _aim_at_original(net, original, entry.layers[0], samples, inputs, seed)
+    compressed = replace_weights(layer, chain.restore(entry.method, entry.settings), inputs, seed)
+    difference = before - compressed.decode()
     weights, outputs = _ratio(difference, before), None
     if inputs is not None:
         seen = inputs.centered() if has_bias(layer) else inputs
@@ -101,23 +105,41 @@ def _compressed_layer(
     return compressed, weights, outputs
 
 
+def _joint(entry: PlanEntry) -> bool:
+    return any(key.endswith("reconstruction") and value == "joint" for key, value in entry.settings.items())
+
+
 @torch.no_grad()
-def replace_weights(
-    layer: nn.Module, method: chain.Chain, inputs: Inputs | None, seed: int
-) -> tuple[nn.Module, torch.Tensor]:
-    """What takes the place of `layer`, whose weights become Ŵ, and W−Ŵ (m, n).
+def _aim_at_original(
+    net: nn.Module, original: nn.Module, name: str, samples: torch.Tensor, inputs: Inputs, seed: int
+) -> None:
+    """Gives a layer of `net` the weights and bias that, on the inputs x̂ it has there, come nearest to what the layer
+    gave in the original on x (Jaderberg et al. 2014, §2.3): W + W·(cov(x, x̂) − cov(x̂))·cov(x̂)⁻¹."""
+    layer, first = net.get_submodule(name), original.get_submodule(name)
+    cross, mean = calibration.cross_moment(original, first, net, layer, samples, seed)
+    moment = inputs.centered().second_moment
+    ridge = moment + 0.01 * moment.diagonal().mean() * torch.eye(len(moment))
+    matrix = weight_matrix(first)
+    aim = matrix + torch.linalg.solve(ridge, (matrix @ (cross - moment)).T).T
+    set_weight_matrix(layer, aim)
+    if has_bias(layer):
+        layer.bias.copy_(first.bias + matrix @ mean - aim @ inputs.mean)
+
+
+@torch.no_grad()
+def replace_weights(layer: nn.Module, method: chain.Chain, inputs: Inputs | None, seed: int) -> nn.Module:
+    """What takes the place of `layer`, whose weights become Ŵ.
 
     A bias makes up for the mean error of the outputs, so that weights need only be fitted to inputs less their mean.
     """
     corrected = inputs is not None and has_bias(layer)
     compressed = method.compress(layer, inputs.centered() if corrected else inputs, seed)
     after = compressed.decode()
-    difference = weight_matrix(layer) - after
-    set_weight_matrix(layer, after)
     if corrected:
-        bias_of(compressed).add_(difference @ inputs.mean)
+        bias_of(compressed).add_((weight_matrix(layer) - after) @ inputs.mean)
         layer.bias.copy_(bias_of(compressed))
-    return compressed, difference
+    set_weight_matrix(layer, after)
+    return compressed
 
 
 def _ratio(difference: torch.Tensor, reference: torch.Tensor) -> float:

@@ -48,7 +48,7 @@ def test_wheel_carries_its_data(tmp_path):
 RANKS = [
     {"errors", "units"},
     {"files", "records", "progress"},
-    {"compiler", "layers", "graph", "workspace", "datasets", "feedback"},
+    {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd", "lowrank"},
     {"calibration", "checkpoint", "kmeans", "train", "permute"},
     {"coding"},
     {"methods", "runtimes"},

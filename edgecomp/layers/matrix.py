@@ -44,7 +44,7 @@ def input_rows(layer: nn.Module, x: Tensor, limit: int, generator: torch.Generat
     if kind_of(layer) == "dense":
         return x.reshape(-1, x.shape[-1])[:limit]
     patches = F.unfold(
-        x, layer.kernel_size, padding=_explicit_padding(layer), stride=layer.stride, dilation=layer.dilation
+        x, layer.kernel_size, padding=explicit_padding(layer), stride=layer.stride, dilation=layer.dilation
     )  # (N, S·h·w, pixels)
     pixels = patches.shape[-1]
     per_image = max(1, min(pixels, limit // len(x)))
@@ -92,7 +92,7 @@ def coded_layer(
         geometry = {
             "kernel": list(layer.kernel_size),
             "stride": list(layer.stride),
-            "padding": list(_explicit_padding(layer)),
+            "padding": list(explicit_padding(layer)),
             "dilation": list(layer.dilation),
         }
         coded = CodebookConv2d(format, bias is not None, geometry)
@@ -100,7 +100,7 @@ def coded_layer(
     return coded
 
 
-def _explicit_padding(layer: nn.Conv2d) -> tuple[int, int]:
+def explicit_padding(layer: nn.Conv2d) -> tuple[int, int]:
     if layer.padding == "valid":
         return 0, 0
     if layer.padding == "same":

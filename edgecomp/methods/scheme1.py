@@ -1,0 +1,89 @@
+"""Scheme 1: M separable basis filters on every input channel, then a 1×1 (Jaderberg et al. 2014, §2.1, eq. 4).
+
+K[t,s] ≈ Σ_m a[t,s,m]·v_m·h_mᵀ, the T·S filters of d×d in a basis of M filters that all input channels share, each an
+outer product: a CP decomposition of all filters. With data reconstruction (§2.3) a is fitted to the layer's outputs.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import lowrank
+from ..calibration import Inputs
+from ..cpd import decompose
+from ..feedback import damped
+from ..layers import Factored
+from ..layers.matrix import weight_matrix
+from ..records import Cost
+
+KINDS = ("conv",)
+_STEPS = 20  # of non-linear least squares
+
+
+class Config(lowrank.Ranked):
+    """rank: M, basis filters. reconstruction: of the outputs of the original net (`joint`), of the layer's own outputs
+    (`data`), or of its filters (`filter`)."""
+
+    reconstruction: Literal["joint", "data", "filter"] = "joint"
+
+
+def refuse(layer: nn.Module, config: Config) -> str:
+    return lowrank.refusal(layer, lambda: structure(layer, config))
+
+
+def predict(layer: nn.Module, config: Config) -> Cost:
+    return lowrank.cost(structure(layer, config))
+
+
+def structure(layer: nn.Module, config: Config) -> Factored:
+    """The parts, without their weights."""
+    channels, outputs = layer.in_channels, layer.out_channels
+    height, width = layer.kernel_size
+
+    def parts(rank: int) -> Factored:
+        many = channels * rank
+        with torch.device("meta"):
+            return Factored(
+                lowrank.part(layer, channels, many, "h", groups=channels),
+                lowrank.part(layer, many, many, "w", groups=many),
+                lowrank.part(layer, many, outputs, last=True),
+            )
+
+    return parts(lowrank.choose_rank(layer, config, height * width, parts))
+
+
+def compress(
+    layer: nn.Module,
+    config: Config,
+    inputs: Inputs | None,
+    seed: int,
+    code: Callable[[nn.Module, Inputs | None], nn.Module] | None = None,
+) -> nn.Module:
+    parts = structure(layer, config)
+    kernel, channels = layer.weight.detach().float(), layer.in_channels
+    rank = parts[0].out_channels // channels
+    v, h = _basis(kernel.flatten(0, 1), rank, seed)
+    filters = torch.einsum("mi,mj->mij", v, h)
+    if inputs is not None and config.reconstruction != "filter":
+        # Columns of W run over (i, j, s), rows of the basis over (s, m).
+        moment = damped(inputs.second_moment)
+        basis = torch.einsum("mij,sz->smijz", filters, torch.eye(channels)).reshape(channels * rank, -1)
+        gram, wanted = basis @ moment @ basis.T, weight_matrix(layer) @ moment @ basis.T
+    else:
+        flat = filters.flatten(1)
+        gram, wanted = flat @ flat.T, kernel.flatten(2) @ flat.T
+    gram.diagonal().add_(1e-7 * gram.diagonal().mean())
+    weights = torch.linalg.solve(gram, wanted.flatten(0, -2).T).T  # (T, S·M), or (T·S, M)
+    spread = (part.repeat(channels, 1) for part in (v, h))
+    return lowrank.code_parts(lowrank.filled(parts, layer, *spread, weights), code)
+
+
+def _basis(filters: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """v (M, h) and h (M, w) whose outer products span the filters (count, h, w) best: a CP decomposition."""
+    # The second moment of the filters says as much as they do, and is small.
+    strength, modes = torch.linalg.eigh(torch.einsum("cij,ckl->ijkl", filters, filters).flatten(2).flatten(0, 1))
+    small = (modes * strength.clamp(min=0).sqrt()).T.unflatten(1, filters.shape[1:])  # (h·w, h, w)
+    _, v, h, _ = decompose(small[..., None], rank, _STEPS, seed)
+    return nn.functional.normalize(v.T, dim=1), nn.functional.normalize(h.T, dim=1)

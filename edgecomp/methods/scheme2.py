@@ -1,0 +1,116 @@
+"""Scheme 2: a d×1 convolution to R channels, then a 1×d one (Jaderberg et al. 2014, §2.1, eq. 6).
+
+K[t,s,i,j] ≈ Σ_r h[t,r,j]·v[r,s,i]. Filter reconstruction minimises ‖W−Ŵ‖²: the SVD of K as a matrix (S·d)×(T·d). Data
+reconstruction (§2.3) minimises ‖X(W−Ŵ)ᵀ‖² from there, by alternating least squares: h in closed form, v by conjugate
+gradients. `joint`: X is what the already approximated layers before give, the target what the original layers gave.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import lowrank
+from ..calibration import Inputs
+from ..feedback import damped
+from ..layers import Factored
+from ..layers.matrix import weight_matrix
+from ..records import Cost
+
+KINDS = ("conv",)
+_ROUNDS = 8
+_STEPS = 8  # of conjugate gradients
+
+
+class Config(lowrank.Spectral):
+    """reconstruction: of the outputs of the original net (`joint`), of the layer's own outputs (`data`), or of its
+    filters (`filter`)."""
+
+    reconstruction: Literal["joint", "data", "filter"] = "joint"
+
+
+def refuse(layer: nn.Module, config: Config) -> str:
+    return lowrank.refusal(layer, lambda: structure(layer, config))
+
+
+def predict(layer: nn.Module, config: Config) -> Cost:
+    return lowrank.cost(structure(layer, config))
+
+
+def structure(layer: nn.Module, config: Config) -> Factored:
+    """The parts, without their weights."""
+    channels, outputs = layer.in_channels, layer.out_channels
+    height, width = layer.kernel_size
+
+    def parts(rank: int) -> Factored:
+        with torch.device("meta"):
+            return Factored(
+                lowrank.part(layer, channels, rank, "h"), lowrank.part(layer, rank, outputs, "w", last=True)
+            )
+
+    spectral = config.energy is not None or config.cosine is not None
+    spectrum = torch.linalg.svdvals(_unfolded(layer)) if spectral else None
+    return parts(lowrank.choose_rank(layer, config, min(channels * height, outputs * width), parts, spectrum))
+
+
+def compress(
+    layer: nn.Module,
+    config: Config,
+    inputs: Inputs | None,
+    seed: int,
+    code: Callable[[nn.Module, Inputs | None], nn.Module] | None = None,
+) -> nn.Module:
+    parts = structure(layer, config)
+    rank, (height, width) = parts[0].out_channels, layer.kernel_size
+    left, values, right = torch.linalg.svd(_unfolded(layer), full_matrices=False)
+    root = values[:rank].sqrt()
+    v = (left[:, :rank] * root).T.unflatten(1, (height, -1))  # (R, h, S)
+    h = (right[:rank] * root[:, None]).unflatten(1, (-1, width)).transpose(0, 1)  # (T, R, w)
+    if inputs is not None and config.reconstruction != "filter":
+        v, h = _fit_outputs(weight_matrix(layer), damped(inputs.second_moment), v, width)
+    return lowrank.code_parts(lowrank.filled(parts, layer, v.transpose(1, 2), h), code)
+
+
+def _unfolded(layer: nn.Conv2d) -> Tensor:
+    """K as a matrix: rows run over (i, s), columns over (t, j)."""
+    return layer.weight.detach().float().permute(2, 1, 0, 3).flatten(2, 3).flatten(0, 1)
+
+
+def _fit_outputs(matrix: Tensor, moment: Tensor, v: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """v (R, h, S) and h (T, R, w) that minimise tr((W−Ŵ)H(W−Ŵ)ᵀ), Ŵ (T, h·w·S) made of them."""
+    rank = len(v)
+    goal = matrix @ moment
+    for round in range(_ROUNDS):
+        basis = torch.einsum("ris,jk->rjiks", v, torch.eye(width)).reshape(rank * width, -1)
+        gram = basis @ moment @ basis.T
+        gram.diagonal().add_(1e-6 * gram.diagonal().mean())
+        h = torch.linalg.solve(gram, basis @ goal.T).T.unflatten(1, (rank, width))
+        if round + 1 < _ROUNDS:
+            v = _fit_first(goal, moment, v, h)
+    return v, h
+
+
+def _fit_first(goal: Tensor, moment: Tensor, v: Tensor, h: Tensor) -> Tensor:
+    """A few steps of conjugate gradients towards the best v, given h and WH."""
+
+    def made(v: Tensor) -> Tensor:
+        return torch.einsum("trj,ris->tijs", h, v).flatten(1)
+
+    def adjoint(matrix: Tensor) -> Tensor:
+        return torch.einsum("tijs,trj->ris", matrix.unflatten(1, (v.shape[1], h.shape[2], v.shape[2])), h)
+
+    return _conjugate_gradients(lambda v: adjoint(made(v) @ moment), adjoint(goal), v)
+
+
+def _conjugate_gradients(operator: Callable[[Tensor], Tensor], wanted: Tensor, x: Tensor) -> Tensor:
+    """A few steps towards operator(x) = wanted, of a symmetric positive operator."""
+    residual = wanted - operator(x)
+    direction, power = residual, residual.square().sum()
+    for _ in range(_STEPS):
+        moved = operator(direction)
+        step = power / (direction * moved).sum().clamp(min=1e-30)
+        x, residual = x + step * direction, residual - step * moved
+        power, before = residual.square().sum(), power
+        direction = residual + power / before.clamp(min=1e-30) * direction
+    return x

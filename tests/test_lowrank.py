@@ -1,0 +1,171 @@
+"""Factorized convolutions: they compute what their kernels say, find exact ranks, and are left alone where no use."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edgecomp import cpd
+from edgecomp.calibration import Inputs
+from edgecomp.chain import parse
+from edgecomp.errors import UsageError
+from edgecomp.layers import Factored
+from edgecomp.layers.matrix import input_rows, weight_matrix
+from edgecomp.methods import tucker
+
+METHODS = ("scheme1", "scheme2", "tucker", "cp")
+LAYERS = {
+    "plain": lambda: nn.Conv2d(12, 16, 5),
+    "padded, no bias": lambda: nn.Conv2d(8, 16, 3, padding=1, bias=False),
+    "strided": lambda: nn.Conv2d(8, 12, (3, 5), stride=(2, 1), padding=(1, 2)),
+    "dilated": lambda: nn.Conv2d(8, 12, 3, padding="same", dilation=2),
+    "1xd": lambda: nn.Conv2d(8, 12, (1, 7), stride=(1, 2)),
+    "valid": lambda: nn.Conv2d(4, 24, (5, 2), padding="valid"),
+}
+
+
+def chain_of(name, settings=""):
+    return parse(name, tuple(settings.split()))[0]
+
+
+def compressed(name, layer, settings="rank=3", inputs=None):
+    with torch.no_grad():
+        return chain_of(name, settings).compress(layer, inputs, 0)
+
+
+def inputs_of(layer, x):
+    rows = input_rows(layer, x, 10**9, torch.Generator())
+    return Inputs(rows.T @ rows / len(rows), rows[:500], rows.mean(0))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_parts_compute_what_their_kernel_says(name, kind):
+    layer, x = LAYERS[kind](), torch.randn(2, 12, 17, 19)
+    x = x[:, : layer.in_channels]
+    for settings in ("rank=1", "rank=3", "macs=0.6", "bytes=0.6"):
+        parts = compressed(name, layer, settings)
+        assert isinstance(parts, Factored)
+        expected = F.conv2d(x, parts.kernel(), layer.bias, layer.stride, layer.padding, layer.dilation)
+        assert torch.allclose(parts(x), expected, atol=1e-5)
+        assert chain_of(name, settings).predict(layer).bytes == sum(4 * p.numel() for p in parts.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_kernels_of_an_exact_rank_are_recovered(name):
+    for seed in range(3):
+        torch.manual_seed(seed)
+        layer = nn.Conv2d(10, 14, (5, 3))
+        settings = {"tucker": "rank=7"}.get(name, "rank=3")
+        source = compressed(name, layer, settings)
+        for part in source:
+            nn.init.normal_(part.weight)
+            if name == "scheme1" and part.groups > 1:  # all channels share the basis
+                part.weight.data.copy_(part.weight[:3].detach().repeat(10, 1, 1, 1))
+        kernel = source.kernel()
+        layer.weight.data.copy_(kernel)
+        again = compressed(name, layer, settings)
+        assert (again.kernel() - kernel).norm() / kernel.norm() < 1e-5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_error_falls_with_the_rank_and_the_full_rank_is_exact(name):
+    layer = nn.Conv2d(6, 8, 3)
+    full = {"scheme1": 9, "scheme2": 18, "tucker": 8, "cp": 72}[name]
+    errors = []
+    for rank in (1, 2, 4, full // 2, full):
+        difference = weight_matrix(layer) - compressed(name, layer, f"rank={rank}").decode()
+        errors.append(float(difference.norm() / weight_matrix(layer).norm()))
+    assert errors[-1] < 1e-3
+    assert all(after <= 1.02 * before + 1e-6 for before, after in itertools.pairwise(errors))
+
+
+@pytest.mark.parametrize("name", ["scheme1", "scheme2"])
+def test_data_reconstruction_lowers_the_error_of_the_outputs(name):
+    layer = nn.Conv2d(8, 16, 5)
+    x = F.conv2d(torch.randn(20, 3, 20, 20), torch.randn(8, 3, 3, 3)).relu()
+    inputs = inputs_of(layer, x)
+
+    def error(settings):
+        parts = compressed(name, layer, settings, inputs)
+        return (parts(x) - layer(x)).norm().item()
+
+    assert error("rank=4 reconstruction=data") < 0.95 * error("rank=4 reconstruction=filter")
+
+
+def test_the_rank_follows_the_wish():
+    layer = nn.Conv2d(32, 64, 5)
+    for name in METHODS:
+        for fraction in (0.1, 0.3, 0.7):
+            cost = chain_of(name, f"macs={fraction}").predict(layer)
+            assert cost.macs <= fraction * layer.weight.numel()
+            cost = chain_of(name, f"bytes={fraction}").predict(layer)
+            assert cost.bytes <= fraction * 4 * (layer.weight.numel() + 64)
+    parts = compressed("scheme2", layer, "cosine=0.9")
+    kernel, weight = parts.kernel().flatten(), layer.weight.detach().flatten()
+    assert F.cosine_similarity(kernel, weight, dim=0) >= 0.9 - 1e-5
+    fewer = compressed("scheme2", layer, f"rank={parts[0].out_channels - 1}").kernel().flatten()
+    assert F.cosine_similarity(fewer, weight, dim=0) < 0.9
+    assert compressed("scheme2", layer, "energy=0.81")[0].out_channels == parts[0].out_channels
+
+
+def test_two_wishes_are_one_too_many():
+    with pytest.raises(UsageError, match="rank and macs"):
+        parse("scheme2", ("rank=3", "macs=0.5"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_layers_that_gain_nothing_are_left_alone_with_a_reason(name):
+    assert "groups" in chain_of(name).refuse(nn.Conv2d(8, 8, 3, groups=2))
+    assert "no less than" in chain_of(name, "rank=500").refuse(nn.Conv2d(8, 8, 3))
+    assert chain_of(name).refuse(nn.Linear(8, 8))
+    if name != "tucker":
+        assert "1×1" in chain_of(name).refuse(nn.Conv2d(8, 8, 1))
+
+
+def test_cp_of_a_large_kernel_is_bounded_in_memory_and_finite():
+    import resource
+
+    torch.manual_seed(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    factors = cpd.decompose(nn.functional.normalize(torch.randn(512 * 512 * 9), dim=0).view(512, 512, 3, 3), 64, 2, 0)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert all(factor.isfinite().all() for factor in factors)
+    assert max(factor.norm(dim=0).max() for factor in factors) < 2
+    assert (after - before) / 1e6 < 1
+
+
+def test_degenerate_tensors_keep_bounded_factors():
+    """Of rank 3, but pairs of terms that grow against each other come as near as one likes (de Silva & Lim 2008)."""
+    a, b = torch.eye(3)[0], torch.eye(3)[1]
+    tensor = sum(torch.einsum("i,j,k->ijk", *parts) for parts in ((a, a, b), (a, b, a), (b, a, a)))
+    tensor = (tensor / tensor.norm())[:, :, :, None]
+    factors = cpd.decompose(tensor, 2, 100, 0)
+    assert all(factor.isfinite().all() and factor.norm() < 10 for factor in factors)
+
+
+def test_tucker_is_tensorlys():
+    import tensorly
+    from tensorly.decomposition import partial_tucker
+
+    layer = nn.Conv2d(12, 16, 3)
+    kernel = layer.weight.detach()
+    (core, (left, right)), _ = partial_tucker(kernel.numpy(), rank=[8, 6], modes=[0, 1], n_iter_max=50, random_state=0)
+    theirs = tensorly.tenalg.multi_mode_dot(core, [left, right], modes=[0, 1])
+    ours = compressed("tucker", layer, "rank=8").kernel()
+    best = ((kernel.numpy() - theirs) ** 2).sum() ** 0.5
+    assert (kernel - ours).norm() <= 1.001 * best
+    assert tucker.structure(layer, tucker.Config(rank=8))[0].out_channels == 6
+
+
+def test_cp_is_no_worse_than_tensorlys():
+    from tensorly import cp_to_tensor
+    from tensorly.decomposition import parafac
+
+    layer = nn.Conv2d(10, 12, 5)
+    kernel = layer.weight.detach()
+    factors = parafac(kernel.numpy(), rank=10, init="random", n_iter_max=200, random_state=0)
+    theirs = ((kernel.numpy() - cp_to_tensor(factors)) ** 2).sum() ** 0.5
+    assert (kernel - compressed("cp", layer, "rank=10").kernel()).norm() <= 1.02 * theirs
