@@ -22,15 +22,17 @@ from ..workspace import stage_key
 
 
 class Claim(Record):
-    """A paper's claim, whether it holds here, and the figures that say so."""
+    """A paper's claim, whether it holds here, the figures that say so, and if not, why not."""
 
     claim: str
     holds: bool
     figures: str
+    why: str = ""
 
 
 class Result(Record):
-    """One compressed net. bytes: of all parameters; dense_ratio: of the dense layers alone; error: top-1, percent."""
+    """One compressed net. bytes: of all parameters; dense_ratio: of the dense layers alone; error: top-1, percent;
+    agreement: of its answers with the original's, percent; retrieval: mean average precision, percent."""
 
     expression: str
     settings: tuple[str, ...]
@@ -38,7 +40,14 @@ class Result(Record):
     ratio: float
     dense_ratio: float
     error: float
+    agreement: float
     retrieval: float
+
+    def error_of_difference(self, other: Result, samples: int) -> float:
+        """The standard error of the difference of two top-1 errors, in points. Only images the two nets answer
+        differently count, at most those that one of them answers differently from the original."""
+        different = (200 - self.agreement - other.agreement) / 100 * samples
+        return 100 * different**0.5 / samples
 
 
 @dataclass
@@ -69,7 +78,9 @@ class DenseBench:
             for name in self.names:
                 layer = self.tail.get_submodule(name)
                 self.inputs[name] = calibration.gather(self.tail, layer, self.calibration)
-        self.original = self._measure(self.tail)
+        self.answers: Tensor | None = None
+        error, _, retrieval = self._measure(self.tail)
+        self.original = error, retrieval
 
     def run(self, expression: str, *settings: str, layers: list[str] | None = None) -> Result:
         """The net with its dense layers (or those named) compressed; a layer that would not shrink is left alone."""
@@ -93,7 +104,7 @@ class DenseBench:
             if predicted < size:
                 replace_weights(layer, method, None if plain else self.inputs[name], 0)
         size = self.total_bytes - before + after
-        error, retrieval = self._measure(net)
+        error, agreement, retrieval = self._measure(net)
         text = f"{expression} {' '.join(settings)}: {self.total_bytes / size:.1f}×, error {error:.2f} %"
         progress.note(text)
         return Result(
@@ -103,11 +114,13 @@ class DenseBench:
             ratio=self.total_bytes / size,
             dense_ratio=before / after,
             error=error,
+            agreement=agreement,
             retrieval=retrieval,
         )
 
-    def _measure(self, net: nn.Module) -> tuple[float, float]:
-        """Top-1 error in percent, and the mean average precision of retrieval by the last hidden layer in percent."""
+    def _measure(self, net: nn.Module) -> tuple[float, float, float]:
+        """In percent: top-1 error, agreement with the first net measured, and the mean average precision of retrieval
+        by the last hidden layer."""
         hidden: list[Tensor] = []
         handle = net.get_submodule(self.names[-1]).register_forward_pre_hook(lambda _, x: hidden.append(x[0]))
         answers = predict(net, self.test).argmax(1)
@@ -115,7 +128,9 @@ class DenseBench:
         assert self.model.data is not None
         targets = self.model.data.test.targets[: len(self.test)]
         error = 100 * (answers != targets).double().mean().item()
-        return error, 100 * mean_average_precision(torch.cat(hidden), targets)
+        self.answers = answers if self.answers is None else self.answers
+        agreement = 100 * (answers == self.answers).double().mean().item()
+        return error, agreement, 100 * mean_average_precision(torch.cat(hidden), targets)
 
 
 def mean_average_precision(features: Tensor, targets: Tensor, queries: int = 1000) -> float:
