@@ -1,8 +1,9 @@
 """Stage 4, recover: trains what codes leave free, with the original net as teacher, and publishes `model.safetensors`.
 
-Codes stay as they are; codebooks, row scales, plain factors and all biases learn to give the original's outputs on
-the training split (METHODS.md §1): the loss is the Kullback–Leibler divergence of the class probabilities. What does
-not lower it on the calibration split is not kept.
+Codebooks, row scales, plain factors and all biases learn to give the original's outputs on the training split
+(METHODS.md §1): the loss is the Kullback–Leibler divergence of the class probabilities. Codes stay as they are: those
+that a gradient step or the layer's own outputs asked for raised the loss in every trial, for they were fitted with all
+others in view. What does not lower the loss on the calibration split is not kept.
 """
 
 from __future__ import annotations

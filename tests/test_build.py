@@ -59,13 +59,16 @@ def test_the_default_build_meets_its_budget_on_the_emulator(edgecomp, tmp_path):
     assert read_report(out / "report.json").exit_code == 0
 
 
-@pytest.mark.parametrize("method", ["kmeans", "pq", "rq", "binary", "svd", "svd:pq"])
+CODED = {"kmeans", "pq", "rq", "binary", "svd:pq", "scheme2:kmeans"}
+
+
+@pytest.mark.parametrize("method", [*sorted(CODED), "svd", "scheme1", "scheme2", "tucker", "cp"])
 def test_every_method_builds_the_default_model(edgecomp, tmp_path, method):
     done = edgecomp("build", "--method", method, "--on", "none", "-o", "out")
     out, r = tmp_path / "out", report_of(tmp_path / "out")
     size = (out / "model.pte").stat().st_size
     assert done.returncode == (0 if size <= r["budget"]["limit_bytes"] else 1), done.stderr
-    assert r["proof"]["codes_stored"] == (method != "svd")
+    assert r["proof"]["codes_stored"] == (method in CODED)
     plan = json.loads((out / "plan.json").read_text())
     assert [entry["predicted_bytes"] for entry in plan["entries"]] == [line["bytes"] for line in r["layers"][:-1]]
     assert any(line["method"] == method for line in r["layers"])
