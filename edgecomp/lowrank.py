@@ -81,13 +81,13 @@ def macs_per_pixel(module: nn.Module) -> int:
     return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Conv2d))
 
 
-def refusal(layer: nn.Module, parts: Callable[[], Factored], spatial: bool = True) -> str:
+def refusal(layer: nn.Module, parts: Callable[[], Factored]) -> str:
     """Why a convolution is not factorized: it cannot be, or would not get faster; empty if it is."""
     if kind_of(layer) != "conv":
         return "only convolutions are factorized so; svd takes dense layers"
     if unsupported(layer):
         return unsupported(layer)
-    if spatial and max(layer.kernel_size) == 1:
+    if max(layer.kernel_size) == 1:
         return "a 1×1 kernel has no space to separate; svd takes it"
     before, after = macs_per_pixel(layer), macs_per_pixel(parts())
     return f"it would take {after:,} multiply-adds a pixel, no less than {before:,}" if after >= before else ""
