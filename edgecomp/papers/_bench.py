@@ -155,8 +155,9 @@ def markdown_table(titles: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def plot(path: Path, title: str, series: dict[str, list[tuple[float, float]]], reference: float) -> None:
-    """Error against ratio as SVG, one line per series; `reference` is the original's error."""
+def plot(path: Path, title: str, series: dict[str, list[Result]]) -> None:
+    """How many answers differ from the original's, against the ratio, as SVG: one line per series, dashed ones for
+    `… plain`, in the colour of `… fitted`."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -164,14 +165,17 @@ def plot(path: Path, title: str, series: dict[str, list[tuple[float, float]]], r
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.5, 4.5))
-    for name, points in series.items():
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name)
-    axes.axhline(reference, color="grey", linewidth=1, linestyle="--", label="original")
-    axes.set(title=title, xlabel="compression of all parameters (times)", ylabel="top-1 error (%)", xscale="log")
-    ticks = [4, 8, 16, 32, 64, 128]
-    axes.set_xticks(ticks, [f"{tick}×" for tick in ticks])
+    colours: dict[str, str] = {}
+    for name, results in series.items():
+        points = sorted((r.ratio, max(100 - r.agreement, 0.01)) for r in results)
+        colour = colours.setdefault(name.removesuffix(" plain").removesuffix(" fitted"), f"C{len(colours)}")
+        style = "--" if name.endswith(" plain") else "-"
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour, linestyle=style)
+    axes.set(title=title, xlabel="compression of all parameters (times)", xscale="log", yscale="log")
+    axes.set_ylabel("answers unlike the original's (%)")
+    axes.set_xticks([4, 8, 16, 32, 64, 128], ["4×", "8×", "16×", "32×", "64×", "128×"])
+    axes.set_yticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
     axes.minorticks_off()
-    axes.set_ylim(reference - 0.3, reference + 5)
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -62,7 +62,7 @@ def run(folder: Path, quick: bool) -> list[Claim]:
     ladders = _ladders(bench, quick)
     alone = {layer: bench.run("pq", "codebooks=shared", _PLAIN, layers=[layer]) for layer in bench.names}
     claims = _claims(bench, grid, ladders, alone)
-    _plots(folder, bench, grid, ladders)
+    _plots(folder, grid, ladders)
     write_text(folder / "gong2014.md", _page(name, quick, bench, grid, ladders, alone, claims))
     return claims
 
@@ -199,16 +199,12 @@ def _claims(
     ]
 
 
-def _plots(
-    folder: Path, bench: DenseBench, grid: dict[tuple[str, int, int], Result], ladders: dict[str, list[Result]]
-) -> None:
-    error = bench.original[0]
-    lines: dict[str, list[tuple[float, float]]] = {}
+def _plots(folder: Path, grid: dict[tuple[str, int, int], Result], ladders: dict[str, list[Result]]) -> None:
+    lines: dict[str, list[Result]] = {}
     for (axis, k, _), result in grid.items():
-        lines.setdefault(f"{axis}, k={k}", []).append((result.ratio, result.error))
-    plot(folder / "gong2014-grid.svg", "plain pq, s = 1 … 4", lines, error)
-    methods = {name: [(r.ratio, r.error) for r in results] for name, results in ladders.items()}
-    plot(folder / "gong2014-methods.svg", "all codings of the dense layers", methods, error)
+        lines.setdefault(f"{axis}, k={k}", []).append(result)
+    plot(folder / "gong2014-grid.svg", "plain pq, s = 1 … 4", lines)
+    plot(folder / "gong2014-methods.svg", "all codings of the dense layers", ladders)
 
 
 def _page(
@@ -259,13 +255,13 @@ all others, by the cosine of the last hidden layer.
 
 ## All codings
 
-![error against ratio](gong2014-methods.svg)
+![answers unlike the original's against ratio](gong2014-methods.svg)
 
 {markdown_table(titles, every)}
 
 ## Plain product quantization
 
-![error against ratio](gong2014-grid.svg)
+![answers unlike the original's against ratio](gong2014-grid.svg)
 
 {markdown_table(titles, cells)}
 
