@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from . import discover
+from . import discover, lowrank
 from .calibration import Inputs
 from .errors import UsageError, unknown
+from .layers import Factored
 from .layers.matrix import KINDS
 from .records import Cost
 
@@ -41,27 +42,46 @@ class Chain:
             for key, value in config.model_dump().items()
         }
 
+    def settled(self, layer: nn.Module) -> Chain:
+        """The same with a rank in place of a wish for one, where the first method has ranks."""
+        settle = getattr(self._method, "settle", None)
+        return replace(self, configs=(settle(layer, self.configs[0]), *self.configs[1:])) if settle else self
+
     def refuse(self, layer: nn.Module) -> str:
         """Why the chain cannot take a layer; empty if it can."""
         reason = self._method.refuse(layer, self.configs[0])
         if reason or not self._rest:
             return reason
-        reasons = (self._rest.refuse(part) for part in self._method.structure(layer, self.configs[0]))
-        return next((reason for reason in reasons if reason), "")
+        reasons = [self._rest.refuse(part) for part in self._method.structure(layer, self.configs[0])]
+        return reasons[0] if all(reasons) else ""
 
     def predict(self, layer: nn.Module) -> Cost:
         if not self._rest:
             return self._method.predict(layer, self.configs[0])
-        costs = [self._rest.predict(part) for part in self._method.structure(layer, self.configs[0])]
+        costs = [
+            lowrank.cost(part, [part]) if self._rest.refuse(part) else self._rest.predict(part)
+            for part in self._method.structure(layer, self.configs[0])
+        ]
         return Cost(bytes=sum(cost.bytes for cost in costs), macs=sum(cost.macs for cost in costs))
 
+    def remark(self, layer: nn.Module) -> str:
+        """Which parts that the first method made the second one leaves as they are, and why; empty if none."""
+        if not self._rest:
+            return ""
+        reasons = [self._rest.refuse(part) for part in self._method.structure(layer, self.configs[0])]
+        return "; ".join(f"part {i} of {len(reasons)} stays plain: {r}" for i, r in enumerate(reasons, 1) if r)
+
     def compress(self, layer: nn.Module, inputs: Inputs | None, seed: int) -> nn.Module:
-        rest = self._rest
+        method, config, rest = self._method, self.configs[0], self._rest
         if not rest:
-            return self._method.compress(layer, self.configs[0], inputs, seed)
-        return self._method.compress(
-            layer, self.configs[0], inputs, seed, code=lambda part, inputs: rest.compress(part, inputs, seed)
-        )
+            return method.compress(layer, config, inputs, seed)
+
+        def code(part: nn.Module, inputs: Inputs | None) -> nn.Module:
+            return part if rest.refuse(part) else rest.compress(part, inputs, seed)
+
+        if hasattr(method, "compress_coded"):
+            return method.compress_coded(layer, config, inputs, seed, code)
+        return Factored(*(code(part, None) for part in method.compress(layer, config, inputs, seed)))
 
     @property
     def _method(self) -> ModuleType:
@@ -121,6 +141,11 @@ def _chain(names: tuple[str, ...], texts: dict[str, dict[str, str]], kinds: dict
                 f"{':'.join(names)}: {name} leaves no parts for {names[-1]} to code",
                 f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {name} leaves alone?",
             )
+    if len(names) > 1 and hasattr(discover.method(names[-1]), "structure"):
+        raise UsageError(
+            f"{':'.join(names)}: {names[-1]} makes parts of a layer, and {names[-2]} has made parts of it already",
+            f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {names[-2]} leaves alone?",
+        )
     wanted = tuple(kinds[names[0]].split(",")) if names[0] in kinds else discover.method(names[0]).KINDS
     for kind in wanted:
         if kind not in KINDS:

@@ -43,6 +43,20 @@ def trace(net: nn.Module, example_inputs: tuple[Tensor, ...], name: str) -> torc
         ) from error
 
 
+def note_image_sizes(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
+    """Runs the examples and leaves with every convolution the (height, width) of its inputs, as `image_size`: what it
+    costs depends on it."""
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        layer.image_size = tuple(inputs[0].shape[-2:])
+
+    handles = [m.register_forward_pre_hook(note) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        net(*example_inputs)
+    for handle in handles:
+        handle.remove()
+
+
 def execution_order(program: torch.export.ExportedProgram) -> list[str]:
     """Names of the modules that call operators, in the order of their first call."""
     names = (_module_name(node) for node in program.graph.nodes if node.op == "call_function")

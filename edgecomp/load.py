@@ -41,6 +41,7 @@ def load(request: Request) -> Model:
         _require_finite(model)
         program = graph.trace(model.net, model.example_inputs, model.name)
         net = graph.fold_norms(model.net, program)
+        graph.note_image_sizes(net, model.example_inputs)
         progress.note(
             f"{model.name}: {model.parameters:,} parameters, {model.data.test.name if model.data else 'no data'}"
         )

@@ -1,96 +1,199 @@
-"""What the factorizations of convolutions share: ranks from wishes, the parts, and which layers are worth it."""
+"""What the factorizations share: ranks from wishes, parts of layers and their costs, and which layers are worth it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from .calibration import Inputs
 from .layers import Factored
-from .layers.matrix import explicit_padding, has_bias, kind_of, unsupported
+from .layers.matrix import explicit_padding, has_bias, kind_of, unsupported, weight_matrix
 from .records import Cost, Record
 
-_DEFAULT_MACS = 0.25
+_WISHES = ("rank", "macs", "bytes", "energy", "cosine")
+_NOMINAL_PIXELS = 64  # of the output along each axis, where a layer has not been seen at work
 
 
 class Ranked(Record):
-    """rank: R itself; or the largest rank that leaves at most a fraction of the multiply-adds (`macs`, 0.25 unless
-    told) or of the bytes (`bytes`)."""
+    """rank: R itself, or below 1 a fraction of the largest. In its place a wish: the largest rank that leaves at most
+    a fraction of the multiply-adds (`macs`) or of the bytes (`bytes`), the smallest that keeps a fraction of ‖W‖²
+    (`energy`), or with cos(vec W, vec Ŵ) at least that (`cosine`). least_rank: R is at least that. worth: a layer is
+    left alone if it would keep more than this fraction of its multiply-adds."""
 
-    rank: int | None = Field(None, ge=1)
+    DEFAULT: ClassVar[dict[str, float]] = {"macs": 0.25}
+
+    rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     macs: float | None = Field(None, gt=0, lt=1)
     bytes: float | None = Field(None, gt=0, lt=1)
+    energy: float | None = Field(None, gt=0, le=1)
+    cosine: float | None = Field(None, gt=0, le=1)
+    least_rank: int = Field(1, ge=1)
+    worth: float = Field(1, gt=0, le=1)
 
     @model_validator(mode="after")
     def _one_wish(self) -> Ranked:
-        given = [name for name in _WISHES if getattr(self, name, None) is not None]
+        given = [name for name in _WISHES if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both say what the rank is; give one of them")
         return self
 
+    @property
+    def wish(self) -> tuple[str, float]:
+        """The setting that decides the rank, and its value."""
+        given = [(name, getattr(self, name)) for name in _WISHES if getattr(self, name) is not None]
+        return next(iter([*given, *self.DEFAULT.items()]))
 
-class Spectral(Ranked):
-    """energy: the smallest rank that keeps this fraction of ‖W‖². cosine: the smallest with cos(vec W, vec Ŵ) at least
-    that (which is the root of the energy kept)."""
-
-    energy: float | None = Field(None, gt=0, le=1)
-    cosine: float | None = Field(None, gt=0, le=1)
-
-
-_WISHES = ("rank", "macs", "bytes", "energy", "cosine")
-Structure = Callable[[int], Factored]
+    def settled(self, rank: int) -> Any:
+        """The same with nothing left to wish for."""
+        return self.model_copy(update={**dict.fromkeys(_WISHES), "rank": rank})
 
 
-def choose_rank(layer: nn.Conv2d, config: Ranked, most: int, parts: Structure, spectrum: Tensor | None = None) -> int:
-    """The rank that a Config wishes for: the one place that decides it.
-
-    Args:
-        most: the largest rank there is.
-        parts: by rank, what the layer becomes.
-        spectrum: singular values, for `energy` and `cosine`.
-    """
-    if config.rank is not None:
-        return min(config.rank, most)
-    wanted = getattr(config, "energy", None) or (getattr(config, "cosine", None) or 0) ** 2
-    if wanted:
-        assert spectrum is not None
-        kept = spectrum.double().square().cumsum(0) / spectrum.double().square().sum().clamp(min=1e-300)
-        return min(most, int((kept < wanted - 1e-12).sum()) + 1)
-    fraction = config.bytes or config.macs or _DEFAULT_MACS
-    count: Callable[[nn.Module], int] = stored_bytes if config.bytes else macs_per_pixel
-    low, high = 1, most
-    while low < high:  # costs rise with the rank
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if count(parts(middle)) <= fraction * count(layer) else (low, middle - 1)
-    return low
+Parts = Callable[[nn.Module, int], Factored]
+Compress = Callable[[nn.Module, Any, Inputs | None, int], Factored]
 
 
-def cost(parts: Factored) -> Cost:
-    return Cost(bytes=stored_bytes(parts), macs=macs_per_pixel(parts))
-
-
-def stored_bytes(module: nn.Module) -> int:
-    return sum(4 * parameter.numel() for parameter in module.parameters())
-
-
-def macs_per_pixel(module: nn.Module) -> int:
-    """Multiply-adds for one output pixel, as if every part had as many pixels as the last."""
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Conv2d))
-
-
-def refusal(layer: nn.Module, parts: Callable[[], Factored]) -> str:
-    """Why a convolution is not factorized: it cannot be, or would not get faster; empty if it is."""
+def spatial_refusal(layer: nn.Module) -> str:
+    """Why a layer has no spatial kernel to factorize; empty if it has one."""
     if kind_of(layer) != "conv":
         return "only convolutions are factorized so; svd takes dense layers"
     if unsupported(layer):
         return unsupported(layer)
-    if max(layer.kernel_size) == 1:
-        return "a 1×1 kernel has no space to separate; svd takes it"
-    before, after = macs_per_pixel(layer), macs_per_pixel(parts())
-    return f"it would take {after:,} multiply-adds a pixel, no less than {before:,}" if after >= before else ""
+    return "a 1×1 kernel has no space to separate; svd takes it" if max(layer.kernel_size) == 1 else ""
+
+
+def interface(
+    largest_rank: Callable[[nn.Module], int],
+    parts: Parts,
+    compress: Compress,
+    refusal: Callable[[nn.Module], str] = spatial_refusal,
+) -> tuple[Callable[..., str], Callable[..., Cost], Callable[..., Factored], Callable[..., Any]]:
+    """`refuse`, `predict`, `structure` and `settle` of a factorization.
+
+    Args:
+        largest_rank: of a layer.
+        parts: by rank, what a layer becomes, without weights.
+        compress: the method's; without inputs it gives the nearest weights.
+        refusal: why a layer has no kernel that could be factorized so; empty if it has one.
+    """
+
+    def settle(layer: nn.Module, config: Any) -> Any:
+        """The config with its wish turned into a rank; as it is for a layer that is refused."""
+        if refusal(layer):
+            return config
+        rank = max(config.least_rank, _choose_rank(layer, config, largest_rank(layer), parts, compress))
+        return config.settled(min(rank, largest_rank(layer)))
+
+    def structure(layer: nn.Module, config: Any) -> Factored:
+        """The parts, without weights."""
+        with torch.device("meta"):
+            return parts(layer, settle(layer, config).rank)
+
+    def refuse(layer: nn.Module, config: Any) -> str:
+        return refusal(layer) or not_worth(layer, structure(layer, config), config)
+
+    def predict(layer: nn.Module, config: Any) -> Cost:
+        return cost(layer, structure(layer, config))
+
+    return refuse, predict, structure, settle
+
+
+def _choose_rank(layer: nn.Module, config: Ranked, largest: int, parts: Parts, compress: Compress) -> int:
+    """The rank that a config wishes for: the one place that decides it."""
+    wish, value = config.wish
+    if wish == "rank":
+        return max(1, round(value * largest)) if value < 1 else int(value)
+
+    def fits(rank: int, fraction: float, count: Callable[[nn.Module, Iterable[nn.Module]], int]) -> bool:
+        with torch.device("meta"):
+            return count(layer, parts(layer, rank)) <= fraction * count(layer, [layer])
+
+    if wish in ("macs", "bytes"):
+        count = total_macs if wish == "macs" else _total_bytes
+        return _last(largest, lambda rank: fits(rank, value, count))
+
+    def falls_short(rank: int) -> bool:
+        plain = {name: kind for name, kind in (("reconstruction", "filter"), ("fit", "plain")) if hasattr(config, name)}
+        with torch.no_grad():
+            after = compress(layer, config.settled(rank).model_copy(update=plain), None, 0).decode()
+        return _kept(weight_matrix(layer), after, wish) < value - 1e-6
+
+    # Beyond the last rank that saves work none is tried: such a layer is left alone anyway. Small ranks are quick.
+    useful, most = _last(largest, lambda rank: fits(rank, config.worth, total_macs)), 1
+    while most < useful and falls_short(most):
+        most *= 2
+    return _last(min(most, useful), falls_short) + 1
+
+
+def _last(most: int, holds: Callable[[int], bool]) -> int:
+    """The last of 1 … most for which something holds that holds up to some rank; 0 if for none."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def _kept(before: Tensor, after: Tensor, measure: str) -> float:
+    if measure == "cosine":
+        return F.cosine_similarity(before.flatten().double(), after.flatten().double(), dim=0).item()
+    return 1 - ((before - after).square().sum() / before.square().sum().clamp(min=1e-30)).item()
+
+
+def cost(layer: nn.Module, parts: Iterable[nn.Module]) -> Cost:
+    """What the parts of a layer store, and their multiply-adds for one of its outputs (of a convolution: pixel)."""
+    parts = list(parts)
+    return Cost(bytes=_total_bytes(layer, parts), macs=-(-total_macs(layer, parts) // _outputs(layer)))
+
+
+def _total_bytes(layer: nn.Module, parts: Iterable[nn.Module]) -> int:
+    return sum(4 * parameter.numel() for part in parts for parameter in part.parameters())
+
+
+def total_macs(layer: nn.Module, parts: Iterable[nn.Module]) -> int:
+    """Multiply-adds of modules that take the place of `layer` one after the other, for one inference: every part has
+    its own number of pixels."""
+    size, total = _image_size(layer), 0
+    for part in parts:
+        if isinstance(part, nn.Conv2d):
+            size = _output_size(part, size)
+        if not isinstance(part, nn.Embedding):
+            total += part.weight.numel() * size[0] * size[1]  # type: ignore[operator, union-attr]
+    return total
+
+
+def _outputs(layer: nn.Module) -> int:
+    height, width = _output_size(layer, _image_size(layer)) if isinstance(layer, nn.Conv2d) else (1, 1)
+    return height * width
+
+
+def _image_size(layer: nn.Module) -> tuple[int, int]:
+    """Pixels of a convolution's inputs: those `graph.note_image_sizes` saw, or such that a nominal number comes out."""
+    if not isinstance(layer, nn.Conv2d):
+        return 1, 1
+    axes = zip(layer.kernel_size, layer.stride, layer.dilation, explicit_padding(layer), strict=True)
+    nominal = tuple((_NOMINAL_PIXELS - 1) * s + d * (k - 1) + 1 - 2 * p for k, s, d, p in axes)
+    return getattr(layer, "image_size", nominal)
+
+
+def _output_size(part: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
+    axes = zip(size, part.kernel_size, part.stride, part.dilation, explicit_padding(part), strict=True)
+    height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in axes)
+    return height, width
+
+
+def not_worth(layer: nn.Module, parts: Factored, config: Ranked) -> str:
+    """Why the parts are not worth it: more work than the config allows, or more bytes; empty if they are."""
+    before, after = cost(layer, [layer]), cost(layer, parts)
+    wish = " ".join(f"{name}={value:g}" for name, value in [config.wish])
+    if after.macs >= before.macs or after.macs > config.worth * before.macs:
+        limit = f"no less than {before.macs:,}" if config.worth == 1 else f"over {config.worth:g} of {before.macs:,}"
+        return f"with {wish} it would take {after.macs:,} multiply-adds a pixel, {limit}"
+    return f"with {wish} it would take {after.bytes:,} bytes of {before.bytes:,}" if after.bytes >= before.bytes else ""
 
 
 def part(layer: nn.Conv2d, inputs: int, outputs: int, axes: str = "", groups: int = 1, last: bool = False) -> nn.Conv2d:
@@ -123,8 +226,3 @@ def filled(parts: Factored, layer: nn.Conv2d, *weights: Tensor) -> Factored:
         if has_bias(layer):
             parts[-1].bias.copy_(layer.bias)
     return parts
-
-
-def code_parts(parts: Factored, code: Callable[[nn.Module, Any], nn.Module] | None) -> Factored:
-    """The parts with codes in place of weights, where `code` says so."""
-    return parts if code is None else Factored(*(code(part, None) for part in parts))

@@ -89,7 +89,10 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
     kind, size = kind_of(layer), parameter_bytes(layer)
     reasons = []
     for candidate in chains:
-        reason, predicted = _refusal(layer, names, kind, candidate, request), size
+        reason, predicted = _filtered(names, layer, kind, candidate, request), size
+        if not reason:
+            candidate = candidate.settled(layer)
+            reason = candidate.refuse(layer)
         if not reason:
             predicted = candidate.predict(layer).bytes
             if predicted < size:
@@ -98,6 +101,7 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
                     kind=kind,
                     method=candidate.name,
                     settings=candidate.settings,
+                    reason=candidate.remark(layer),
                     original_bytes=size,
                     predicted_bytes=predicted,
                 )
@@ -107,11 +111,12 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
     return PlanEntry(layers=names, kind=kind, method=None, reason=reason, original_bytes=size, predicted_bytes=size)
 
 
-def _refusal(layer: nn.Module, names: tuple[str, ...], kind: str, candidate: Chain, request: Request) -> str:
+def _filtered(names: tuple[str, ...], layer: nn.Module, kind: str, candidate: Chain, request: Request) -> str:
+    """Why the chain is not meant for a group of layers; empty if it is."""
     if kind not in KINDS:
         return f"{type(layer).__name__} has no weight matrix to code"
     if kind not in candidate.kinds:
         return f"{candidate.name} takes {' and '.join(candidate.kinds)} layers; --set kinds={kind},… adds this kind"
     if request.layers and not any(fnmatch.fnmatch(name, glob) for name in names for glob in request.layers):
         return "not named by --layers"
-    return candidate.refuse(layer)
+    return ""

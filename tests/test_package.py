@@ -48,9 +48,9 @@ def test_wheel_carries_its_data(tmp_path):
 RANKS = [
     {"errors", "units"},
     {"files", "records", "progress"},
-    {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd", "lowrank"},
+    {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
     {"calibration", "checkpoint", "kmeans", "train", "permute"},
-    {"coding"},
+    {"coding", "lowrank"},
     {"methods", "runtimes"},
     {"discover"},
     {"chain"},

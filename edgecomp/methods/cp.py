@@ -3,9 +3,6 @@
 K[t,s,i,j] ≈ Σ_r A[t,r]·B[s,r]·C[i,r]·D[j,r], by non-linear least squares (see `cpd`).
 """
 
-from collections.abc import Callable
-
-import torch
 from pydantic import Field
 from torch import nn
 
@@ -13,7 +10,6 @@ from .. import lowrank
 from ..calibration import Inputs
 from ..cpd import decompose
 from ..layers import Factored
-from ..records import Cost
 
 KINDS = ("conv",)
 
@@ -24,37 +20,23 @@ class Config(lowrank.Ranked):
     steps: int = Field(20, ge=0)
 
 
-def refuse(layer: nn.Module, config: Config) -> str:
-    return lowrank.refusal(layer, lambda: structure(layer, config))
+def largest_rank(layer: nn.Conv2d) -> int:
+    return layer.weight.numel() // max(layer.weight.shape)
 
 
-def predict(layer: nn.Module, config: Config) -> Cost:
-    return lowrank.cost(structure(layer, config))
+def parts(layer: nn.Conv2d, rank: int) -> Factored:
+    return Factored(
+        lowrank.part(layer, layer.in_channels, rank),
+        lowrank.part(layer, rank, rank, "h", groups=rank),
+        lowrank.part(layer, rank, rank, "w", groups=rank),
+        lowrank.part(layer, rank, layer.out_channels, last=True),
+    )
 
 
-def structure(layer: nn.Module, config: Config) -> Factored:
-    """The parts, without their weights."""
-
-    def parts(rank: int) -> Factored:
-        with torch.device("meta"):
-            return Factored(
-                lowrank.part(layer, layer.in_channels, rank),
-                lowrank.part(layer, rank, rank, "h", groups=rank),
-                lowrank.part(layer, rank, rank, "w", groups=rank),
-                lowrank.part(layer, rank, layer.out_channels, last=True),
-            )
-
-    sizes = layer.weight.shape
-    return parts(lowrank.choose_rank(layer, config, layer.weight.numel() // max(sizes), parts))
+def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> Factored:
+    empty = structure(layer, config)
+    a, b, c, d = decompose(layer.weight.detach(), empty[0].out_channels, config.steps, seed)
+    return lowrank.filled(empty, layer, b.T, c.T, d.T, a)
 
 
-def compress(
-    layer: nn.Module,
-    config: Config,
-    inputs: Inputs | None,
-    seed: int,
-    code: Callable[[nn.Module, Inputs | None], nn.Module] | None = None,
-) -> nn.Module:
-    parts = structure(layer, config)
-    a, b, c, d = decompose(layer.weight.detach(), parts[0].out_channels, config.steps, seed)
-    return lowrank.code_parts(lowrank.filled(parts, layer, b.T, c.T, d.T, a), code)
+refuse, predict, structure, settle = lowrank.interface(largest_rank, parts, compress)

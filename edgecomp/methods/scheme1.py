@@ -4,7 +4,6 @@ K[t,s] ≈ Σ_m a[t,s,m]·v_m·h_mᵀ, the T·S filters of d×d in a basis of M 
 outer product: a CP decomposition of all filters. With data reconstruction (§2.3) a is fitted to the layer's outputs.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,7 +15,6 @@ from ..cpd import decompose
 from ..feedback import damped
 from ..layers import Factored
 from ..layers.matrix import weight_matrix
-from ..records import Cost
 
 KINDS = ("conv",)
 _STEPS = 20  # of non-linear least squares
@@ -29,41 +27,24 @@ class Config(lowrank.Ranked):
     reconstruction: Literal["joint", "data", "filter"] = "joint"
 
 
-def refuse(layer: nn.Module, config: Config) -> str:
-    return lowrank.refusal(layer, lambda: structure(layer, config))
-
-
-def predict(layer: nn.Module, config: Config) -> Cost:
-    return lowrank.cost(structure(layer, config))
-
-
-def structure(layer: nn.Module, config: Config) -> Factored:
-    """The parts, without their weights."""
-    channels, outputs = layer.in_channels, layer.out_channels
+def largest_rank(layer: nn.Conv2d) -> int:
     height, width = layer.kernel_size
-
-    def parts(rank: int) -> Factored:
-        many = channels * rank
-        with torch.device("meta"):
-            return Factored(
-                lowrank.part(layer, channels, many, "h", groups=channels),
-                lowrank.part(layer, many, many, "w", groups=many),
-                lowrank.part(layer, many, outputs, last=True),
-            )
-
-    return parts(lowrank.choose_rank(layer, config, height * width, parts))
+    return height * width
 
 
-def compress(
-    layer: nn.Module,
-    config: Config,
-    inputs: Inputs | None,
-    seed: int,
-    code: Callable[[nn.Module, Inputs | None], nn.Module] | None = None,
-) -> nn.Module:
-    parts = structure(layer, config)
+def parts(layer: nn.Conv2d, rank: int) -> Factored:
+    channels, many = layer.in_channels, layer.in_channels * rank
+    return Factored(
+        lowrank.part(layer, channels, many, "h", groups=channels),
+        lowrank.part(layer, many, many, "w", groups=many),
+        lowrank.part(layer, many, layer.out_channels, last=True),
+    )
+
+
+def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> Factored:
+    empty = structure(layer, config)
     kernel, channels = layer.weight.detach().float(), layer.in_channels
-    rank = parts[0].out_channels // channels
+    rank = empty[0].out_channels // channels
     v, h = _basis(kernel.flatten(0, 1), rank, seed)
     filters = torch.einsum("mi,mj->mij", v, h)
     if inputs is not None and config.reconstruction != "filter":
@@ -77,7 +58,7 @@ def compress(
     gram.diagonal().add_(1e-7 * gram.diagonal().mean())
     weights = torch.linalg.solve(gram, wanted.flatten(0, -2).T).T  # (T, S·M), or (T·S, M)
     spread = (part.repeat(channels, 1) for part in (v, h))
-    return lowrank.code_parts(lowrank.filled(parts, layer, *spread, weights), code)
+    return lowrank.filled(empty, layer, *spread, weights)
 
 
 def _basis(filters: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -87,3 +68,6 @@ def _basis(filters: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
     small = (modes * strength.clamp(min=0).sqrt()).T.unflatten(1, filters.shape[1:])  # (h·w, h, w)
     _, v, h, _ = decompose(small[..., None], rank, _STEPS, seed)
     return nn.functional.normalize(v.T, dim=1), nn.functional.normalize(h.T, dim=1)
+
+
+refuse, predict, structure, settle = lowrank.interface(largest_rank, parts, compress)

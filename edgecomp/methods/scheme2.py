@@ -16,60 +16,40 @@ from ..calibration import Inputs
 from ..feedback import damped
 from ..layers import Factored
 from ..layers.matrix import weight_matrix
-from ..records import Cost
 
 KINDS = ("conv",)
 _ROUNDS = 8
 _STEPS = 8  # of conjugate gradients
 
 
-class Config(lowrank.Spectral):
+class Config(lowrank.Ranked):
     """reconstruction: of the outputs of the original net (`joint`), of the layer's own outputs (`data`), or of its
     filters (`filter`)."""
 
     reconstruction: Literal["joint", "data", "filter"] = "joint"
 
 
-def refuse(layer: nn.Module, config: Config) -> str:
-    return lowrank.refusal(layer, lambda: structure(layer, config))
-
-
-def predict(layer: nn.Module, config: Config) -> Cost:
-    return lowrank.cost(structure(layer, config))
-
-
-def structure(layer: nn.Module, config: Config) -> Factored:
-    """The parts, without their weights."""
-    channels, outputs = layer.in_channels, layer.out_channels
+def largest_rank(layer: nn.Conv2d) -> int:
     height, width = layer.kernel_size
-
-    def parts(rank: int) -> Factored:
-        with torch.device("meta"):
-            return Factored(
-                lowrank.part(layer, channels, rank, "h"), lowrank.part(layer, rank, outputs, "w", last=True)
-            )
-
-    spectral = config.energy is not None or config.cosine is not None
-    spectrum = torch.linalg.svdvals(_unfolded(layer)) if spectral else None
-    return parts(lowrank.choose_rank(layer, config, min(channels * height, outputs * width), parts, spectrum))
+    return min(layer.in_channels * height, layer.out_channels * width)
 
 
-def compress(
-    layer: nn.Module,
-    config: Config,
-    inputs: Inputs | None,
-    seed: int,
-    code: Callable[[nn.Module, Inputs | None], nn.Module] | None = None,
-) -> nn.Module:
-    parts = structure(layer, config)
-    rank, (height, width) = parts[0].out_channels, layer.kernel_size
+def parts(layer: nn.Conv2d, rank: int) -> Factored:
+    return Factored(
+        lowrank.part(layer, layer.in_channels, rank, "h"), lowrank.part(layer, rank, layer.out_channels, "w", last=True)
+    )
+
+
+def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> Factored:
+    empty = structure(layer, config)
+    rank, (height, width) = empty[0].out_channels, layer.kernel_size
     left, values, right = torch.linalg.svd(_unfolded(layer), full_matrices=False)
     root = values[:rank].sqrt()
     v = (left[:, :rank] * root).T.unflatten(1, (height, -1))  # (R, h, S)
     h = (right[:rank] * root[:, None]).unflatten(1, (-1, width)).transpose(0, 1)  # (T, R, w)
     if inputs is not None and config.reconstruction != "filter":
         v, h = _fit_outputs(weight_matrix(layer), damped(inputs.second_moment), v, width)
-    return lowrank.code_parts(lowrank.filled(parts, layer, v.transpose(1, 2), h), code)
+    return lowrank.filled(empty, layer, v.transpose(1, 2), h)
 
 
 def _unfolded(layer: nn.Conv2d) -> Tensor:
@@ -114,3 +94,6 @@ def _conjugate_gradients(operator: Callable[[Tensor], Tensor], wanted: Tensor, x
         power, before = residual.square().sum(), power
         direction = residual + power / before.clamp(min=1e-30) * direction
     return x
+
+
+refuse, predict, structure, settle = lowrank.interface(largest_rank, parts, compress)

@@ -6,26 +6,27 @@ and a 1×1.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from .. import lowrank
 from ..calibration import Inputs
 from ..feedback import damped
 from ..layers import Factored
 from ..layers.matrix import has_bias, kind_of, set_weight_matrix, unsupported, weight_matrix
-from ..records import Cost, Record
 
 KINDS = ("dense", "embedding")
 
 
-class Config(Record):
-    """rank: R, or below 1 a fraction of the full rank. least_rank: R is at least that; layers of lower rank, such as
-    the last one of a classifier, are left alone. fit: to the outputs (`inputs`), or to the weights (`plain`)."""
+class Config(lowrank.Ranked):
+    """rank: 0.1 of the full one unless told. least_rank: layers of lower rank, such as the last one of a classifier,
+    are left alone. fit: to the outputs (`inputs`), or to the weights (`plain`)."""
 
-    rank: float = Field(0.1, gt=0)
+    DEFAULT: ClassVar[dict[str, float]] = {"rank": 0.1}
+
     least_rank: int = Field(16, ge=1)
     fit: Literal["inputs", "plain"] = "inputs"
 
@@ -34,67 +35,64 @@ def refuse(layer: nn.Module, config: Config) -> str:
     full = min(weight_matrix(layer).shape)
     if full < config.least_rank:
         return f"its rank is at most {full}, below least_rank={config.least_rank}"
-    return unsupported(layer)
+    if unsupported(layer) or config.worth == 1:  # codes of the parts can be smaller even at full rank
+        return unsupported(layer)
+    return lowrank.not_worth(layer, structure(layer, config), config)
 
 
-def predict(layer: nn.Module, config: Config) -> Cost:
-    parts = structure(layer, config)
-    macs = sum(part.weight.numel() for part in parts if not isinstance(part, nn.Embedding))
-    return Cost(bytes=sum(4 * p.numel() for p in parts.parameters()), macs=macs)
+def largest_rank(layer: nn.Module) -> int:
+    return min(weight_matrix(layer).shape)
 
 
-def structure(layer: nn.Module, config: Config) -> Factored:
-    """The parts, without their weights."""
-    full = min(weight_matrix(layer).shape)
-    rank = round(config.rank * full) if config.rank < 1 else round(config.rank)
-    rank = min(full, max(rank, config.least_rank))
+def parts(layer: nn.Module, rank: int) -> Factored:
     bias = has_bias(layer)
-    with torch.device("meta"):
-        if kind_of(layer) == "embedding":
-            return Factored(nn.Embedding(layer.num_embeddings, rank), nn.Linear(rank, layer.embedding_dim, bias=False))
-        if kind_of(layer) == "dense":
-            return Factored(
-                nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features, bias=bias)
-            )
-        geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        return Factored(
-            nn.Conv2d(layer.in_channels, rank, *geometry, bias=False), nn.Conv2d(rank, layer.out_channels, 1, bias=bias)
-        )
+    if kind_of(layer) == "embedding":
+        return Factored(nn.Embedding(layer.num_embeddings, rank), nn.Linear(rank, layer.embedding_dim, bias=False))
+    if kind_of(layer) == "dense":
+        return Factored(nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features, bias=bias))
+    geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    return Factored(
+        nn.Conv2d(layer.in_channels, rank, *geometry, bias=False), nn.Conv2d(rank, layer.out_channels, 1, bias=bias)
+    )
 
 
-def compress(
+def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> Factored:
+    return compress_coded(layer, config, inputs, seed, lambda part, _: part)
+
+
+def compress_coded(
     layer: nn.Module,
     config: Config,
     inputs: Inputs | None,
     seed: int,
-    code: Callable[[nn.Module, Inputs | None], nn.Module] = lambda part, _: part,
-) -> nn.Module:
+    code: Callable[[nn.Module, Inputs | None], nn.Module],
+) -> Factored:
     """`code` turns a part into what takes its place; the second part then makes up for the errors of the first.
 
     Codes have the same number of bits for all weights, so a random rotation spreads what counts over all R directions
     (as QuIP does for whole layers, Chee et al. 2023, §4.1).
     """
     matrix = weight_matrix(layer)
-    parts = structure(layer, config).to_empty(device="cpu")
-    rank = min(weight_matrix(parts[0]).shape)
+    empty = structure(layer, config).to_empty(device="cpu")
+    rank = min(weight_matrix(empty[0]).shape)
     inputs = None if config.fit == "plain" else inputs
     moment = None if inputs is None else damped(inputs.second_moment)
     left, right = _factors(matrix, moment, rank)
     rotation = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(seed))).Q
     left, right = left @ rotation, rotation.T @ right
     if kind_of(layer) == "embedding":
-        set_weight_matrix(parts[0], left)
-        set_weight_matrix(parts[1], right.T)
-        return Factored(code(parts[0], None), code(parts[1], None))
+        set_weight_matrix(empty[0], left)
+        set_weight_matrix(empty[1], right.T)
+        return Factored(code(empty[0], None), code(empty[1], None))
 
-    set_weight_matrix(parts[0], right)
-    first = code(parts[0], inputs)
-    right = first.decode() if first is not parts[0] else right
+    set_weight_matrix(empty[0], right)
+    first = code(empty[0], inputs)
+    right = first.decode() if first is not empty[0] else right
     moved = right if moment is None else right @ moment
-    set_weight_matrix(parts[1], matrix @ moved.T @ torch.linalg.pinv(moved @ right.T, hermitian=True, rtol=1e-6))
+    set_weight_matrix(empty[1], matrix @ moved.T @ torch.linalg.pinv(moved @ right.T, hermitian=True, rtol=1e-6))
     if has_bias(layer):
-        parts[1].bias.data.copy_(layer.bias.detach())
-    second = code(parts[1], None if inputs is None else inputs.through(right))
+        empty[1].bias.data.copy_(layer.bias.detach())
+    second = code(empty[1], None if inputs is None else inputs.through(right))
     return Factored(first, second)
 
 
@@ -109,3 +107,6 @@ def _factors(matrix: Tensor, moment: Tensor | None, rank: int) -> tuple[Tensor, 
     whitened = matrix @ factor
     basis = torch.linalg.eigh(whitened.T @ whitened).eigenvectors[:, -rank:]
     return whitened @ basis, torch.linalg.solve_triangular(factor, basis.T, upper=False, left=False)
+
+
+_, predict, structure, settle = lowrank.interface(largest_rank, parts, compress, unsupported)

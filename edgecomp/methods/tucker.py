@@ -4,15 +4,12 @@ K ≈ Σ C[p,q]·U[t,p]·V[s,q], by higher-order orthogonal iteration; one rank 
 proportion.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from .. import lowrank
 from ..calibration import Inputs
 from ..layers import Factored
-from ..records import Cost
 
 KINDS = ("conv",)
 _ROUNDS = 10
@@ -22,48 +19,34 @@ class Config(lowrank.Ranked):
     """rank: of the larger one of input and output channels; the other's is in proportion."""
 
 
-def refuse(layer: nn.Module, config: Config) -> str:
-    return lowrank.refusal(layer, lambda: structure(layer, config))
+def largest_rank(layer: nn.Conv2d) -> int:
+    return max(layer.in_channels, layer.out_channels)
 
 
-def predict(layer: nn.Module, config: Config) -> Cost:
-    return lowrank.cost(structure(layer, config))
+def parts(layer: nn.Conv2d, rank: int) -> Factored:
+    few, many = (-(-side * rank // largest_rank(layer)) for side in (layer.in_channels, layer.out_channels))
+    return Factored(
+        lowrank.part(layer, layer.in_channels, few),
+        lowrank.part(layer, few, many, "hw"),
+        lowrank.part(layer, many, layer.out_channels, last=True),
+    )
 
 
-def structure(layer: nn.Module, config: Config) -> Factored:
-    """The parts, without their weights."""
-    channels, outputs = layer.in_channels, layer.out_channels
-
-    def parts(rank: int) -> Factored:
-        few, many = (-(-side * rank // max(channels, outputs)) for side in (channels, outputs))
-        with torch.device("meta"):
-            return Factored(
-                lowrank.part(layer, channels, few),
-                lowrank.part(layer, few, many, "hw"),
-                lowrank.part(layer, many, outputs, last=True),
-            )
-
-    return parts(lowrank.choose_rank(layer, config, max(channels, outputs), parts))
-
-
-def compress(
-    layer: nn.Module,
-    config: Config,
-    inputs: Inputs | None,
-    seed: int,
-    code: Callable[[nn.Module, Inputs | None], nn.Module] | None = None,
-) -> nn.Module:
-    parts = structure(layer, config)
+def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> Factored:
+    empty = structure(layer, config)
     kernel = layer.weight.detach().float().flatten(2)  # (T, S, d²)
-    right = _basis(kernel.transpose(0, 1), parts[0].out_channels)
+    right = _basis(kernel.transpose(0, 1), empty[0].out_channels)
     for _ in range(_ROUNDS):
-        left = _basis(torch.einsum("tsx,sq->tqx", kernel, right), parts[1].out_channels)
-        right = _basis(torch.einsum("tsx,tp->spx", kernel, left), parts[0].out_channels)
+        left = _basis(torch.einsum("tsx,sq->tqx", kernel, right), empty[1].out_channels)
+        right = _basis(torch.einsum("tsx,tp->spx", kernel, left), empty[0].out_channels)
     core = torch.einsum("tsx,tp,sq->pqx", kernel, left, right)
-    return lowrank.code_parts(lowrank.filled(parts, layer, right.T, core, left), code)
+    return lowrank.filled(empty, layer, right.T, core, left)
 
 
 def _basis(tensor: Tensor, rank: int) -> Tensor:
     """The strongest directions of the first axis, (size, R)."""
     rows = tensor.flatten(1)
     return torch.linalg.eigh(rows @ rows.T).eigenvectors[:, -rank:]
+
+
+refuse, predict, structure, settle = lowrank.interface(largest_rank, parts, compress)
