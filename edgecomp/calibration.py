@@ -1,4 +1,4 @@
-"""What a layer's inputs look like: their second moment, gathered by running calibration samples through the net."""
+"""What a layer's inputs look like: their moments and range, gathered by running calibration samples through the net."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers.matrix import input_rows
+from .layers.quantized import Quantized, static_parts
 
 _BATCH = 256
 _ROWS_PER_BATCH = 4096
@@ -81,6 +82,27 @@ def cross_moment(
         total += rows.sum(0)
         seen_total += seen.sum(0)
     return cross / count - torch.outer(total / count, seen_total / count), total / count
+
+
+@torch.no_grad()
+def fix_ranges(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples: Tensor) -> None:
+    """Gives the static int8 layers in `replacement` the ranges of their inputs and outputs when it is called with what
+    `layer` gets in `net`."""
+    seen: dict[Quantized, list[Tensor]] = {part: [] for part in static_parts(replacement)}
+
+    def see(part: Quantized, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[part].append(torch.stack([*arguments[0].aminmax(), *output.aminmax()]))
+
+    handles = [part.register_forward_hook(see) for part in seen]
+    try:
+        for x in _inputs_of(net, layer, samples):
+            replacement(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for part, batches in seen.items():
+        low, high = torch.stack(batches).amin(0).tolist(), torch.stack(batches).amax(0).tolist()
+        part.ranges = [(low[0], high[1]), (low[2], high[3])]
 
 
 def _rows(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int) -> Iterator[Tensor]:

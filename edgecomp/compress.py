@@ -10,7 +10,9 @@ from torch import nn
 
 from . import calibration, chain, checkpoint, graph, permute, progress
 from .calibration import Inputs
+from .errors import UsageError
 from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
+from .layers.quantized import static_parts
 from .records import Compressed, Model, Plan, PlanEntry
 from .workspace import Workspace, stage_key
 
@@ -89,12 +91,13 @@ def _compressed_layer(
     """What takes the place of a group of layers; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖."""
     layer = net.get_submodule(entry.layers[0])
     inputs, before = None, weight_matrix(layer).clone()
-    if model.data is not None and kind_of(layer) != "embedding":
+    if model.data is not None and kind_of(layer) != "embedding" and getattr(layer, "groups", 1) == 1:
         samples = model.data.calibration.inputs[:CALIBRATION_SAMPLES]
         inputs = calibration.gather(net, layer, samples, seed)
         if original is not None and _joint(entry):
             _aim_at_original(net, original, entry.layers[0], samples, inputs, seed)
     compressed = replace_weights(layer, chain.restore(entry.method, entry.settings), inputs, seed)
+    _fix_ranges(net, model, layer, compressed)
     difference = before - compressed.decode()
     weights, outputs = _ratio(difference, before), None
     if inputs is not None:
@@ -103,6 +106,22 @@ def _compressed_layer(
     text = f"relative error {weights:.3f}" + ("" if outputs is None else f", of the outputs {outputs:.3f}")
     progress.note(f"{', '.join(entry.layers)}: {tuple(before.shape)} by {entry.method}, {text}")
     return compressed, weights, outputs
+
+
+def _fix_ranges(net: nn.Module, model: Model, layer: nn.Module, compressed: nn.Module) -> None:
+    """Fixes the scales of int8 layers that do not choose theirs at run time.
+
+    Raises:
+        UsageError: the model has no data to fix them by.
+    """
+    if not static_parts(compressed):
+        return
+    if model.data is None:
+        raise UsageError(
+            "activations=static fixes scales by calibration data, and the model has none",
+            "Give the model file a data(), or leave out --set activations=static.",
+        )
+    calibration.fix_ranges(net, layer, compressed, model.data.calibration.inputs[:CALIBRATION_SAMPLES])
 
 
 def _joint(entry: PlanEntry) -> bool:

@@ -1,7 +1,7 @@
 """Stage 5, export: writes the compressed and the original network for the runtime, and proves what was written.
 
-The proof re-opens the file, finds every layer's packed codes in it, and compares the runtime's outputs with those of
-the torch module. A mismatch is an error.
+The proof re-opens the file, finds every layer's packed codes or int8 weights in it, and compares the runtime's outputs
+with those of the torch module. A mismatch is an error.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .devices.host import Host
 from .errors import BuildError
 from .files import atomic_folder, cache_folder, sha256_file
 from .layers.codebook import Coded
+from .layers.quantized import Quantized
 from .plan import parameter_bytes
 from .records import Artifact, Compressed, LayerReport, Model, Plan, Proof
 from .workspace import Workspace, stage_key
@@ -30,6 +31,7 @@ HOST_TARGET = "linux-x86_64"
 _PROOF_SAMPLES = 32
 _EXACT = 1e-3  # relative difference between runtimes that both compute in fp32
 _LOOKUP = 0.05  # what the byte tables of one coded layer may add, see targets/kernels/codebook_linear
+_ROUNDING = 0.01  # what one int8 layer may: where sums differ in the last bit, inputs round to neighbouring levels
 
 
 def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) -> Artifact:
@@ -117,29 +119,40 @@ def _shapes(model: Model) -> str:
 
 
 def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof:
-    coded = {name: m for name, m in net.named_modules() if isinstance(m, Coded)}
     stored = {hashlib.sha256(c.data).digest() for c in discover.runtime(runtime_name).constants(path)}
-    for name, layer in coded.items():
-        for buffer in ("codes", "codebook"):
-            data = getattr(layer, buffer).numpy().tobytes()
-            if hashlib.sha256(data).digest() not in stored:
-                raise BuildError(f"{path}: the {buffer} of {name} ({len(data)} bytes) are not in the exported file")
+    coded, rounding = 0, 0
+    for name, layer in net.named_modules():
+        if isinstance(layer, Coded):
+            coded += 1
+            _find(stored, [layer.codes], f"{path}: the codes of {name}")
+            _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
+        elif isinstance(layer, Quantized):
+            rounding += 1
+            matrix = layer.matrix()  # kernels for one input channel per group want it transposed
+            _find(stored, [matrix, matrix.T], f"{path}: the int8 weights of {name}")
     inputs, reference = _proof_inputs(model)
     with torch.inference_mode():
         expected = torch.cat([flat_output(net(*record)) for record in zip(*(x.split(1) for x in inputs), strict=True)])
     got = run_on_host(runtime_name, path, inputs, expected.shape[1])
     difference = (got - expected).norm() / expected.norm().clamp(min=1e-30)
-    limit = _EXACT + _LOOKUP * math.sqrt(len(coded))
+    limit = _EXACT + math.hypot(_LOOKUP * math.sqrt(coded), _ROUNDING * math.sqrt(rounding))
     if not difference <= limit:
         raise BuildError(
             f"{path}: outputs differ from the torch module's by {100 * difference:.2f} % (limit {100 * limit:.2f} %)"
         )
     return Proof(
-        codes_stored=bool(coded),
+        codes_stored=coded + rounding > 0,
         max_abs_difference=(got - expected).abs().max().item(),
         relative_difference=difference.item(),
         reference=reference,
     )
+
+
+def _find(stored: set[bytes], forms: list[Tensor], what: str) -> None:
+    """Raises a BuildError if none of the forms of a tensor is stored."""
+    forms_bytes = [form.contiguous().numpy().tobytes() for form in forms]
+    if not any(hashlib.sha256(data).digest() in stored for data in forms_bytes):
+        raise BuildError(f"{what} ({len(forms_bytes[0])} bytes) are not in the exported file")
 
 
 def _proof_inputs(model: Model) -> tuple[list[Tensor], str]:

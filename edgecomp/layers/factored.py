@@ -1,4 +1,4 @@
-"""A layer replaced by several smaller ones in a row: plain torch layers or codebook layers."""
+"""A layer replaced by several smaller ones in a row: plain torch layers, codebook or int8 layers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .codebook import CodebookConv2d, CodebookEmbedding, Coded
+from .quantized import Quantized, QuantizedConv2d
 
 _ARGUMENTS = {
     "Linear": ("in_features", "out_features"),
@@ -29,7 +30,7 @@ class Factored(nn.Sequential):
 
     def decode(self) -> Tensor:
         """The matrix that the parts make together, (m, n) fp32."""
-        if isinstance(self[0], (nn.Conv2d, CodebookConv2d)):
+        if isinstance(self[0], (nn.Conv2d, CodebookConv2d, QuantizedConv2d)):
             return self.kernel().permute(0, 2, 3, 1).flatten(1)
         first, second = (_matrix(part) for part in self)
         return first @ second.T if isinstance(self[0], (nn.Embedding, CodebookEmbedding)) else second @ first
@@ -54,7 +55,7 @@ class Factored(nn.Sequential):
 
 
 def _describe(part: nn.Module) -> dict[str, Any]:
-    if isinstance(part, Coded):
+    if isinstance(part, (Coded, Quantized)):
         return {"class": "Identity", "arguments": {}}
     kind = type(part).__name__
     arguments = {name: getattr(part, name) for name in _ARGUMENTS[kind]}

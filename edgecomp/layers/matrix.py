@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .codebook import CodebookConv2d, CodebookEmbedding, CodebookLinear, Coded, CodeFormat
+from .quantized import Quantized, QuantizedConv2d, QuantizedLinear
 
 KINDS = ("dense", "conv", "embedding")
 
@@ -56,17 +57,22 @@ def input_rows(layer: nn.Module, x: Tensor, limit: int, generator: torch.Generat
 
 def unsupported(layer: nn.Module) -> str:
     """Why a layer of a codable kind cannot become a codebook layer; empty if it can."""
+    if kind_of(layer) == "conv" and layer.groups != 1:
+        return f"a convolution in {layer.groups} groups has no single matrix"
+    if kind_of(layer) == "embedding" and layer.max_norm is not None:
+        return "an embedding with max_norm changes its weights as it runs"
+    return unpaddable(layer)
+
+
+def unpaddable(layer: nn.Module) -> str:
+    """Why the padding of a convolution is not so many zeros on both sides; empty if it is."""
     if kind_of(layer) == "conv":
-        if layer.groups != 1:
-            return f"a convolution in {layer.groups} groups has no single matrix"
         if layer.padding_mode != "zeros":
-            return f"padding mode {layer.padding_mode!r} is not supported by the codebook kernels"
+            return f"padding mode {layer.padding_mode!r} is not supported by the kernels"
         if layer.padding == "same" and any(
             d * (k - 1) % 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
         ):
             return "padding 'same' of an even kernel is not the same on both sides"
-    if kind_of(layer) == "embedding" and layer.max_norm is not None:
-        return "an embedding with max_norm changes its weights as it runs"
     return ""
 
 
@@ -98,6 +104,23 @@ def coded_layer(
         coded = CodebookConv2d(format, bias is not None, geometry)
     coded.store(codes, codebook, scale, bias)
     return coded
+
+
+def quantized_layer(layer: nn.Module, codes: Tensor, scale: Tensor, static: bool) -> Quantized:
+    """The int8 layer that takes the place of `layer`; shapes as in `Quantized.store`."""
+    common = {"shape": list(layer.weight.shape), "bias": has_bias(layer), "static": static}
+    if kind_of(layer) == "dense":
+        quantized: Quantized = QuantizedLinear(**common)
+    else:
+        geometry = {
+            "stride": list(layer.stride),
+            "padding": list(explicit_padding(layer)),
+            "dilation": list(layer.dilation),
+            "groups": layer.groups,
+        }
+        quantized = QuantizedConv2d(geometry, **common)
+    quantized.store(codes, scale, layer.bias if has_bias(layer) else None)
+    return quantized
 
 
 def explicit_padding(layer: nn.Conv2d) -> tuple[int, int]:

@@ -1,0 +1,146 @@
+"""int8 layers: what they round to, what the exported file holds and computes, and that nets train around them."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from edgecomp import calibration, chain, checkpoint, export
+from edgecomp.compress import compress
+from edgecomp.errors import BuildError, UsageError
+from edgecomp.layers import Factored, QuantizedConv2d
+from edgecomp.layers.matrix import weight_matrix
+from edgecomp.load import load
+from edgecomp.methods import int8
+from edgecomp.plan import plan
+from edgecomp.records import Model, Request
+from edgecomp.runtimes import executorch
+from edgecomp.workspace import Workspace
+
+LAYERS = {
+    "dense": (lambda: nn.Linear(64, 33), (64,)),
+    "dense over a sequence": (lambda: nn.Linear(16, 32, bias=False), (3, 16)),
+    "conv": (lambda: nn.Conv2d(3, 17, (3, 2), stride=(2, 1), padding=1, dilation=(1, 2)), (3, 9, 9)),
+    "conv 1x1": (lambda: nn.Conv2d(16, 32, 1), (16, 9, 9)),
+    "conv 1x1 strided": (lambda: nn.Conv2d(16, 32, 1, stride=2), (16, 9, 9)),
+    "conv in groups": (lambda: nn.Conv2d(16, 32, 3, groups=4, padding=1), (16, 9, 9)),
+    "conv depthwise": (lambda: nn.Conv2d(16, 32, 3, groups=16), (16, 9, 9)),
+    "conv of one channel": (lambda: nn.Conv2d(1, 16, 5), (1, 9, 9)),
+}
+ONLY_STATIC = {"conv depthwise", "conv of one channel"}
+
+
+def rounded(layer, activations, x=None):
+    """The int8 layer, with its ranges fixed by x if they are static."""
+    after = int8.compress(layer, int8.Config(activations=activations), None, 0)
+    if activations == "static":
+        calibration.fix_ranges(nn.Sequential(layer), layer, after, x)
+    return after
+
+
+def relative(got, expected):
+    return float((got - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("activations", ["dynamic", "static"])
+@pytest.mark.parametrize("kind", LAYERS)
+@torch.no_grad()
+def test_the_exported_layer_holds_int8_and_gives_the_same_outputs(kind, activations, tmp_path):
+    make, shape = LAYERS[kind]
+    layer, x, path = make(), torch.randn(8, *shape) * torch.rand(8, *[1] * len(shape)), tmp_path / "m.pte"
+    assert bool(int8.refuse(layer, int8.Config(activations=activations))) == (
+        activations == "dynamic" and kind in ONLY_STATIC
+    )
+    if activations == "dynamic" and kind in ONLY_STATIC:
+        return
+    after = rounded(layer, activations, x)
+    net = nn.Sequential(after).eval()
+    executorch.export(net, (x[:1],), path)
+    assert export._prove(Model("m", "m", net, (x[:1],), None, ""), "executorch", net, path).codes_stored
+
+    expected = after(x).flatten(1)
+    got = export.run_on_host("executorch", path, [x], expected.shape[1])
+    assert relative(got, expected) < (
+        1e-5 if activations == "dynamic" else 3e-3
+    )  # static sums start from an int32 bias
+    assert relative(expected, layer(x).flatten(1)) < 0.04
+
+
+def test_the_file_shrinks_to_a_quarter(tmp_path):
+    layer, sizes = nn.Linear(512, 1024), []
+    for net in (layer, rounded(layer, "dynamic")):
+        executorch.export(nn.Sequential(net), (torch.randn(1, 512),), tmp_path / "m.pte")
+        sizes.append((tmp_path / "m.pte").stat().st_size)
+    assert sizes[1] < 0.27 * sizes[0]
+
+
+def test_other_weights_in_the_file_fail_the_proof(tmp_path):
+    net = nn.Sequential(rounded(nn.Linear(64, 33), "dynamic"))
+    x = torch.randn(1, 64)
+    executorch.export(net, (x,), tmp_path / "m.pte")
+    net[0].codes[0, 0] ^= 1
+    with pytest.raises(BuildError, match="int8 weights of 0"):
+        export._prove(Model("m", "m", net, (x,), None, ""), "executorch", net, tmp_path / "m.pte")
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(30, 64), lambda: nn.Conv2d(4, 32, 3)])
+def test_weights_are_the_nearest_of_255_values(make):
+    layer = make()
+    after = rounded(layer, "dynamic")
+    matrix = weight_matrix(layer)
+    assert (after.decode() - matrix).abs().div(after.scale[:, None]).max() <= 0.5 + 1e-3
+    assert torch.equal(after.scale, matrix.abs().amax(1) / 127) and after.codes.min() >= -127
+    assert torch.allclose(after.weight, layer.weight, atol=float(after.scale.max()))
+
+
+@torch.no_grad()
+def test_dead_rows_keep_their_bias(tmp_path):
+    """A static layer's bias is an int32 in units of the row's scale, which must not be tiny."""
+    layer, x = nn.Linear(64, 8), torch.randn(4, 64)
+    layer.weight[3], layer.weight[4] = 0, 1e-9 * layer.weight[4]
+    after = rounded(layer, "static", x)
+    executorch.export(nn.Sequential(after), (x[:1],), tmp_path / "m.pte")
+    got = export.run_on_host("executorch", tmp_path / "m.pte", [x], 8)
+    assert torch.allclose(got[:, 3:5], layer.bias[3:5].expand(4, 2), atol=0.02)
+
+
+# cp's channels are of unequal size and cancel each other: scales they share cost more, at each of its four parts
+@pytest.mark.parametrize("expression,most", [("svd:int8", 0.06), ("scheme2:int8", 0.06), ("cp:int8", 0.3)])
+@torch.no_grad()
+def test_parts_of_a_factored_layer_are_int8(expression, most, tmp_path):
+    layer, x = nn.Conv2d(8, 32, 3, padding=1), torch.randn(8, 8, 9, 9)
+    method = chain.parse(expression, ("activations=static", "rank=6"))[0]
+    after = method.compress(layer, None, 0)
+    assert isinstance(after, Factored) and all(part.codes.dtype == torch.int8 for part in after)
+    calibration.fix_ranges(nn.Sequential(layer), layer, after, x)
+    decoded = copy.deepcopy(layer)
+    decoded.weight.copy_(after.decode().unflatten(1, (3, 3, -1)).permute(0, 3, 1, 2))
+    assert relative(after(x), decoded(x)) < most  # what rounding activations leaves
+    executorch.export(nn.Sequential(after), (x[:1],), tmp_path / "m.pte")
+    got = export.run_on_host("executorch", tmp_path / "m.pte", [x], 32 * 81)
+    assert relative(got, after(x).flatten(1)) < 0.01
+
+
+def test_a_checkpoint_brings_back_ranges_and_geometry(tmp_path):
+    layer, x = nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), torch.randn(8, 4, 9, 9)
+    net = nn.Sequential(rounded(layer, "static", x))
+    checkpoint.save(net, tmp_path / "model.safetensors")
+    restored = checkpoint.restore(nn.Sequential(layer), tmp_path / "model.safetensors")
+    assert isinstance(restored[0], QuantizedConv2d) and restored[0].codes.dtype == torch.int8
+    assert torch.equal(restored(x), net(x))
+
+
+def test_gradients_reach_the_layers_before():
+    layer = rounded(nn.Linear(16, 8), "dynamic")
+    x = torch.randn(4, 16, requires_grad=True)
+    layer(x).sum().backward()
+    assert torch.allclose(x.grad, layer.weight.sum(0).expand(4, 16), atol=1e-5)
+
+
+def test_static_scales_need_data(tiny_model, tmp_path):
+    tiny_model.write_text(tiny_model.read_text().replace("def data()", "def no_data()"))
+    request = Request(model=str(tiny_model), method="int8", settings=("activations=static",))
+    model = load(request)
+    with Workspace(tmp_path / "out") as work, pytest.raises(UsageError, match="calibration data"):
+        compress(model, plan(model, request, work), work)
