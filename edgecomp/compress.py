@@ -18,6 +18,8 @@ from .workspace import Workspace, stage_key
 
 CALIBRATION_SAMPLES = 3072
 _ENERGY_SAMPLES = 1024  # enough for variances
+# With less, a layer with more inputs than there are samples moves far and then cannot be approximated: charnet, conv3.
+_AIM_RIDGE = 0.3
 
 
 def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
@@ -137,7 +139,7 @@ def _aim_at_original(
     layer, first = net.get_submodule(name), original.get_submodule(name)
     cross, mean = calibration.cross_moment(original, first, net, layer, samples, seed)
     moment = inputs.centered().second_moment
-    ridge = moment + 0.01 * moment.diagonal().mean() * torch.eye(len(moment))
+    ridge = moment + _AIM_RIDGE * moment.diagonal().mean() * torch.eye(len(moment))
     matrix = weight_matrix(first)
     aim = matrix + torch.linalg.solve(ridge, (matrix @ (cross - moment)).T).T
     set_weight_matrix(layer, aim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .calibration import Inputs
+from .feedback import damped
 from .layers import Factored
-from .layers.matrix import explicit_padding, has_bias, kind_of, unsupported, weight_matrix
+from .layers.matrix import explicit_padding, has_bias, kind_of, set_weight_matrix, unsupported, weight_matrix
 from .records import Cost, Record
 
 _WISHES = ("rank", "macs", "bytes", "energy", "cosine")
@@ -51,6 +52,17 @@ class Ranked(Record):
     def settled(self, rank: int) -> Any:
         """The same with nothing left to wish for."""
         return self.model_copy(update={**dict.fromkeys(_WISHES), "rank": rank})
+
+
+class Reconstructing(Ranked):
+    """reconstruction: of the outputs of the original net (`joint`), of the layer's own outputs (`data`), or of its
+    filters (`filter`); all there is without calibration inputs (Jaderberg et al. 2014, §2.3)."""
+
+    reconstruction: Literal["joint", "data", "filter"] = "joint"
+
+    def fitted_to(self, inputs: Inputs | None) -> Inputs | None:
+        """The inputs that the weights are fitted to, if any."""
+        return None if self.reconstruction == "filter" else inputs
 
 
 Parts = Callable[[nn.Module, int], Factored]
@@ -225,4 +237,16 @@ def filled(parts: Factored, layer: nn.Conv2d, *weights: Tensor) -> Factored:
             module.weight.copy_(weight.reshape(module.weight.shape))
         if has_bias(layer):
             parts[-1].bias.copy_(layer.bias)
+    return parts
+
+
+@torch.no_grad()
+def refit_last(parts: Factored, layer: nn.Module, inputs: Inputs | None) -> Factored:
+    """The parts with such weights in the last, a 1×1, that ‖X(W−Ŵ)ᵀ‖² is least given the others; without inputs
+    ‖W−Ŵ‖²."""
+    basis = Factored(*parts[:-1]).decode()  # (R, n): what the last part sees of the layer's inputs
+    moved = basis if inputs is None else basis @ damped(inputs.second_moment)
+    gram = moved @ basis.T
+    gram.diagonal().add_(1e-7 * gram.diagonal().mean())
+    set_weight_matrix(parts[-1], torch.linalg.solve(gram, moved @ weight_matrix(layer).T).T)
     return parts

@@ -49,7 +49,7 @@ EXTRA = {
 }
 NEVER_EXACT = {"binary", "int8", "svd:int8"}  # signs are signs, and 8 bits are 8 bits: see test_quantized.py
 ROUNDED_TO_NEAREST = {"int8"}  # calibration makes nothing better of its weights; it fixes scales of activations
-MULTIPLIED = {"int8", "svd:int8"}  # no embeddings: they multiply nothing
+MULTIPLIED = {"int8"}
 CONVOLUTIONAL = {"scheme1", "scheme2", "tucker", "cp"}  # see test_lowrank.py
 
 LAYERS = {

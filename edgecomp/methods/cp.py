@@ -1,6 +1,7 @@
 """CP decomposition: 1×1, d×1 and 1×d for every channel alone, 1×1 (Lebedev et al. 2015, §3).
 
-K[t,s,i,j] ≈ Σ_r A[t,r]·B[s,r]·C[i,r]·D[j,r], by non-linear least squares (see `cpd`).
+K[t,s,i,j] ≈ Σ_r A[t,r]·B[s,r]·C[i,r]·D[j,r], by non-linear least squares (see `cpd`). With inputs A is then
+fitted to the outputs.
 """
 
 from pydantic import Field
@@ -14,7 +15,7 @@ from ..layers import Factored
 KINDS = ("conv",)
 
 
-class Config(lowrank.Ranked):
+class Config(lowrank.Reconstructing):
     """rank: R, terms. steps: of non-linear least squares, after alternating ones."""
 
     steps: int = Field(20, ge=0)
@@ -36,7 +37,8 @@ def parts(layer: nn.Conv2d, rank: int) -> Factored:
 def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> Factored:
     empty = structure(layer, config)
     a, b, c, d = decompose(layer.weight.detach(), empty[0].out_channels, config.steps, seed)
-    return lowrank.filled(empty, layer, b.T, c.T, d.T, a)
+    parts, inputs = lowrank.filled(empty, layer, b.T, c.T, d.T, a), config.fitted_to(inputs)
+    return parts if inputs is None else lowrank.refit_last(parts, layer, inputs)
 
 
 refuse, predict, structure, settle = lowrank.interface(largest_rank, parts, compress)

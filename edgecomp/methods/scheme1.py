@@ -4,27 +4,20 @@ K[t,s] ≈ Σ_m a[t,s,m]·v_m·h_mᵀ, the T·S filters of d×d in a basis of M 
 outer product: a CP decomposition of all filters. With data reconstruction (§2.3) a is fitted to the layer's outputs.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from .. import lowrank
 from ..calibration import Inputs
 from ..cpd import decompose
-from ..feedback import damped
 from ..layers import Factored
-from ..layers.matrix import weight_matrix
 
 KINDS = ("conv",)
 _STEPS = 20  # of non-linear least squares
 
 
-class Config(lowrank.Ranked):
-    """rank: M, basis filters. reconstruction: of the outputs of the original net (`joint`), of the layer's own outputs
-    (`data`), or of its filters (`filter`)."""
-
-    reconstruction: Literal["joint", "data", "filter"] = "joint"
+class Config(lowrank.Reconstructing):
+    """rank: M, basis filters."""
 
 
 def largest_rank(layer: nn.Conv2d) -> int:
@@ -43,22 +36,11 @@ def parts(layer: nn.Conv2d, rank: int) -> Factored:
 
 def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> Factored:
     empty = structure(layer, config)
-    kernel, channels = layer.weight.detach().float(), layer.in_channels
-    rank = empty[0].out_channels // channels
-    v, h = _basis(kernel.flatten(0, 1), rank, seed)
-    filters = torch.einsum("mi,mj->mij", v, h)
-    if inputs is not None and config.reconstruction != "filter":
-        # Columns of W run over (i, j, s), rows of the basis over (s, m).
-        moment = damped(inputs.second_moment)
-        basis = torch.einsum("mij,sz->smijz", filters, torch.eye(channels)).reshape(channels * rank, -1)
-        gram, wanted = basis @ moment @ basis.T, weight_matrix(layer) @ moment @ basis.T
-    else:
-        flat = filters.flatten(1)
-        gram, wanted = flat @ flat.T, kernel.flatten(2) @ flat.T
-    gram.diagonal().add_(1e-7 * gram.diagonal().mean())
-    weights = torch.linalg.solve(gram, wanted.flatten(0, -2).T).T  # (T, S·M), or (T·S, M)
-    spread = (part.repeat(channels, 1) for part in (v, h))
-    return lowrank.filled(empty, layer, *spread, weights)
+    rank = empty[0].out_channels // layer.in_channels
+    v, h = _basis(layer.weight.detach().float().flatten(0, 1), rank, seed)
+    spread = [part.repeat(layer.in_channels, 1) for part in (v, h)]
+    parts = lowrank.filled(empty, layer, *spread, torch.zeros(empty[2].weight.shape))
+    return lowrank.refit_last(parts, layer, config.fitted_to(inputs))
 
 
 def _basis(filters: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ gradients. `joint`: X is what the already approximated layers before give, the t
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +21,8 @@ _ROUNDS = 8
 _STEPS = 8  # of conjugate gradients
 
 
-class Config(lowrank.Ranked):
-    """reconstruction: of the outputs of the original net (`joint`), of the layer's own outputs (`data`), or of its
-    filters (`filter`)."""
-
-    reconstruction: Literal["joint", "data", "filter"] = "joint"
+class Config(lowrank.Reconstructing):
+    """rank: R, channels between the two convolutions."""
 
 
 def largest_rank(layer: nn.Conv2d) -> int:
@@ -47,7 +43,8 @@ def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int)
     root = values[:rank].sqrt()
     v = (left[:, :rank] * root).T.unflatten(1, (height, -1))  # (R, h, S)
     h = (right[:rank] * root[:, None]).unflatten(1, (-1, width)).transpose(0, 1)  # (T, R, w)
-    if inputs is not None and config.reconstruction != "filter":
+    inputs = config.fitted_to(inputs)
+    if inputs is not None:
         v, h = _fit_outputs(weight_matrix(layer), damped(inputs.second_moment), v, width)
     return lowrank.filled(empty, layer, v.transpose(1, 2), h)
 

@@ -1,7 +1,7 @@
 """Tucker-2: a 1×1 convolution to fewer channels, the d×d one between fewer, a 1×1 back (Kim et al. 2016, §3).
 
-K ≈ Σ C[p,q]·U[t,p]·V[s,q], by higher-order orthogonal iteration; one rank R for the larger side, the other in
-proportion.
+K ≈ Σ C[p,q]·U[t,p]·V[s,q], by higher-order orthogonal iteration; with inputs U is then fitted to the outputs. R is the
+rank of the larger side, the other's is in proportion.
 """
 
 import torch
@@ -15,8 +15,8 @@ KINDS = ("conv",)
 _ROUNDS = 10
 
 
-class Config(lowrank.Ranked):
-    """rank: of the larger one of input and output channels; the other's is in proportion."""
+class Config(lowrank.Reconstructing):
+    """rank: R, of the larger one of input and output channels."""
 
 
 def largest_rank(layer: nn.Conv2d) -> int:
@@ -40,7 +40,8 @@ def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int)
         left = _basis(torch.einsum("tsx,sq->tqx", kernel, right), empty[1].out_channels)
         right = _basis(torch.einsum("tsx,tp->spx", kernel, left), empty[0].out_channels)
     core = torch.einsum("tsx,tp,sq->pqx", kernel, left, right)
-    return lowrank.filled(empty, layer, right.T, core, left)
+    parts, inputs = lowrank.filled(empty, layer, right.T, core, left), config.fitted_to(inputs)
+    return parts if inputs is None else lowrank.refit_last(parts, layer, inputs)
 
 
 def _basis(tensor: Tensor, rank: int) -> Tensor:
