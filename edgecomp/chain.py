@@ -47,12 +47,16 @@ class Chain:
         settle = getattr(self._method, "settle", None)
         return replace(self, configs=(settle(layer, self.configs[0]), *self.configs[1:])) if settle else self
 
+    def structure(self, layer: nn.Module) -> Factored:
+        """The parts that the first method makes of a layer, without weights."""
+        return self._method.structure(layer, self.configs[0])
+
     def refuse(self, layer: nn.Module) -> str:
         """Why the chain cannot take a layer; empty if it can."""
         reason = self._method.refuse(layer, self.configs[0])
         if reason or not self._rest:
             return reason
-        reasons = [self._rest.refuse(part) for part in self._method.structure(layer, self.configs[0])]
+        reasons = [self._rest.refuse(part) for part in self.structure(layer)]
         return reasons[0] if all(reasons) else ""
 
     def predict(self, layer: nn.Module) -> Cost:
@@ -60,7 +64,7 @@ class Chain:
             return self._method.predict(layer, self.configs[0])
         costs = [
             lowrank.cost(part, [part]) if self._rest.refuse(part) else self._rest.predict(part)
-            for part in self._method.structure(layer, self.configs[0])
+            for part in self.structure(layer)
         ]
         return Cost(bytes=sum(cost.bytes for cost in costs), macs=sum(cost.macs for cost in costs))
 
@@ -68,7 +72,7 @@ class Chain:
         """Which parts that the first method made the second one leaves as they are, and why; empty if none."""
         if not self._rest:
             return ""
-        reasons = [self._rest.refuse(part) for part in self._method.structure(layer, self.configs[0])]
+        reasons = [self._rest.refuse(part) for part in self.structure(layer)]
         return "; ".join(f"part {i} of {len(reasons)} stays plain: {r}" for i, r in enumerate(reasons, 1) if r)
 
     def compress(self, layer: nn.Module, inputs: Inputs | None, seed: int) -> nn.Module:

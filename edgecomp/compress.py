@@ -97,7 +97,7 @@ def _compressed_layer(
         samples = model.data.calibration.inputs[:CALIBRATION_SAMPLES]
         inputs = calibration.gather(net, layer, samples, seed)
         if original is not None and _joint(entry):
-            _aim_at_original(net, original, entry.layers[0], samples, inputs, seed)
+            aim_at_original(net, original, entry.layers[0], samples, inputs, seed)
     compressed = replace_weights(layer, chain.restore(entry.method, entry.settings), inputs, seed)
     _fix_ranges(net, model, layer, compressed)
     difference = before - compressed.decode()
@@ -131,8 +131,8 @@ def _joint(entry: PlanEntry) -> bool:
 
 
 @torch.no_grad()
-def _aim_at_original(
-    net: nn.Module, original: nn.Module, name: str, samples: torch.Tensor, inputs: Inputs, seed: int
+def aim_at_original(
+    net: nn.Module, original: nn.Module, name: str, samples: torch.Tensor, inputs: Inputs, seed: int = 0
 ) -> None:
     """Gives a layer of `net` the weights and bias that, on the inputs x̂ it has there, come nearest to what the layer
     gave in the original on x (Jaderberg et al. 2014, §2.3): W + W·(cov(x, x̂) − cov(x̂))·cov(x̂)⁻¹."""

@@ -67,7 +67,7 @@ def recover(model: Model, plan: Plan, compressed: Compressed, work: Workspace) -
             net = checkpoint.restore(model.net, path)
         else:
             kept = work.stages / f"recover-{key[:16]}.safetensors"
-            net, note = _train(model, compressed.net, plan, kept)
+            net, note = train_net(model, compressed.net, plan.recover_epochs, plan.seed, kept)
             checkpoint.save(net, path)
             done = {"note": note}
             work.record("recover", key, [path], done)
@@ -76,10 +76,15 @@ def recover(model: Model, plan: Plan, compressed: Compressed, work: Workspace) -
         return dataclasses.replace(compressed, net=net, checkpoint=path, notes=(*compressed.notes, done["note"]))
 
 
-def _train(model: Model, net: nn.Module, plan: Plan, kept: Path) -> tuple[nn.Module, str]:
-    """The recovered net, or the given one if training did not help; and what to say about it."""
+def train_net(model: Model, net: nn.Module, epochs: float, seed: int, kept: Path) -> tuple[nn.Module, str]:
+    """The recovered net, or the given one if training did not help; and what to say about it.
+
+    Args:
+        model: the original, whose training split is used, and its calibration split to judge by.
+        net: compressed. kept: file for what an interrupted run goes on from.
+    """
     assert model.data is not None
-    run = _Run(model.net, net, model.data.train, plan, kept)
+    run = _Run(model.net, net, model.data.train, epochs, seed, kept)
     check = model.data.calibration
     inputs = check.inputs[:_CHECK_SAMPLES]
     wanted = predict(model.net, inputs)
@@ -116,8 +121,8 @@ def _divergence(outputs: Tensor, wanted: Tensor) -> Tensor:
 class _Run:
     """The state of one recovery: the student, Adam's moments, and the step, which determines all else."""
 
-    def __init__(self, teacher: nn.Module, net: nn.Module, split: Split, plan: Plan, kept: Path) -> None:
-        self.teacher, self.split, self.kept, self.net, self.step, self.seed = teacher, split, kept, net, 0, plan.seed
+    def __init__(self, teacher: nn.Module, net: nn.Module, split: Split, epochs: float, seed: int, kept: Path) -> None:
+        self.teacher, self.split, self.kept, self.net, self.step, self.seed = teacher, split, kept, net, 0, seed
         self.student = _trainable(net)
         self.limit, self.attempts = math.inf, 0
         self.answers: Tensor | None = None
@@ -126,7 +131,7 @@ class _Run:
             self.student.to(memory_format=torch.channels_last)
         batches = max(1, len(split) // _BATCH)
         self.per_epoch = batches
-        self.total = max(1, round(plan.recover_epochs * batches))
+        self.total = max(1, round(epochs * batches))
         self.parameters: dict[str, nn.Parameter] = {}
         for parameter in self.student.parameters():
             parameter.requires_grad_(False)

@@ -103,10 +103,10 @@ def test_joint_reconstruction_makes_up_for_the_layers_before():
     compress.replace_weights(net[0], chain_of("scheme2", "rank=2"), None, 0)
     before = (net(x) - original(x)).norm()
     inputs = calibration.gather(net, net[2], x)
-    compress._aim_at_original(net, original, "2", x, inputs, 0)
+    compress.aim_at_original(net, original, "2", x, inputs, 0)
     assert (net(x) - original(x)).norm() < 0.8 * before
     again = copy.deepcopy(original)
-    compress._aim_at_original(again, original, "2", x, calibration.gather(again, again[2], x), 0)
+    compress.aim_at_original(again, original, "2", x, calibration.gather(again, again[2], x), 0)
     assert torch.allclose(again[2].weight, original[2].weight, atol=1e-4)  # nothing to make up for
 
 
