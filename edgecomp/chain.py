@@ -86,7 +86,7 @@ class Chain:
     @property
     def couples(self) -> bool:
         """Layers of equal shape are to share parts: `together` then says what each of them gets."""
-        return hasattr(self._method, "compress_together")
+        return getattr(self._method, "COUPLES", False)
 
     def together(self, layers: list[nn.Module]) -> Together:
         return Together(self._method, self._method.settle_together(layers, self.configs[0]), layers)
@@ -172,7 +172,7 @@ def _chain(names: tuple[str, ...], texts: dict[str, dict[str, str]], kinds: dict
                 f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {name} leaves alone?",
             )
     for name in names[:-1]:
-        if hasattr(discover.method(name), "compress_together"):
+        if getattr(discover.method(name), "COUPLES", False):
             raise UsageError(
                 f"{':'.join(names)}: {name} makes parts that layers share, and codes are fitted to one layer",
                 f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {name} leaves alone?",

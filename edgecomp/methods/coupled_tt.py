@@ -87,8 +87,9 @@ def _stacked(layers: list[nn.Conv2d]) -> nn.Conv2d:
     """One convolution with the outputs of all: what the layers are if only G4 is their own."""
     first = layers[0]
     geometry = (first.kernel_size, first.stride, first.padding, first.dilation)
-    stacked = nn.Conv2d(first.in_channels, len(layers) * first.out_channels, *geometry, bias=has_bias(first))
-    stacked.weight.data = torch.cat([layer.weight.detach() for layer in layers])
+    with torch.device("meta"):
+        stacked = nn.Conv2d(first.in_channels, len(layers) * first.out_channels, *geometry, bias=False)
+    stacked.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]))
     return stacked
 
 
