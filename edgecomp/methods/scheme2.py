@@ -39,7 +39,7 @@ def parts(layer: nn.Conv2d, rank: int) -> Factored:
 def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> Factored:
     empty = structure(layer, config)
     rank, (height, width) = empty[0].out_channels, layer.kernel_size
-    left, values, right = torch.linalg.svd(_unfolded(layer), full_matrices=False)
+    left, values, right = torch.linalg.svd(unfolded(layer), full_matrices=False)
     root = values[:rank].sqrt()
     v = (left[:, :rank] * root).T.unflatten(1, (height, -1))  # (R, h, S)
     h = (right[:rank] * root[:, None]).unflatten(1, (-1, width)).transpose(0, 1)  # (T, R, w)
@@ -49,7 +49,7 @@ def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int)
     return lowrank.filled(empty, layer, v.transpose(1, 2), h)
 
 
-def _unfolded(layer: nn.Conv2d) -> Tensor:
+def unfolded(layer: nn.Conv2d) -> Tensor:
     """K as a matrix: rows run over (i, s), columns over (t, j)."""
     return layer.weight.detach().float().permute(2, 1, 0, 3).flatten(2, 3).flatten(0, 1)
 
@@ -93,4 +93,4 @@ def _conjugate_gradients(operator: Callable[[Tensor], Tensor], wanted: Tensor, x
     return x
 
 
-refuse, predict, structure, settle = lowrank.interface(largest_rank, parts, compress)
+refuse, predict, structure, settle = lowrank.interface(largest_rank, parts, compress, unfolded=unfolded)

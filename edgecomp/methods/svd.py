@@ -40,6 +40,10 @@ def refuse(layer: nn.Module, config: Config) -> str:
     return lowrank.not_worth(layer, structure(layer, config), config)
 
 
+def unfolded(layer: nn.Module) -> Tensor:
+    return weight_matrix(layer)
+
+
 def largest_rank(layer: nn.Module) -> int:
     return min(weight_matrix(layer).shape)
 
@@ -109,4 +113,4 @@ def _factors(matrix: Tensor, moment: Tensor | None, rank: int) -> tuple[Tensor, 
     return whitened @ basis, torch.linalg.solve_triangular(factor, basis.T, upper=False, left=False)
 
 
-_, predict, structure, settle = lowrank.interface(largest_rank, parts, compress, unsupported)
+_, predict, structure, settle = lowrank.interface(largest_rank, parts, compress, unsupported, unfolded)
