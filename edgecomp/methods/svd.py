@@ -44,6 +44,13 @@ def unfolded(layer: nn.Module) -> Tensor:
     return weight_matrix(layer)
 
 
+def from_factors(layer: nn.Module, left: Tensor, right: Tensor) -> Factored:
+    """The two layers that a product in place of the weights of a dense layer or convolution makes."""
+    with torch.device("meta"):
+        empty = parts(layer, len(right))
+    return lowrank.filled(empty, layer, right, left)
+
+
 def largest_rank(layer: nn.Module) -> int:
     return min(weight_matrix(layer).shape)
 
