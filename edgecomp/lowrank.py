@@ -67,6 +67,7 @@ class Reconstructing(Ranked):
 
 Parts = Callable[[nn.Module, int], Factored]
 Compress = Callable[[nn.Module, Any, Inputs | None, int], Factored]
+Unfolded = Callable[[nn.Module], Tensor]
 
 
 def spatial_refusal(layer: nn.Module) -> str:
@@ -83,6 +84,7 @@ def interface(
     parts: Parts,
     compress: Compress,
     refusal: Callable[[nn.Module], str] = spatial_refusal,
+    unfolded: Unfolded | None = None,
 ) -> tuple[Callable[..., str], Callable[..., Cost], Callable[..., Factored], Callable[..., Any]]:
     """`refuse`, `predict`, `structure` and `settle` of a factorization.
 
@@ -91,14 +93,20 @@ def interface(
         parts: by rank, what a layer becomes, without weights.
         compress: the method's; without inputs it gives the nearest weights.
         refusal: why a layer has no kernel that could be factorized so; empty if it has one.
+        unfolded: the matrix whose truncated SVD the nearest weights are, if they are one: one spectrum then answers
+            what every rank would keep.
     """
 
     def settle(layer: nn.Module, config: Any) -> Any:
         """The config with its wish turned into a rank; as it is for a layer that is refused."""
         if refusal(layer):
             return config
-        rank = max(config.least_rank, _choose_rank(layer, config, largest_rank(layer), parts, compress))
-        return config.settled(min(rank, largest_rank(layer)))
+        wish, value = config.wish
+        if unfolded and wish in ("energy", "cosine"):
+            rank = rank_that_keeps(energies(unfolded(layer)), wish, value)
+        else:
+            rank = _choose_rank(layer, config, largest_rank(layer), parts, compress)
+        return config.settled(min(max(config.least_rank, rank), largest_rank(layer)))
 
     def structure(layer: nn.Module, config: Any) -> Factored:
         """The parts, without weights."""
@@ -115,7 +123,7 @@ def interface(
 
 
 def _choose_rank(layer: nn.Module, config: Ranked, largest: int, parts: Parts, compress: Compress) -> int:
-    """The rank that a config wishes for: the one place that decides it."""
+    """The rank that a config wishes for, by trial where the parts are no truncated SVD."""
     wish, value = config.wish
     if wish == "rank":
         return max(1, round(value * largest)) if value < 1 else int(value)
@@ -139,6 +147,20 @@ def _choose_rank(layer: nn.Module, config: Ranked, largest: int, parts: Parts, c
     while most < useful and falls_short(most):
         most *= 2
     return last_rank(min(most, useful), falls_short) + 1
+
+
+@torch.no_grad()
+def energies(matrix: Tensor) -> Tensor:
+    """The squares of the singular values, the largest first."""
+    matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    return torch.linalg.eigvalsh(matrix @ matrix.T).flip(0).clamp(min=0)
+
+
+def rank_that_keeps(energies: Tensor, wish: str, value: float) -> int:
+    """The smallest rank at which a truncated SVD keeps that fraction of ‖W‖² (`energy`), or has cos(vec W, vec Ŵ) at
+    least `value` (`cosine`). What it leaves out is orthogonal to what it keeps, so the cosine is ‖Ŵ‖/‖W‖."""
+    kept = energies.double().cumsum(0) / energies.double().sum().clamp(min=1e-30)
+    return int((kept < (value**2 if wish == "cosine" else value) - 1e-6).sum()) + 1
 
 
 def last_rank(most: int, holds: Callable[[int], bool]) -> int:

@@ -126,6 +126,19 @@ def test_the_rank_follows_the_wish():
     assert compressed("scheme2", layer, "energy=0.81")[0].out_channels == parts[0].out_channels
 
 
+@pytest.mark.parametrize("name, layer", [("scheme2", nn.Conv2d(16, 24, 5)), ("svd", nn.Linear(60, 40))])
+def test_the_spectrum_tells_the_rank_that_trial_finds(name, layer):
+    weight = weight_matrix(layer)
+    plain = "fit=plain least_rank=1 " if name == "svd" else ""
+    kept = [
+        F.cosine_similarity(weight.flatten(), compressed(name, layer, f"{plain}rank={rank}").decode().flatten(), 0)
+        for rank in range(1, 41)
+    ]
+    for cosine in (0.3, 0.6, 0.9):
+        settled = chain_of(name, f"{plain}cosine={cosine}").settled(layer).configs[0]
+        assert settled.rank == 1 + next(i for i, value in enumerate(kept) if value >= cosine)
+
+
 def test_two_wishes_are_one_too_many():
     with pytest.raises(UsageError, match="rank and macs"):
         parse("scheme2", ("rank=3", "macs=0.5"))

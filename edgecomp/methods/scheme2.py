@@ -36,20 +36,33 @@ def parts(layer: nn.Conv2d, rank: int) -> Factored:
 
 def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> Factored:
     empty = structure(layer, config)
-    rank, (height, width) = empty[0].out_channels, layer.kernel_size
-    left, values, right = torch.linalg.svd(_unfolded(layer), full_matrices=False)
+    rank = empty[0].out_channels
+    left, values, right = torch.linalg.svd(unfolded(layer), full_matrices=False)
     root = values[:rank].sqrt()
-    v = (left[:, :rank] * root).T.unflatten(1, (height, -1))  # (R, h, S)
-    h = (right[:rank] * root[:, None]).unflatten(1, (-1, width)).transpose(0, 1)  # (T, R, w)
+    v, h = _folded(layer, left[:, :rank] * root, right[:rank] * root[:, None])
     inputs = config.fitted_to(inputs)
     if inputs is not None:
-        v, h = _fit_outputs(weight_matrix(layer), damped(inputs.second_moment), v, width)
+        v, h = _fit_outputs(weight_matrix(layer), damped(inputs.second_moment), v, layer.kernel_size[1])
     return lowrank.filled(empty, layer, v.transpose(1, 2), h)
 
 
-def _unfolded(layer: nn.Conv2d) -> Tensor:
+def unfolded(layer: nn.Conv2d) -> Tensor:
     """K as a matrix: rows run over (i, s), columns over (t, j)."""
     return layer.weight.detach().float().permute(2, 1, 0, 3).flatten(2, 3).flatten(0, 1)
+
+
+def from_factors(layer: nn.Conv2d, left: Tensor, right: Tensor) -> Factored:
+    """The parts that a product in place of `unfolded(layer)` makes."""
+    v, h = _folded(layer, left, right)
+    with torch.device("meta"):
+        empty = parts(layer, len(right))
+    return lowrank.filled(empty, layer, v.transpose(1, 2), h)
+
+
+def _folded(layer: nn.Conv2d, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """v (R, h, S) and h (T, R, w) of the two factors of K as a matrix."""
+    height, width = layer.kernel_size
+    return left.T.unflatten(1, (height, -1)), right.unflatten(1, (-1, width)).transpose(0, 1)
 
 
 def _fit_outputs(matrix: Tensor, moment: Tensor, v: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -78,4 +91,4 @@ def _fit_first(goal: Tensor, moment: Tensor, v: Tensor, h: Tensor) -> Tensor:
     return lowrank.conjugate_gradients(lambda v: adjoint(made(v) @ moment), adjoint(goal), v, _STEPS)
 
 
-refuse, predict, structure, settle = lowrank.interface(largest_rank, parts, compress)
+refuse, predict, structure, settle = lowrank.interface(largest_rank, parts, compress, unfolded=unfolded)

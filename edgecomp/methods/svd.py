@@ -40,6 +40,17 @@ def refuse(layer: nn.Module, config: Config) -> str:
     return lowrank.not_worth(layer, structure(layer, config), config)
 
 
+def unfolded(layer: nn.Module) -> Tensor:
+    return weight_matrix(layer)
+
+
+def from_factors(layer: nn.Module, left: Tensor, right: Tensor) -> Factored:
+    """The two layers that a product in place of the weights of a dense layer or convolution makes."""
+    with torch.device("meta"):
+        empty = parts(layer, len(right))
+    return lowrank.filled(empty, layer, right, left)
+
+
 def largest_rank(layer: nn.Module) -> int:
     return min(weight_matrix(layer).shape)
 
@@ -109,4 +120,4 @@ def _factors(matrix: Tensor, moment: Tensor | None, rank: int) -> tuple[Tensor, 
     return whitened @ basis, torch.linalg.solve_triangular(factor, basis.T, upper=False, left=False)
 
 
-_, predict, structure, settle = lowrank.interface(largest_rank, parts, compress, unsupported)
+_, predict, structure, settle = lowrank.interface(largest_rank, parts, compress, unsupported, unfolded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,15 @@ class Result(Record):
         return 100 * different**0.5 / samples
 
 
+def recalled(path: Path, key: str, measure: Callable[[], Any]) -> Any:
+    """What the file keeps under a key, as JSON; measured and kept if it is not there yet."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if key not in known:
+        known[key] = measure()
+        write_text(path, json.dumps(known, indent=1))
+    return known[key]
+
+
 @dataclass
 class DenseBench:
     """Compresses the dense layers of a net whose `features` come first, and measures on the test split.
@@ -88,11 +97,11 @@ class DenseBench:
     def run(self, expression: str, *settings: str, layers: list[str] | None = None) -> Result:
         """The net with its dense layers (or those named) compressed; a layer that would not shrink is left alone."""
         key = stage_key(self.model.sha256, len(self.test), len(self.calibration), expression, sorted(settings), layers)
-        known = json.loads(self.results_path.read_text()) if self.results_path.exists() else {}
-        if key not in known:
-            known[key] = self._run(expression, settings, layers or self.names).model_dump()
-            write_text(self.results_path, json.dumps(known, indent=1))
-        return Result(**known[key])
+        return Result(
+            **recalled(
+                self.results_path, key, lambda: self._run(expression, settings, layers or self.names).model_dump()
+            )
+        )
 
     def _run(self, expression: str, settings: tuple[str, ...], layers: list[str]) -> Result:
         (method,) = chain.parse(expression, settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,12 @@ from ..calibration import Inputs
 from ..compress import CALIBRATION_SAMPLES, aim_at_original, replace_weights
 from ..devices.host import Host
 from ..export import HOST_TARGET, write_records
-from ..files import write_text
 from ..plan import parameter_bytes
 from ..records import Model, Record
 from ..recover import train_net
 from ..train import predict
 from ..workspace import stage_key
+from ._bench import recalled
 
 _ROUNDS = 7
 _ROUND_SECONDS = 0.3
@@ -95,23 +94,18 @@ class ConvBench:
     def run(self, wanted: Approximation, tune: bool = False) -> Accuracy:
         """Accuracy of the net with these layers factorized, kept once it is measured."""
         key = stage_key(self.model.sha256, len(self.test), len(self.calibration), wanted, tune and self.epochs)
-        known = json.loads(self.results_path.read_text()) if self.results_path.exists() else {}
-        if key not in known:
-            known[key] = self._run(wanted, tune).model_dump()
-            write_text(self.results_path, json.dumps(known, indent=1))
-        return Accuracy(**known[key])
+        return Accuracy(**recalled(self.results_path, key, lambda: self._run(wanted, tune).model_dump()))
 
     def costs(self, wanted: list[Approximation]) -> dict[str, Cost]:
         """What nets with these layers factorized cost, by str(), and each of these layers by `alone`, measured in one
         run. The original net is "original", its layers alone have their names."""
         key = stage_key("costs", self.model.sha256, sorted(map(str, wanted)))
-        known = json.loads(self.results_path.read_text()) if self.results_path.exists() else {}
-        if key not in known:
+
+        def measure() -> dict[str, dict[str, float]]:
             with progress.stage("time", f"{len(wanted)} nets and their layers"):
-                nets = self._structures(wanted)
-                known[key] = {name: cost.model_dump() for name, cost in _measured(nets).items()}
-            write_text(self.results_path, json.dumps(known, indent=1))
-        return {name: Cost(**cost) for name, cost in known[key].items()}
+                return {name: cost.model_dump() for name, cost in _measured(self._structures(wanted)).items()}
+
+        return {name: Cost(**cost) for name, cost in recalled(self.results_path, key, measure).items()}
 
     def _run(self, wanted: Approximation, tune: bool) -> Accuracy:
         net = self._factorized(wanted)
@@ -126,7 +120,7 @@ class ConvBench:
             net, note = train_net(self.model, net, self.epochs, 0, kept)
             kept.unlink(missing_ok=True)
             tuned = self._score(predict(net, self.test).argmax(1))
-            progress.note(f"  fine-tuned {tuned[0]:.2f} %; {note}")
+            progress.note(f"fine-tuned {tuned[0]:.2f} %; {note}")
         return Accuracy(ranks=ranks, bytes=size, accuracy=accuracy, agreement=agreement, tuned=tuned)
 
     def _factorized(self, wanted: Approximation) -> nn.Module:
