@@ -5,6 +5,9 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as runs
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
@@ -54,21 +57,46 @@ def test_the_parts_compute_what_their_kernel_says(name, kind):
         assert chain_of(name, settings).predict(layer).bytes == sum(4 * p.numel() for p in parts.parameters())
 
 
+PAIRS = {name: st.tuples(*2 * [st.integers(low, high)]) for name, low, high in (("kernel", 1, 5), ("step", 1, 3))}
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_kernels_of_an_exact_rank_are_recovered(name):
-    for seed in range(3):
-        torch.manual_seed(seed)
-        layer = nn.Conv2d(10, 14, (5, 3))
-        settings = {"tucker": "rank=7"}.get(name, "rank=3")
-        source = compressed(name, layer, settings)
-        for part in source:
-            nn.init.normal_(part.weight)
-            if name == "scheme1" and part.groups > 1:  # all channels share the basis
-                part.weight.data.copy_(part.weight[:3].detach().repeat(10, 1, 1, 1))
-        kernel = source.kernel()
-        layer.weight.data.copy_(kernel)
-        again = compressed(name, layer, settings)
-        assert (again.kernel() - kernel).norm() / kernel.norm() < 1e-5
+@given(
+    channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    kernel=PAIRS["kernel"],
+    stride=PAIRS["step"],
+    dilation=PAIRS["step"],
+    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    bias=st.booleans(),
+)
+@runs(max_examples=15, deadline=None, derandomize=True)
+def test_any_geometry_is_kept(name, channels, kernel, stride, dilation, padding, bias):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(*channels, kernel, stride, padding, dilation, bias=bias)
+    parts, x = chain_of(name, "rank=2").structure(layer).to_empty(device="cpu"), torch.randn(2, channels[0], 17, 15)
+    for parameter in parts.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    expected = F.conv2d(x, parts.kernel(), parts[-1].bias, stride, padding, dilation)
+    assert parts(x).shape == layer(x).shape
+    assert (parts(x) - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@given(shape=st.tuples(*(st.integers(low, 14) for low in (8, 8))), height=st.integers(3, 5), seed=st.integers(0, 1000))
+@runs(max_examples=10, deadline=None, derandomize=True)
+def test_kernels_of_an_exact_rank_are_recovered(name, shape, height, seed):
+    torch.manual_seed(seed)
+    layer = nn.Conv2d(*shape, (height, 3))
+    wish = f"rank={max(shape) // 2}" if name == "tucker" else "rank=3"
+    source = compressed(name, layer, wish)
+    for part in source:
+        nn.init.normal_(part.weight)
+        if name == "scheme1" and part.groups > 1:  # all channels share the basis
+            part.weight.data.copy_(part.weight[:3].detach().repeat(shape[0], 1, 1, 1))
+    kernel = source.kernel()
+    layer.weight.data.copy_(kernel)
+    again = compressed(name, layer, wish)
+    assert (again.kernel() - kernel).norm() / kernel.norm() < 1e-5
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -83,7 +111,7 @@ def test_error_falls_with_the_rank_and_the_full_rank_is_exact(name):
     assert all(after <= 1.02 * before + 1e-6 for before, after in itertools.pairwise(errors))
 
 
-@pytest.mark.parametrize("name", ["scheme1", "scheme2"])
+@pytest.mark.parametrize("name", METHODS)
 def test_data_reconstruction_lowers_the_error_of_the_outputs(name):
     layer = nn.Conv2d(8, 16, 5)
     x = F.conv2d(torch.randn(20, 3, 20, 20), torch.randn(8, 3, 3, 3)).relu()
@@ -137,6 +165,39 @@ def test_the_spectrum_tells_the_rank_that_trial_finds(name, layer):
     for cosine in (0.3, 0.6, 0.9):
         settled = chain_of(name, f"{plain}cosine={cosine}").settled(layer).configs[0]
         assert settled.rank == 1 + next(i for i, value in enumerate(kept) if value >= cosine)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_cosine_is_met_by_the_smallest_rank(name):
+    layer = nn.Conv2d(8, 12, 3)
+    settled = chain_of(name, "cosine=0.7").settled(layer)
+    assert settled.settings["cosine"] is None and settled.configs[0].wish[0] == "rank"
+    weight = layer.weight.detach().flatten()
+
+    def cosine(rank):
+        return F.cosine_similarity(compressed(name, layer, f"rank={rank}").kernel().flatten(), weight, dim=0)
+
+    rank = settled.settings["rank"]
+    assert cosine(rank) >= 0.7 - 1e-4 and (rank == 1 or cosine(rank - 1) < 0.7)
+
+
+def test_every_part_costs_what_its_own_pixels_cost():
+    """The first part of a cp works on the larger images that come in: here that is all it costs."""
+    layer = nn.Conv2d(16, 16, 8)
+    layer.image_size = (8, 8)
+    cost = chain_of("cp", "rank=4").predict(layer)
+    assert cost.macs == 4 * (16 * 64 + 8 * 1 * 8 + 8 + 16)
+    assert "multiply-adds" in chain_of("cp", "rank=4 worth=0.01").refuse(layer)
+
+
+def test_parts_that_cannot_be_coded_stay_plain_and_it_is_said():
+    layer = nn.Conv2d(32, 64, 5)
+    chain = chain_of("cp:pq", "rank=32")
+    assert "part 2 of 4" in chain.remark(layer) and "32 groups" in chain.remark(layer)
+    parts = compressed("cp:pq", layer, "rank=32")
+    assert [type(part).__name__ for part in parts] == ["CodebookConv2d", "Conv2d", "Conv2d", "CodebookConv2d"]
+    with pytest.raises(UsageError, match=r"tucker\+svd"):
+        chain_of("tucker:svd")
 
 
 def test_two_wishes_are_one_too_many():
