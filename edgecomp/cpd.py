@@ -14,7 +14,7 @@ from torch import Tensor
 
 _SWEEPS = 60
 # Small tensors, which take no time, are started from several random factors, until one ends in no error.
-_STARTS, _WORK, _EXACT = 8, 1 << 17, 1e-12
+_STARTS, _WORK, _EXACT = 8, 1 << 14, 1e-11
 _PENALTIES = (1e-4, 1e-6, 1e-9)  # of the squared factors, for a tensor of norm 1
 _MODES = "tshw"
 
