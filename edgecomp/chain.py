@@ -47,12 +47,16 @@ class Chain:
         settle = getattr(self._method, "settle", None)
         return replace(self, configs=(settle(layer, self.configs[0]), *self.configs[1:])) if settle else self
 
+    def structure(self, layer: nn.Module) -> Factored:
+        """The parts that the first method makes of a layer, without weights."""
+        return self._method.structure(layer, self.configs[0])
+
     def refuse(self, layer: nn.Module) -> str:
         """Why the chain cannot take a layer; empty if it can."""
         reason = self._method.refuse(layer, self.configs[0])
         if reason or not self._rest:
             return reason
-        reasons = [self._rest.refuse(part) for part in self._method.structure(layer, self.configs[0])]
+        reasons = [self._rest.refuse(part) for part in self.structure(layer)]
         return reasons[0] if all(reasons) else ""
 
     def predict(self, layer: nn.Module) -> Cost:
@@ -60,7 +64,7 @@ class Chain:
             return self._method.predict(layer, self.configs[0])
         costs = [
             lowrank.cost(part, [part]) if self._rest.refuse(part) else self._rest.predict(part)
-            for part in self._method.structure(layer, self.configs[0])
+            for part in self.structure(layer)
         ]
         return Cost(bytes=sum(cost.bytes for cost in costs), macs=sum(cost.macs for cost in costs))
 
@@ -68,7 +72,7 @@ class Chain:
         """Which parts that the first method made the second one leaves as they are, and why; empty if none."""
         if not self._rest:
             return ""
-        reasons = [self._rest.refuse(part) for part in self._method.structure(layer, self.configs[0])]
+        reasons = [self._rest.refuse(part) for part in self.structure(layer)]
         return "; ".join(f"part {i} of {len(reasons)} stays plain: {r}" for i, r in enumerate(reasons, 1) if r)
 
     def compress(self, layer: nn.Module, inputs: Inputs | None, seed: int) -> nn.Module:
@@ -84,12 +88,42 @@ class Chain:
         return Factored(*(code(part, None) for part in method.compress(layer, config, inputs, seed)))
 
     @property
+    def couples(self) -> bool:
+        """Layers of equal shape are to share parts: `together` then says what each of them gets."""
+        return getattr(self._method, "COUPLES", False)
+
+    def together(self, layers: list[nn.Module]) -> Together:
+        return Together(self._method, self._method.settle_together(layers, self.configs[0]), layers)
+
+    @property
     def _method(self) -> ModuleType:
         return discover.method(self.names[0])
 
     @property
     def _rest(self) -> Chain | None:
         return Chain(self.names[1:], self.configs[1:], KINDS) if len(self.names) > 1 else None
+
+
+class Together:
+    """A method for layers that share parts, which it makes for all of them when the first one comes up."""
+
+    def __init__(self, method: ModuleType, config: Any, layers: list[nn.Module]) -> None:
+        self.config, self._method, self._layers = config, method, layers
+        self._parts: dict[int, Factored] = {}
+
+    def refuse(self) -> str:
+        """Why the layers had better not be coupled; empty if they can be."""
+        return self._method.refuse_together(self._layers, self.config)
+
+    def predict(self) -> Cost:
+        return self._method.predict_together(self._layers, self.config)
+
+    def compress(self, layer: nn.Module, inputs: Inputs | None, seed: int) -> nn.Module:
+        """What takes the place of one of the layers."""
+        if not self._parts:
+            made = self._method.compress_together(self._layers, self.config, seed)
+            self._parts = {id(layer): parts for layer, parts in zip(self._layers, made, strict=True)}
+        return self._method.fit_outputs(self._parts[id(layer)], layer, self.config, inputs)
 
 
 def parse(expression: str, settings: tuple[str, ...] = ()) -> list[Chain]:
@@ -139,6 +173,12 @@ def _chain(names: tuple[str, ...], texts: dict[str, dict[str, str]], kinds: dict
         if not hasattr(discover.method(name), "structure"):
             raise UsageError(
                 f"{':'.join(names)}: {name} leaves no parts for {names[-1]} to code",
+                f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {name} leaves alone?",
+            )
+    for name in names[:-1]:
+        if getattr(discover.method(name), "COUPLES", False):
+            raise UsageError(
+                f"{':'.join(names)}: {name} makes parts that layers share, and codes are fitted to one layer",
                 f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {name} leaves alone?",
             )
     if len(names) > 1 and hasattr(discover.method(names[-1]), "structure"):

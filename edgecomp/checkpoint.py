@@ -18,10 +18,14 @@ from .files import atomic_file
 
 
 def save(net: nn.Module, path: Path) -> None:
-    """Writes the tensors of `net` (shared ones once) and the structure of its codebook layers."""
+    """Writes the tensors of `net` (shared ones once), the structure of its new layers, and which are the same."""
     structure: dict[str, dict[str, Any]] = {}
+    first: dict[int, str] = {}
+    twins: dict[str, str] = {}
     for name, module in net.named_modules(remove_duplicate=False):
-        if type(module).__name__ in layers.__all__:
+        if first.setdefault(id(module), name) != name:
+            twins[name] = first[id(module)]
+        elif type(module).__name__ in layers.__all__:
             structure[name] = {"class": type(module).__name__, **module.structure()}
     tensors: dict[str, torch.Tensor] = {}
     seen: dict[int, str] = {}
@@ -32,7 +36,8 @@ def save(net: nn.Module, path: Path) -> None:
         else:
             seen[tensor.data_ptr()] = name
             tensors[name] = tensor.contiguous()
-    metadata = {"format": "edgecomp.checkpoint/1", "layers": json.dumps(structure), "aliases": json.dumps(aliases)}
+    notes = {"layers": structure, "twins": twins, "aliases": aliases}
+    metadata = {"format": "edgecomp.checkpoint/1"} | {key: json.dumps(value) for key, value in notes.items()}
     with atomic_file(path) as partial:
         save_file(tensors, partial, metadata)
 
@@ -50,13 +55,11 @@ def restore(net: nn.Module, path: Path) -> nn.Module:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("format") != "edgecomp.checkpoint/1":
             raise BuildError(f"{path} is not a compressed checkpoint")
-        built: dict[str, nn.Module] = {}
-        aliases = json.loads(metadata["aliases"])
         for name, structure in json.loads(metadata["layers"]).items():
-            twin = aliases.get(f"{name}.codes", "").rpartition(".")[0]
-            built[name] = built[twin] if twin else getattr(layers, structure["class"]).from_structure(structure)
-            net.set_submodule(name, built[name])
-        state.update({name: state[source] for name, source in aliases.items()})
+            net.set_submodule(name, getattr(layers, structure["class"]).from_structure(structure))
+        for name, twin in json.loads(metadata["twins"]).items():
+            net.set_submodule(name, net.get_submodule(twin))
+        state.update({name: state[source] for name, source in json.loads(metadata["aliases"]).items()})
         net.load_state_dict(state)
     except (SafetensorError, OSError, KeyError, RuntimeError, ValueError) as error:
         raise BuildError(f"{path} is not a compressed checkpoint of this model: {error}") from error

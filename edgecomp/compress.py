@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from . import calibration, chain, checkpoint, graph, permute, progress
 from .calibration import Inputs
+from .chain import Chain, Together
 from .errors import UsageError
 from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
 from .layers.quantized import static_parts
@@ -20,6 +22,15 @@ CALIBRATION_SAMPLES = 3072
 _ENERGY_SAMPLES = 1024  # enough for variances
 # With less, a layer with more inputs than there are samples moves far and then cannot be approximated: charnet, conv3.
 _AIM_RIDGE = 0.3
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One layer to compress, by all its names."""
+
+    names: tuple[str, ...]
+    entry: PlanEntry
+    method: Chain | Together
 
 
 def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
@@ -56,22 +67,36 @@ def _compressed_net(model: Model, plan: Plan) -> tuple[nn.Module, dict[str, dict
     _permute(net, model, plan)
     # What factorized layers are to give: the same as here.
     original = copy.deepcopy(net) if any(_joint(entry) for entry in plan.entries) else None
-    replacements: list[tuple[PlanEntry, nn.Module]] = []
-    entries = [entry for entry in plan.entries if entry.method]
-    with progress.bar("layers", len(entries)) as advance:
-        for entry in entries:
-            advance(0, text=entry.layers[0])
-            compressed, weights, outputs = _compressed_layer(net, original, model, entry, plan.seed)
-            replacements.append((entry, compressed))
-            errors["weight_errors"][entry.layers[0]] = weights
+    replacements: list[tuple[_Job, nn.Module]] = []
+    jobs = _jobs(net, model, plan)
+    with progress.bar("layers", len(jobs)) as advance:
+        for job in jobs:
+            advance(0, text=job.names[0])
+            compressed, weights, outputs = _compressed_layer(net, original, model, job, plan.seed)
+            replacements.append((job, compressed))
+            errors["weight_errors"][job.names[0]] = weights
             if outputs is not None:
-                errors["output_errors"][entry.layers[0]] = outputs
+                errors["output_errors"][job.names[0]] = outputs
             advance(1)
     net.to(memory_format=torch.contiguous_format)
-    for entry, compressed in replacements:
-        for name in entry.layers:
+    for job, compressed in replacements:
+        for name in job.names:
             net.set_submodule(name, compressed)
     return net, errors
+
+
+def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[_Job]:
+    """What there is to do, in the order of execution, also where layers that share parts are far from each other."""
+    jobs = []
+    for entry in (entry for entry in plan.entries if entry.method):
+        method: Chain | Together = chain.restore(entry.method, entry.settings)
+        if entry.coupled:
+            method = method.together([net.get_submodule(name) for name in entry.layers])
+        jobs += [_Job(names, entry, method) for names in entry.units]
+    if any(entry.coupled for entry in plan.entries):
+        order = graph.execution_order(graph.trace(model.net, model.example_inputs, model.name))
+        jobs.sort(key=lambda job: order.index(job.names[0]) if job.names[0] in order else len(order))
+    return jobs
 
 
 def _permute(net: nn.Module, model: Model, plan: Plan) -> None:
@@ -88,17 +113,17 @@ def _permute(net: nn.Module, model: Model, plan: Plan) -> None:
 
 
 def _compressed_layer(
-    net: nn.Module, original: nn.Module | None, model: Model, entry: PlanEntry, seed: int
+    net: nn.Module, original: nn.Module | None, model: Model, job: _Job, seed: int
 ) -> tuple[nn.Module, float, float | None]:
-    """What takes the place of a group of layers; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖."""
-    layer = net.get_submodule(entry.layers[0])
+    """What takes the place of a layer; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖."""
+    layer = net.get_submodule(job.names[0])
     inputs, before = None, weight_matrix(layer).clone()
     if model.data is not None and kind_of(layer) != "embedding" and getattr(layer, "groups", 1) == 1:
         samples = model.data.calibration.inputs[:CALIBRATION_SAMPLES]
         inputs = calibration.gather(net, layer, samples, seed)
-        if original is not None and _joint(entry):
-            _aim_at_original(net, original, entry.layers[0], samples, inputs, seed)
-    compressed = replace_weights(layer, chain.restore(entry.method, entry.settings), inputs, seed)
+        if original is not None and _joint(job.entry):
+            aim_at_original(net, original, job.names[0], samples, inputs, seed)
+    compressed = replace_weights(layer, job.method, inputs, seed)
     _fix_ranges(net, model, layer, compressed)
     difference = before - compressed.decode()
     weights, outputs = _ratio(difference, before), None
@@ -106,7 +131,7 @@ def _compressed_layer(
         seen = inputs.centered() if has_bias(layer) else inputs
         outputs = _ratio(seen.sample @ difference.T, inputs.sample @ before.T)
     text = f"relative error {weights:.3f}" + ("" if outputs is None else f", of the outputs {outputs:.3f}")
-    progress.note(f"{', '.join(entry.layers)}: {tuple(before.shape)} by {entry.method}, {text}")
+    progress.note(f"{', '.join(job.names)}: {tuple(before.shape)} by {job.entry.method}, {text}")
     return compressed, weights, outputs
 
 
@@ -131,8 +156,8 @@ def _joint(entry: PlanEntry) -> bool:
 
 
 @torch.no_grad()
-def _aim_at_original(
-    net: nn.Module, original: nn.Module, name: str, samples: torch.Tensor, inputs: Inputs, seed: int
+def aim_at_original(
+    net: nn.Module, original: nn.Module, name: str, samples: torch.Tensor, inputs: Inputs, seed: int = 0
 ) -> None:
     """Gives a layer of `net` the weights and bias that, on the inputs x̂ it has there, come nearest to what the layer
     gave in the original on x (Jaderberg et al. 2014, §2.3): W + W·(cov(x, x̂) − cov(x̂))·cov(x̂)⁻¹."""
@@ -148,7 +173,7 @@ def _aim_at_original(
 
 
 @torch.no_grad()
-def replace_weights(layer: nn.Module, method: chain.Chain, inputs: Inputs | None, seed: int) -> nn.Module:
+def replace_weights(layer: nn.Module, method: Chain | Together, inputs: Inputs | None, seed: int) -> nn.Module:
     """What takes the place of `layer`, whose weights become Ŵ.
 
     A bias makes up for the mean error of the outputs, so that weights need only be fitted to inputs less their mean.

@@ -171,10 +171,11 @@ def _proof_inputs(model: Model) -> tuple[list[Tensor], str]:
 def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, original: Path) -> tuple[LayerReport, ...]:
     lines = []
     for entry in plan.entries:
-        before = model.net.get_submodule(entry.layers[0])
-        size = parameter_bytes(compressed.net.get_submodule(entry.layers[0]), recurse=entry.method is not None)
-        weight = getattr(before, "weight", None)
-        weights = weight.numel() if isinstance(weight, Tensor) else entry.original_bytes // 4
+        names = [names[0] for names in entry.units]
+        made = nn.ModuleList([compressed.net.get_submodule(name) for name in names])  # counts what they share once
+        size = parameter_bytes(made if entry.method else made[0], recurse=entry.method is not None)
+        found = [getattr(model.net.get_submodule(name), "weight", None) for name in names]
+        weights = sum(w.numel() if isinstance(w, Tensor) else entry.original_bytes // 4 for w in found)
         lines.append(
             LayerReport(
                 name=", ".join(entry.layers) or "(model)",
@@ -185,8 +186,8 @@ def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origin
                 original_bytes=entry.original_bytes,
                 bytes=size,
                 bits_per_weight=8 * size / max(1, weights),
-                relative_error=compressed.weight_errors.get(entry.layers[0]),
-                output_error=compressed.output_errors.get(entry.layers[0]),
+                relative_error=_mean([compressed.weight_errors[n] for n in names if n in compressed.weight_errors]),
+                output_error=_mean([compressed.output_errors[n] for n in names if n in compressed.output_errors]),
                 reason=entry.reason,
             )
         )
@@ -207,3 +208,8 @@ def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origin
         )
     )
     return tuple(lines)
+
+
+def _mean(errors: list[float]) -> float | None:
+    """The root mean square of the errors of several layers; None for none."""
+    return math.sqrt(sum(error**2 for error in errors) / len(errors)) if errors else None

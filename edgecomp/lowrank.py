@@ -134,7 +134,7 @@ def _choose_rank(layer: nn.Module, config: Ranked, largest: int, parts: Parts, c
 
     if wish in ("macs", "bytes"):
         count = total_macs if wish == "macs" else _total_bytes
-        return _last(largest, lambda rank: fits(rank, value, count))
+        return last_rank(largest, lambda rank: fits(rank, value, count))
 
     def falls_short(rank: int) -> bool:
         plain = {name: kind for name, kind in (("reconstruction", "filter"), ("fit", "plain")) if hasattr(config, name)}
@@ -143,10 +143,10 @@ def _choose_rank(layer: nn.Module, config: Ranked, largest: int, parts: Parts, c
         return _kept(weight_matrix(layer), after, wish) < value - 1e-6
 
     # Beyond the last rank that saves work none is tried: such a layer is left alone anyway. Small ranks are quick.
-    useful, most = _last(largest, lambda rank: fits(rank, config.worth, total_macs)), 1
+    useful, most = last_rank(largest, lambda rank: fits(rank, config.worth, total_macs)), 1
     while most < useful and falls_short(most):
         most *= 2
-    return _last(min(most, useful), falls_short) + 1
+    return last_rank(min(most, useful), falls_short) + 1
 
 
 @torch.no_grad()
@@ -163,7 +163,7 @@ def rank_that_keeps(energies: Tensor, wish: str, value: float) -> int:
     return int((kept < (value**2 if wish == "cosine" else value) - 1e-6).sum()) + 1
 
 
-def _last(most: int, holds: Callable[[int], bool]) -> int:
+def last_rank(most: int, holds: Callable[[int], bool]) -> int:
     """The last of 1 … most for which something holds that holds up to some rank; 0 if for none."""
     low, high = 0, most
     while low < high:
@@ -272,3 +272,16 @@ def refit_last(parts: Factored, layer: nn.Module, inputs: Inputs | None) -> Fact
     gram.diagonal().add_(1e-7 * gram.diagonal().mean())
     set_weight_matrix(parts[-1], torch.linalg.solve(gram, moved @ weight_matrix(layer).T).T)
     return parts
+
+
+def conjugate_gradients(operator: Callable[[Tensor], Tensor], wanted: Tensor, x: Tensor, steps: int) -> Tensor:
+    """A few steps towards operator(x) = wanted, of a symmetric positive operator."""
+    residual = wanted - operator(x)
+    direction, power = residual, residual.square().sum()
+    for _ in range(steps):
+        moved = operator(direction)
+        step = power / (direction * moved).sum().clamp(min=1e-30)
+        x, residual = x + step * direction, residual - step * moved
+        power, before = residual.square().sum(), power
+        direction = residual + power / before.clamp(min=1e-30) * direction
+    return x

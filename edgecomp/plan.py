@@ -14,7 +14,7 @@ from . import chain, devices, discover, graph, progress
 from .chain import Chain
 from .errors import unknown
 from .files import write_text
-from .layers.matrix import KINDS, kind_of
+from .layers.matrix import KINDS, explicit_padding, kind_of
 from .records import Model, Plan, PlanEntry, Request
 from .units import format_bytes
 from .workspace import Workspace
@@ -41,9 +41,9 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         chains = chain.parse(request.method, request.settings)
         groups = _tied_groups(model)
         _require_matches(request.layers, [name for names in groups for name in names])
-        entries = tuple(_entry(model, names, chains, request) for names in groups)
-        taken = [entry for entry in entries if entry.method]
-        progress.note(f"{len(taken)} of {len(entries)} layers: {', '.join(e.layers[0] for e in taken) or 'none'}")
+        entries = _coupled(model, [_entry(model, names, chains, request) for names in groups], chains)
+        taken = [names[0] for entry in entries if entry.method for names in entry.units]
+        progress.note(f"{len(taken)} of {len(groups)} layers: {', '.join(taken) or 'none'}")
         result = Plan(
             model=model.source,
             model_sha256=model.sha256,
@@ -109,6 +109,33 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
         reasons.append(reason)
     reason = "; ".join(dict.fromkeys(reasons))
     return PlanEntry(layers=names, kind=kind, method=None, reason=reason, original_bytes=size, predicted_bytes=size)
+
+
+def _coupled(model: Model, entries: list[PlanEntry], chains: list[Chain]) -> tuple[PlanEntry, ...]:
+    """The entries, with one in the place of the first for all layers of equal shape that can share parts."""
+    coupling = {candidate.name: candidate for candidate in chains if candidate.couples}
+    alike: dict[object, list[PlanEntry]] = defaultdict(list)
+    for entry in entries:
+        if entry.method in coupling and len(entry.layers) == 1:
+            layer = model.net.get_submodule(entry.layers[0])
+            geometry = (layer.stride, explicit_padding(layer), layer.dilation)  # type: ignore[arg-type]
+            alike[entry.method, layer.weight.shape, geometry].append(entry)
+    result: dict[int, PlanEntry] = {id(entry): entry for entry in entries}
+    for members in alike.values():
+        together = coupling[members[0].method].together([model.net.get_submodule(e.layers[0]) for e in members])
+        if len(members) > 1 and not together.refuse():
+            result[id(members[0])] = members[0].model_copy(
+                update={
+                    "layers": tuple(entry.layers[0] for entry in members),
+                    "coupled": True,
+                    "settings": together.config.model_dump(),
+                    "original_bytes": sum(entry.original_bytes for entry in members),
+                    "predicted_bytes": together.predict().bytes,
+                }
+            )
+            for entry in members[1:]:
+                del result[id(entry)]
+    return tuple(result.values())
 
 
 def _filtered(names: tuple[str, ...], layer: nn.Module, kind: str, candidate: Chain, request: Request) -> str:

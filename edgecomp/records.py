@@ -102,16 +102,23 @@ class Cost(Record):
 class PlanEntry(Record):
     """What becomes of one group of layers that must be treated alike (tied weights, coupled channels).
 
-    `method` is None where the group is left alone; `reason` then says why.
+    `coupled`: the layers have weights of their own, and are to share parts. `method` is None where the group is left
+    alone; `reason` then says why.
     """
 
     layers: tuple[str, ...]
+    coupled: bool = False
     kind: str
     method: str | None
     settings: dict[str, Any] = {}
     reason: str = ""
     original_bytes: int
     predicted_bytes: int
+
+    @property
+    def units(self) -> tuple[tuple[str, ...], ...]:
+        """The names of every layer; tied ones are one, of several names."""
+        return tuple((name,) for name in self.layers) if self.coupled else (self.layers,)
 
 
 class Plan(Record):

@@ -1,9 +1,12 @@
 """Stage 4, recover: trains what codes leave free, with the original net as teacher, and publishes `model.safetensors`.
 
-Codebooks, row scales, plain factors and all biases learn to give the original's outputs on the training split
-(METHODS.md §1): the loss is the Kullback–Leibler divergence of the class probabilities. Codes stay as they are: those
-that a gradient step or the layer's own outputs asked for raised the loss in every trial, for they were fitted with all
-others in view. What does not lower the loss on the calibration split is not kept.
+Codebooks, row scales and all biases learn to give the original's outputs on the training split (METHODS.md §1): the
+loss is the Kullback–Leibler divergence of the class probabilities. Codes stay as they are: those that a gradient step
+or the layer's own outputs asked for raised the loss in every trial, for they were fitted with all others in view.
+
+Where layers were factorized the whole net learns. Gradients explode easily within the inserted layers (Lebedev et al.
+2015, §3.3): they learn more slowly, gradients are clipped, and a run that diverges goes back and on at half the rate.
+What does not lower the loss on the calibration split is not kept.
 """
 
 from __future__ import annotations
@@ -32,8 +35,14 @@ from .train import interruptible, one_cycle, predict
 from .workspace import Workspace, stage_key
 
 _BATCH = 256
-_RATE = 0.01  # of Adam, relative to the root mean square of what it moves
+# Rates of Adam, relative to the root mean square of what it moves: codebooks, scales and biases of coded nets; layers
+# of factorized nets; layers inserted there.
+_RATE, _LAYER_RATE, _INSERTED_RATE = 0.01, 0.003, 0.002
+_DIVERGED = 4  # times the loss at the start
+_LEAST_LOSS = 0.1  # below it nothing has diverged, in nats
+_ATTEMPTS = 4
 _SAVE_EVERY = 50
+_REMEMBERED = 1 << 26  # numbers of the teacher's, so that later epochs need not ask it again
 _CHECK_SAMPLES = 4096
 
 
@@ -58,7 +67,7 @@ def recover(model: Model, plan: Plan, compressed: Compressed, work: Workspace) -
             net = checkpoint.restore(model.net, path)
         else:
             kept = work.stages / f"recover-{key[:16]}.safetensors"
-            net, note = _train(model, compressed.net, plan, kept)
+            net, note = train_net(model, compressed.net, plan.recover_epochs, plan.seed, kept)
             checkpoint.save(net, path)
             done = {"note": note}
             work.record("recover", key, [path], done)
@@ -67,10 +76,15 @@ def recover(model: Model, plan: Plan, compressed: Compressed, work: Workspace) -
         return dataclasses.replace(compressed, net=net, checkpoint=path, notes=(*compressed.notes, done["note"]))
 
 
-def _train(model: Model, net: nn.Module, plan: Plan, kept: Path) -> tuple[nn.Module, str]:
-    """The recovered net, or the given one if training did not help; and what to say about it."""
+def train_net(model: Model, net: nn.Module, epochs: float, seed: int, kept: Path) -> tuple[nn.Module, str]:
+    """The recovered net, or the given one if training did not help; and what to say about it.
+
+    Args:
+        model: the original, whose training split is used, and its calibration split to judge by.
+        net: compressed. kept: file for what an interrupted run goes on from.
+    """
     assert model.data is not None
-    run = _Run(model.net, net, model.data.train, plan, kept)
+    run = _Run(model.net, net, model.data.train, epochs, seed, kept)
     check = model.data.calibration
     inputs = check.inputs[:_CHECK_SAMPLES]
     wanted = predict(model.net, inputs)
@@ -80,8 +94,11 @@ def _train(model: Model, net: nn.Module, plan: Plan, kept: Path) -> tuple[nn.Mod
         while run.step < run.total:
             loss = run.advance()
             advance(text=f"KL {loss:.4f}")
-            if not math.isfinite(loss):
-                return net, f"recovery diverged at step {run.step} of {run.total} and was undone"
+            if not loss <= run.limit:
+                diverged = run.step
+                if not run.go_back():
+                    return net, f"recovery diverged {_ATTEMPTS} times, last at step {diverged}, and was undone"
+                advance(run.step - diverged)
             if interrupted():
                 run.save()
                 progress.note(f"recovery kept at step {run.step} of {run.total}; the same command goes on from there")
@@ -91,6 +108,8 @@ def _train(model: Model, net: nn.Module, plan: Plan, kept: Path) -> tuple[nn.Mod
     result = run.result()
     after = _divergence(predict(_trainable(result), inputs), wanted).item()
     text = f"divergence from the original {before:.4f} → {after:.4f} on {len(inputs):,} samples of {check.name}"
+    if run.attempts:
+        text += f"; it diverged {run.attempts} times, went back, and on at half the rate"
     return (result, text) if after < before else (net, f"recovery was undone: {text}")
 
 
@@ -102,23 +121,27 @@ def _divergence(outputs: Tensor, wanted: Tensor) -> Tensor:
 class _Run:
     """The state of one recovery: the student, Adam's moments, and the step, which determines all else."""
 
-    def __init__(self, teacher: nn.Module, net: nn.Module, split: Split, plan: Plan, kept: Path) -> None:
-        self.teacher, self.split, self.kept, self.net, self.step, self.seed = teacher, split, kept, net, 0, plan.seed
+    def __init__(self, teacher: nn.Module, net: nn.Module, split: Split, epochs: float, seed: int, kept: Path) -> None:
+        self.teacher, self.split, self.kept, self.net, self.step, self.seed = teacher, split, kept, net, 0, seed
         self.student = _trainable(net)
+        self.limit, self.attempts = math.inf, 0
+        self.answers: Tensor | None = None
+        if split.inputs.dim() == 4:  # convolutions are faster so
+            self.teacher = copy.deepcopy(teacher).to(memory_format=torch.channels_last)
+            self.student.to(memory_format=torch.channels_last)
         batches = max(1, len(split) // _BATCH)
         self.per_epoch = batches
-        self.total = max(1, round(plan.recover_epochs * batches))
-        self.parameters = dict(_free_parameters(self.student))
+        self.total = max(1, round(epochs * batches))
+        self.parameters: dict[str, nn.Parameter] = {}
         for parameter in self.student.parameters():
             parameter.requires_grad_(False)
         groups = []
-        for parameter in self.parameters.values():
-            parameter.requires_grad_(True)
-            scale = parameter.detach().square().mean().sqrt().clamp(min=1e-3).item()
-            groups.append({"params": [parameter], "lr": _RATE * scale, "peak": _RATE * scale})
+        for name, parameter, rate in _free_parameters(self.student):
+            self.parameters[name] = parameter.requires_grad_(True)
+            peak = rate * parameter.detach().square().mean().sqrt().clamp(min=1e-3).item()
+            groups.append({"params": [parameter], "lr": peak, "peak": peak})
         self.optimizer = torch.optim.Adam(groups)
-        if kept.exists():
-            self._resume()
+        self._resume() if kept.exists() else self.save()
 
     def advance(self) -> float:
         """One step of Adam; returns the loss of its batch."""
@@ -126,17 +149,41 @@ class _Run:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         chosen = torch.randperm(len(self.split), generator=generator)[index * _BATCH : (index + 1) * _BATCH]
         inputs = self.split.inputs[chosen]
-        with torch.no_grad():
-            wanted = self.teacher(inputs)
-        loss = _divergence(self.student(inputs), wanted)
+        loss = _divergence(self.student(inputs), self._wanted(chosen, inputs))
+        if self.step == 0:
+            self.limit = _DIVERGED * max(loss.item(), _LEAST_LOSS)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * one_cycle(self.step / self.total)
+            group["lr"] = group["peak"] * one_cycle(self.step / self.total) / 2**self.attempts
         self.optimizer.step()
         self.step += 1
         return loss.item()
+
+    def go_back(self) -> bool:
+        """Returns to what was saved last, to go on at half the rate; False if that has been tried often enough."""
+        attempts, limit = self.attempts + 1, self.limit
+        if attempts == _ATTEMPTS:
+            return False
+        progress.note(f"the loss left all bounds at step {self.step}: back to what was saved, at half the rate")
+        self._resume()
+        self.attempts, self.limit = attempts, limit
+        self.save()
+        return True
+
+    @torch.no_grad()
+    def _wanted(self, chosen: Tensor, inputs: Tensor) -> Tensor:
+        """The teacher's outputs, remembered where that does not take much memory."""
+        if self.answers is None:
+            outputs = self.teacher(inputs[:1]).shape[1]
+            remembered = len(self.split) if len(self.split) * outputs <= _REMEMBERED else 0
+            self.answers = torch.full((remembered, outputs), math.nan)
+        if len(self.answers) == 0:
+            return self.teacher(inputs)
+        if self.answers[chosen].isnan().any():
+            self.answers[chosen] = self.teacher(inputs)
+        return self.answers[chosen]
 
     def result(self) -> nn.Module:
         """The codebook net with what was learned."""
@@ -154,22 +201,28 @@ class _Run:
     def save(self) -> None:
         state: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
-            moments = self.optimizer.state[parameter]
-            state |= {f"value.{name}": parameter.detach(), f"first.{name}": moments["exp_avg"]}
-            state |= {f"second.{name}": moments["exp_avg_sq"]}
+            state[f"value.{name}"] = parameter.detach()
+            if self.step:
+                moments = self.optimizer.state[parameter]
+                state |= {f"first.{name}": moments["exp_avg"], f"second.{name}": moments["exp_avg_sq"]}
+        metadata = {key: str(getattr(self, key)) for key in ("step", "limit", "attempts")}
         with atomic_file(self.kept) as partial:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, {"step": str(self.step)})
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata)
 
     def _resume(self) -> None:
         with safe_open(self.kept, "pt") as file:
-            self.step = int(file.metadata()["step"])
+            metadata = file.metadata()
+            self.step, self.attempts = int(metadata["step"]), int(metadata["attempts"])
+            self.limit = float(metadata["limit"])
+            self.optimizer.state.clear()
             for name, parameter in self.parameters.items():
                 parameter.data.copy_(file.get_tensor(f"value.{name}"))
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.step)),
-                    "exp_avg": file.get_tensor(f"first.{name}"),
-                    "exp_avg_sq": file.get_tensor(f"second.{name}"),
-                }
+                if self.step:
+                    self.optimizer.state[parameter] = {
+                        "step": torch.tensor(float(self.step)),
+                        "exp_avg": torch.empty_like(parameter).copy_(file.get_tensor(f"first.{name}")),
+                        "exp_avg_sq": torch.empty_like(parameter).copy_(file.get_tensor(f"second.{name}")),
+                    }
         progress.note(f"going on at step {self.step} of {self.total}")
 
 
@@ -183,17 +236,22 @@ def _trainable(net: nn.Module) -> nn.Module:
     return net
 
 
-def _free_parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Codebooks, scales, plain factors, and every bias and norm; the weights of layers left alone stay."""
-    factors = {
+def _free_parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, float]]:
+    """What learns, and its rate: codebooks, scales, every bias and norm; where layers were factorized, all weights."""
+    inserted = {
         f"{name}.{part}"
         for name, module in net.named_modules()
         if isinstance(module, Factored)
-        for part, _ in module.named_parameters()
+        for part, parameter in module.named_parameters()
+        if parameter.dim() > 1 and not part.endswith(".words")
     }
     for name, parameter in net.named_parameters():
-        if name in factors or parameter.dim() == 1 or name.endswith(".words"):
-            yield name, parameter
+        if name in inserted:
+            yield name, parameter, _INSERTED_RATE
+        elif name.endswith(".words") or (parameter.dim() == 1 and not inserted):
+            yield name, parameter, _RATE
+        elif inserted:
+            yield name, parameter, _LAYER_RATE
 
 
 class _TrainableCodes(nn.Module):

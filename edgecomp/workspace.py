@@ -64,7 +64,7 @@ class Workspace:
 
 
 def stage_key(*parts: object) -> str:
-    """A digest of what a stage's result depends on: its arguments and the code itself."""
+    """A digest of what a stage's result depends on: its arguments and the code itself, but for the experiments'."""
     return hashlib.sha256(json.dumps([_code_digest(), *map(str, parts)]).encode()).hexdigest()
 
 
@@ -73,6 +73,6 @@ def _code_digest() -> str:
     digest = hashlib.sha256()
     for folder in (Path(__file__).parent, data_folder("targets"), data_folder("android_bench")):
         for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".toml", ".cc", ".c", ".h", ".inc"):
+            if path.suffix in (".py", ".toml", ".cc", ".c", ".h", ".inc") and path.parent.name != "papers":
                 digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

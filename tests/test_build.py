@@ -62,7 +62,7 @@ def test_the_default_build_meets_its_budget_on_the_emulator(edgecomp, tmp_path):
 CODED = {*("kmeans", "pq", "rq", "binary", "int8"), *("svd:pq", "scheme2:kmeans", "scheme2:int8", "tucker+int8")}
 
 
-@pytest.mark.parametrize("method", [*sorted(CODED), "svd", "scheme1", "scheme2", "tucker", "cp"])
+@pytest.mark.parametrize("method", [*sorted(CODED), "svd", "scheme1", "scheme2", "tucker", "cp", "tt", "coupled_tt"])
 def test_every_method_builds_the_default_model(edgecomp, tmp_path, method):
     done = edgecomp("build", "--method", method, "--on", "none", "-o", "out")
     out, r = tmp_path / "out", report_of(tmp_path / "out")

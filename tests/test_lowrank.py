@@ -8,15 +8,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edgecomp import calibration, compress, cpd
+from edgecomp import calibration, compress, cpd, ttd
 from edgecomp.calibration import Inputs
 from edgecomp.chain import parse
 from edgecomp.errors import UsageError
 from edgecomp.layers import Factored
 from edgecomp.layers.matrix import input_rows, weight_matrix
-from edgecomp.methods import tucker
+from edgecomp.methods import tt, tucker
 
-METHODS = ("scheme1", "scheme2", "tucker", "cp")
+METHODS = ("scheme1", "scheme2", "tucker", "cp", "tt", "coupled_tt")
 LAYERS = {
     "plain": lambda: nn.Conv2d(12, 16, 5),
     "padded, no bias": lambda: nn.Conv2d(8, 16, 3, padding=1, bias=False),
@@ -74,7 +74,7 @@ def test_kernels_of_an_exact_rank_are_recovered(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_error_falls_with_the_rank_and_the_full_rank_is_exact(name):
     layer = nn.Conv2d(6, 8, 3)
-    full = {"scheme1": 9, "scheme2": 18, "tucker": 8, "cp": 72}[name]
+    full = {"scheme1": 9, "scheme2": 18, "tucker": 8, "cp": 72, "tt": 18, "coupled_tt": 18}[name]
     errors = []
     for rank in (1, 2, 4, full // 2, full):
         difference = weight_matrix(layer) - compressed(name, layer, f"rank={rank}").decode()
@@ -103,10 +103,10 @@ def test_joint_reconstruction_makes_up_for_the_layers_before():
     compress.replace_weights(net[0], chain_of("scheme2", "rank=2"), None, 0)
     before = (net(x) - original(x)).norm()
     inputs = calibration.gather(net, net[2], x)
-    compress._aim_at_original(net, original, "2", x, inputs, 0)
+    compress.aim_at_original(net, original, "2", x, inputs, 0)
     assert (net(x) - original(x)).norm() < 0.8 * before
     again = copy.deepcopy(original)
-    compress._aim_at_original(again, original, "2", x, calibration.gather(again, again[2], x), 0)
+    compress.aim_at_original(again, original, "2", x, calibration.gather(again, again[2], x), 0)
     assert torch.allclose(again[2].weight, original[2].weight, atol=1e-4)  # nothing to make up for
 
 
@@ -185,6 +185,19 @@ def test_tucker_is_tensorlys():
     best = ((kernel.numpy() - theirs) ** 2).sum() ** 0.5
     assert (kernel - ours).norm() <= 1.001 * best
     assert tucker.structure(layer, tucker.Config(rank=8))[0].out_channels == 6
+
+
+def test_tt_is_tensorlys():
+    from tensorly.decomposition import tensor_train
+
+    layer = nn.Conv2d(10, 12, (5, 3))
+    kernel = layer.weight.detach()
+    theirs = tensor_train(kernel.permute(1, 2, 3, 0).numpy(), rank=[1, 7, 9, 8, 1]).to_tensor()
+    first, second, third, last = ttd.decompose([kernel], (7, 9, 8))[0]
+    ours = torch.einsum("as,bai,cbj,tc->sijt", first, second, third, last)
+    assert (ours - torch.from_numpy(theirs)).norm() < 1e-5 * kernel.norm()
+    assert tt.ranks(tt.structure(layer, tt.Config(rank=9))) == (9, 9, 9)
+    assert tt.ranks(tt.structure(layer, tt.Config(rank=40))) == (10, 36, 12)
 
 
 def test_cp_is_no_worse_than_tensorlys():

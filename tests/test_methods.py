@@ -50,7 +50,7 @@ EXTRA = {
 NEVER_EXACT = {"binary", "int8", "svd:int8"}  # signs are signs, and 8 bits are 8 bits: see test_quantized.py
 ROUNDED_TO_NEAREST = {"int8"}  # calibration makes nothing better of its weights; it fixes scales of activations
 MULTIPLIED = {"int8"}
-CONVOLUTIONAL = {"scheme1", "scheme2", "tucker", "cp"}  # see test_lowrank.py
+CONVOLUTIONAL = {"scheme1", "scheme2", "tucker", "cp", "tt", "coupled_tt"}  # see test_lowrank.py
 
 LAYERS = {
     "dense": lambda: nn.Linear(30, 64),

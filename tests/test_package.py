@@ -50,7 +50,7 @@ RANKS = [
     {"files", "records", "progress"},
     {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
     {"calibration", "checkpoint", "kmeans", "train", "permute"},
-    {"coding", "lowrank"},
+    {"coding", "lowrank", "ttd"},
     {"methods", "runtimes"},
     {"discover"},
     {"chain"},

@@ -33,12 +33,19 @@ def model():
 
 @pytest.fixture
 def coded(model):
-    """The net with its dense layer at 1 bit a weight, and its head factored."""
+    """The net with its dense layer at 1 bit a weight."""
     net = copy.deepcopy(model.net)
     with torch.no_grad():
         net.dense = parse("pq", ("s=4", "fit=plain"))[0].compress(net.dense, None, 0)
-        net.head = parse("svd", ("rank=3", "least_rank=1"))[0].compress(net.head, None, 0)
     return net
+
+
+@pytest.fixture
+def factored(coded):
+    """The same with its head factored."""
+    with torch.no_grad():
+        coded.head = parse("svd", ("rank=3", "least_rank=1"))[0].compress(coded.head, None, 0)
+    return coded
 
 
 def plan(epochs=3.0):
@@ -57,7 +64,7 @@ def plan(epochs=3.0):
 
 
 def test_divergence_falls_and_codes_stay(model, coded, tmp_path):
-    recovered, note = recover._train(model, coded, plan(), tmp_path / "kept.safetensors")
+    recovered, note = recover.train_net(model, coded, 3, 0, tmp_path / "kept.safetensors")
     assert "→" in note and "undone" not in note
     wanted = model.net(model.data.test.inputs)
     before, after = (recover._divergence(net(model.data.test.inputs), wanted).item() for net in (coded, recovered))
@@ -66,12 +73,30 @@ def test_divergence_falls_and_codes_stay(model, coded, tmp_path):
     assert not torch.equal(recovered.dense.codebook, coded.dense.codebook)
     assert torch.equal(recovered.conv.weight, coded.conv.weight)
     assert not torch.equal(recovered.conv.bias, coded.conv.bias)
-    assert not torch.equal(recovered.head[0].weight, coded.head[0].weight)
 
 
-def test_an_interrupted_recovery_ends_the_same(model, coded, tmp_path):
+def test_the_whole_net_learns_where_layers_were_factorized(model, factored, tmp_path):
+    recovered, note = recover.train_net(model, factored, 3, 0, tmp_path / "kept.safetensors")
+    assert "→" in note and "undone" not in note
+    assert torch.equal(recovered.dense.codes, factored.dense.codes)
+    assert not torch.equal(recovered.conv.weight, factored.conv.weight)
+    assert not torch.equal(recovered.head[0].weight, factored.head[0].weight)
+    rates = {name: rate for name, _, rate in recover._free_parameters(recover._trainable(factored))}
+    assert rates["head.0.weight"] < rates["conv.weight"] < rates["dense.words"]
+
+
+def test_a_run_that_diverges_goes_back_and_on_more_slowly(model, factored, tmp_path, monkeypatch):
+    for name in ("_RATE", "_LAYER_RATE", "_INSERTED_RATE"):
+        monkeypatch.setattr(recover, name, 1000 * getattr(recover, name))
+    monkeypatch.setattr(recover, "_LEAST_LOSS", 0.001)
+    recovered, note = recover.train_net(model, factored, 60, 0, tmp_path / "kept.safetensors")
+    assert "went back" in note and "undone" not in note
+    assert all(tensor.isfinite().all() for tensor in recovered.state_dict().values())
+
+
+def test_an_interrupted_recovery_ends_the_same(model, factored, tmp_path):
     def run(kept):
-        return recover._Run(model.net, coded, model.data.train, plan(), kept)
+        return recover._Run(model.net, factored, model.data.train, 3, 0, kept)
 
     whole, first = run(tmp_path / "a"), run(tmp_path / "b")
     for _ in range(4):
@@ -89,7 +114,7 @@ def test_an_interrupted_recovery_ends_the_same(model, coded, tmp_path):
 
 def test_harm_is_undone(model, coded, tmp_path, monkeypatch):
     monkeypatch.setattr(recover, "_RATE", 1e6)
-    kept, note = recover._train(model, coded, plan(), tmp_path / "kept.safetensors")
+    kept, note = recover.train_net(model, coded, 3, 0, tmp_path / "kept.safetensors")
     assert kept is coded and "undone" in note
 
 

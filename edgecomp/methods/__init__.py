@@ -7,5 +7,8 @@
 - `compress(layer, config, inputs, seed) -> nn.Module`: the layer that takes its place; `inputs` may be None,
 - `refuse(layer, config) -> str`: why it cannot take a layer, empty if it can.
 
+A method whose layers can share parts says `COUPLES = True` and has for layers of equal shape `settle_together`,
+`refuse_together`, `predict_together`, `compress_together`, and `fit_outputs` for each of them: see `coupled_tt`.
+
 The file is the registration: `edgecomp.discover` finds it.
 """

@@ -5,8 +5,6 @@ reconstruction (§2.3) minimises ‖X(W−Ŵ)ᵀ‖² from there, by alternating
 gradients. `joint`: X is what the already approximated layers before give, the target what the original layers gave.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -90,20 +88,7 @@ def _fit_first(goal: Tensor, moment: Tensor, v: Tensor, h: Tensor) -> Tensor:
     def adjoint(matrix: Tensor) -> Tensor:
         return torch.einsum("tijs,trj->ris", matrix.unflatten(1, (v.shape[1], h.shape[2], v.shape[2])), h)
 
-    return _conjugate_gradients(lambda v: adjoint(made(v) @ moment), adjoint(goal), v)
-
-
-def _conjugate_gradients(operator: Callable[[Tensor], Tensor], wanted: Tensor, x: Tensor) -> Tensor:
-    """A few steps towards operator(x) = wanted, of a symmetric positive operator."""
-    residual = wanted - operator(x)
-    direction, power = residual, residual.square().sum()
-    for _ in range(_STEPS):
-        moved = operator(direction)
-        step = power / (direction * moved).sum().clamp(min=1e-30)
-        x, residual = x + step * direction, residual - step * moved
-        power, before = residual.square().sum(), power
-        direction = residual + power / before.clamp(min=1e-30) * direction
-    return x
+    return lowrank.conjugate_gradients(lambda v: adjoint(made(v) @ moment), adjoint(goal), v, _STEPS)
 
 
 refuse, predict, structure, settle = lowrank.interface(largest_rank, parts, compress, unfolded=unfolded)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,29 +167,53 @@ def markdown_table(titles: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
+def claim_table(claims: list[Claim], figures: str) -> str:
+    """The claims, whether each holds, and the figures that say so."""
+    rows = [
+        [c.claim, "holds" if c.holds else "**does not hold**", f"{c.figures}. {c.why}".removesuffix(". ")]
+        for c in claims
+    ]
+    return markdown_table(["claim", "", figures], rows)
+
+
 def plot(path: Path, title: str, series: dict[str, list[Result]]) -> None:
-    """How many answers differ from the original's, against the ratio, as SVG: one line per series, dashed ones for
-    `… plain`, in the colour of `… fitted`."""
+    """How many answers differ from the original's, against the ratio, as SVG."""
+    points = {name: [(r.ratio, max(100 - r.agreement, 0.01)) for r in results] for name, results in series.items()}
+    with axes(path, title, "compression of all parameters (times)", "answers unlike the original's (%)") as plane:
+        draw(plane, points)
+        plane.set(xscale="log", yscale="log")
+        plane.set_xticks([4, 8, 16, 32, 64, 128], ["4×", "8×", "16×", "32×", "64×", "128×"])
+        plane.set_yticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
+        plane.minorticks_off()
+
+
+@contextlib.contextmanager
+def axes(path: Path, title: str, xlabel: str, ylabel: str) -> Iterator[Any]:
+    """Matplotlib's axes, written as SVG in the end; the same points give the same bytes."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "edgecomp"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.5))
-    colours: dict[str, str] = {}
-    for name, results in series.items():
-        points = sorted((r.ratio, max(100 - r.agreement, 0.01)) for r in results)
-        colour = colours.setdefault(name.removesuffix(" plain").removesuffix(" fitted"), f"C{len(colours)}")
-        style = "--" if name.endswith(" plain") else "-"
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour, linestyle=style)
-    axes.set(title=title, xlabel="compression of all parameters (times)", xscale="log", yscale="log")
-    axes.set_ylabel("answers unlike the original's (%)")
-    axes.set_xticks([4, 8, 16, 32, 64, 128], ["4×", "8×", "16×", "32×", "64×", "128×"])
-    axes.set_yticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
-    axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, plane = pyplot.subplots(figsize=(7.5, 4.5))
+    yield plane
+    plane.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    plane.legend(frameon=False, fontsize=8)
+    plane.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})
     pyplot.close(figure)
+
+
+def draw(plane: Any, series: dict[str, list[tuple[float, float]]], dashed: str = "plain") -> None:
+    """A line through the points of each series; those whose name's last word is `dashed` are so, in the colour of the
+    series of the same name but for the last word."""
+    colours: dict[str, str] = {}
+    for name, points in series.items():
+        stem, _, last = name.rpartition(" ")
+        colour = colours.setdefault(stem or name, f"C{len(colours)}")
+        style = "--" if last == dashed else "-"
+        plane.plot(
+            *zip(*sorted(points), strict=True), marker="o", markersize=4, label=name, color=colour, linestyle=style
+        )

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..files import cache_folder, write_text
 from ..load import load
 from ..records import Request
-from ._bench import Claim, DenseBench, Result, markdown_table, plot
+from ._bench import Claim, DenseBench, Result, claim_table, markdown_table, plot
 
 _PLAIN = "fit=plain"
 # Settings by method, from low to high ratios. Codes of b bits for s weights.
@@ -229,13 +229,7 @@ def _page(
         for n, rs in ladders.items()
         for r in rs
     ]
-    verdicts = markdown_table(
-        ["claim", "", "figures: ratio of the dense layers, points of error"],
-        [
-            [c.claim, "holds" if c.holds else "**does not hold**", f"{c.figures}. {c.why}".removesuffix(". ")]
-            for c in claims
-        ],
-    )
+    verdicts = claim_table(claims, "figures: ratio of the dense layers, points of error")
     cells = [row(f"axis {axis}, k={k}, s={s}", r) for (axis, k, s), r in grid.items()]
     return f"""# Gong et al. 2014, measured here
 

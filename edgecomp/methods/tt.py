@@ -1,0 +1,45 @@
+"""Tensor train: a 1×1 convolution, d×1, 1×d and a 1×1, all of them dense (Oseledets 2011; Novikov et al. 2015).
+
+K[t,s,i,j] ≈ Σ G1[s,a]·G2[a,i,b]·G3[b,j,c]·G4[c,t], by TT-SVD (see `ttd`). With inputs G4 is then fitted to the outputs.
+"""
+
+from torch import nn
+
+from .. import lowrank, ttd
+from ..calibration import Inputs
+from ..layers import Factored
+
+KINDS = ("conv",)
+
+
+class Config(lowrank.Reconstructing):
+    """rank: R, of each of the three products between the cores, or what it is at most if that is less."""
+
+
+def largest_rank(layer: nn.Conv2d) -> int:
+    return max(ttd.bounds(layer.weight.shape))
+
+
+def parts(layer: nn.Conv2d, rank: int, layers: int = 1) -> Factored:
+    """`layers`: how many of that shape share the first three cores."""
+    first, second, third = (min(rank, bound) for bound in ttd.bounds(layer.weight.shape, layers))
+    return Factored(
+        lowrank.part(layer, layer.in_channels, first),
+        lowrank.part(layer, first, second, "h"),
+        lowrank.part(layer, second, third, "w"),
+        lowrank.part(layer, third, layer.out_channels, last=True),
+    )
+
+
+def ranks(parts: Factored) -> tuple[int, ...]:
+    return tuple(part.out_channels for part in parts[:-1])
+
+
+def compress(layer: nn.Module, config: lowrank.Reconstructing, inputs: Inputs | None, seed: int) -> Factored:
+    empty = structure(layer, config)
+    (train,) = ttd.decompose([layer.weight], ranks(empty))
+    parts, inputs = lowrank.filled(empty, layer, *train), config.fitted_to(inputs)
+    return parts if inputs is None else lowrank.refit_last(parts, layer, inputs)
+
+
+refuse, predict, structure, settle = lowrank.interface(largest_rank, parts, compress)

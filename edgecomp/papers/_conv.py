@@ -1,0 +1,209 @@
+"""What the experiments on convolutions share: factorized nets, their accuracy, and what they cost where they run."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import calibration, chain, devices, discover, native, progress
+from ..calibration import Inputs
+from ..compress import CALIBRATION_SAMPLES, aim_at_original, replace_weights
+from ..devices.host import Host
+from ..export import HOST_TARGET, write_records
+from ..plan import parameter_bytes
+from ..records import Model, Record
+from ..recover import train_net
+from ..train import predict
+from ..workspace import stage_key
+from ._bench import recalled
+
+_ROUNDS = 7
+_ROUND_SECONDS = 0.3
+
+
+class Approximation(Record):
+    """How layers are factorized: all by the same method, each with its settings."""
+
+    method: str
+    settings: tuple[str, ...]
+    layers: tuple[str, ...]
+
+    @property
+    def reconstruction(self) -> str:
+        given = [text.partition("=")[2] for text in self.settings if text.startswith("reconstruction=")]
+        return given[0] if given else "joint"
+
+    def __str__(self) -> str:
+        return " ".join([self.method, *self.settings, *self.layers])
+
+    def alone(self, layer: str) -> str:
+        """What a layer of it is called that runs without its net."""
+        return " ".join([self.method, *self.settings, "alone:", layer])
+
+
+class Accuracy(Record):
+    """accuracy: top-1 on the test split, percent. agreement: of the answers with the original's. tuned: the two after
+    fine-tuning, if there was any. ranks, bytes: of the factorized layers."""
+
+    ranks: tuple[int, ...]
+    bytes: int
+    accuracy: float
+    agreement: float
+    tuned: tuple[float, float] | None = None
+
+
+class Cost(Record):
+    """Of one inference: median time on the host with one thread, executed ARM64 instructions. bytes: of the file."""
+
+    p50_ms: float
+    instructions: int
+    bytes: int
+
+
+@dataclass
+class ConvBench:
+    """Factorizes some convolutions of a net and measures on its test split.
+
+    Attributes:
+        epochs: of fine-tuning.
+    """
+
+    model: Model
+    results_path: Path
+    test_samples: int = 10_000
+    calibration_samples: int = CALIBRATION_SAMPLES
+    epochs: float = 2
+    _inputs: dict[str, Inputs] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.model.data is not None
+        self.net = copy.deepcopy(self.model.net).to(memory_format=torch.channels_last)
+        self.calibration = self.model.data.calibration.inputs[: self.calibration_samples]
+        self.test = self.model.data.test.inputs[: self.test_samples]
+        self.targets = self.model.data.test.targets[: self.test_samples]
+        with progress.stage("prepare", f"answers of {self.model.name}"):
+            self.answers = predict(self.net, self.test).argmax(1)
+        self.original = self._score(self.answers)[0]
+
+    def run(self, wanted: Approximation, tune: bool = False) -> Accuracy:
+        """Accuracy of the net with these layers factorized, kept once it is measured."""
+        key = stage_key(self.model.sha256, len(self.test), len(self.calibration), wanted, tune and self.epochs)
+        return Accuracy(**recalled(self.results_path, key, lambda: self._run(wanted, tune).model_dump()))
+
+    def costs(self, wanted: list[Approximation]) -> dict[str, Cost]:
+        """What nets with these layers factorized cost, by str(), and each of these layers by `alone`, measured in one
+        run. The original net is "original", its layers alone have their names."""
+        key = stage_key("costs", self.model.sha256, sorted(map(str, wanted)))
+
+        def measure() -> dict[str, dict[str, float]]:
+            with progress.stage("time", f"{len(wanted)} nets and their layers"):
+                return {name: cost.model_dump() for name, cost in _measured(self._structures(wanted)).items()}
+
+        return {name: Cost(**cost) for name, cost in recalled(self.results_path, key, measure).items()}
+
+    def _run(self, wanted: Approximation, tune: bool) -> Accuracy:
+        net = self._factorized(wanted)
+        ranks = tuple(net.get_submodule(name)[0].out_channels for name in wanted.layers)
+        size = sum(parameter_bytes(net.get_submodule(name), recurse=True) for name in wanted.layers)
+        accuracy, agreement = self._score(predict(net, self.test).argmax(1))
+        progress.note(f"{wanted}: {accuracy:.2f} %")
+        tuned = None
+        if tune:
+            kept = self.results_path.with_suffix(".tuning")
+            kept.unlink(missing_ok=True)
+            net, note = train_net(self.model, net, self.epochs, 0, kept)
+            kept.unlink(missing_ok=True)
+            tuned = self._score(predict(net, self.test).argmax(1))
+            progress.note(f"fine-tuned {tuned[0]:.2f} %; {note}")
+        return Accuracy(ranks=ranks, bytes=size, accuracy=accuracy, agreement=agreement, tuned=tuned)
+
+    def _factorized(self, wanted: Approximation) -> nn.Module:
+        """The net with its layers replaced, each fitted as the approximation says."""
+        net, parts = copy.deepcopy(self.net), {}
+        for name in wanted.layers:
+            layer = net.get_submodule(name)
+            (method,) = chain.parse(wanted.method, wanted.settings)
+            first = not parts
+            if wanted.reconstruction == "filter":
+                inputs = None
+            elif wanted.reconstruction == "data" or first:
+                inputs = self._original_inputs(name)
+            else:
+                inputs = calibration.gather(net, layer, self.calibration)
+                aim_at_original(net, self.net, name, self.calibration, inputs)
+            parts[name] = replace_weights(layer, method.settled(layer), inputs, 0)
+        for name, part in parts.items():
+            net.set_submodule(name, part)
+        return net.to(memory_format=torch.contiguous_format)
+
+    def _original_inputs(self, name: str) -> Inputs:
+        if name not in self._inputs:
+            self._inputs[name] = calibration.gather(self.net, self.net.get_submodule(name), self.calibration)
+        return self._inputs[name]
+
+    def _score(self, answers: Tensor) -> tuple[float, float]:
+        """Accuracy, and agreement with the original net, percent."""
+        return tuple(100 * (answers == other).double().mean().item() for other in (self.targets, self.answers))  # type: ignore[return-value]
+
+    def _structures(self, wanted: list[Approximation]) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+        """Nets and single layers with random weights, and the shapes of their inputs: they cost the same."""
+        shape = tuple(self.model.example_inputs[0].shape)
+        found: dict[str, tuple[nn.Module, tuple[int, ...]]] = {"original": (self.model.net, shape)}
+        for approximation in wanted:
+            net = copy.deepcopy(self.model.net)
+            for name in approximation.layers:
+                layer = self.model.net.get_submodule(name)
+                single = (1, layer.in_channels, *layer.image_size)
+                (method,) = chain.parse(approximation.method, approximation.settings)
+                parts = method.settled(layer).structure(layer).to_empty(device="cpu")
+                for parameter in parts.parameters():
+                    nn.init.normal_(parameter, std=0.05)
+                net.set_submodule(name, parts)
+                found[name] = (nn.Sequential(layer), single)
+                found[approximation.alone(name)] = (parts, single)
+            found[str(approximation)] = (net, shape)
+        return found
+
+
+def _measured(nets: dict[str, tuple[nn.Module, tuple[int, ...]]]) -> dict[str, Cost]:
+    """Exports all, runs them on the host in turns, and once on the emulator for their instructions."""
+    runtime, android = discover.runtime("executorch"), discover.target("android-arm64")
+    host, emulator = Host(), devices.make("qemu", android)
+    bundle = native.host_bundle(discover.target(HOST_TARGET), "executorch")
+    samples: dict[str, list[float]] = {name: [] for name in nets}
+    instructions: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        native.make_bundle(android, "executorch", folder / "android")
+        paths = {name: folder / f"{i}.pte" for i, name in enumerate(nets)}
+        records = {name: folder / f"{i}.inputs" for i, name in enumerate(nets)}
+        with progress.bar("exporting, counting instructions", len(nets)) as advance:
+            for name, (net, shape) in nets.items():
+                inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+                runtime.export(net, (inputs,), paths[name])
+                write_records(records[name], [inputs])
+                run = emulator.run(folder / "android", paths[name], records[name], threads=1, warmup=1, repeat=3)
+                instructions[name] = int(np.median(run.instructions[1:]))
+                advance(text=name)
+        with progress.bar("timing", _ROUNDS) as advance:
+            for _ in range(_ROUNDS):
+                for name in nets:
+                    first = host.run(bundle, paths[name], records[name], threads=1, warmup=3, repeat=5)
+                    repeat = int(np.clip(1000 * _ROUND_SECONDS / min(first.samples_ms), 20, 2000))
+                    run = host.run(bundle, paths[name], records[name], threads=1, warmup=20, repeat=repeat)
+                    samples[name] += run.samples_ms
+                advance()
+        return {
+            name: Cost(
+                p50_ms=float(np.median(samples[name])),
+                instructions=instructions[name],
+                bytes=paths[name].stat().st_size,
+            )
+            for name in nets
+        }
