@@ -17,7 +17,7 @@ from ..errors import BuildError
 from ..files import cache_folder, write_text
 from ..load import load
 from ..records import Record, Request
-from ._bench import Claim, markdown_table
+from ._bench import Claim, axes, claim_table, draw, markdown_table
 from ._ranks import UNCHANGED, Cut, RankBench, Strategy
 
 _EXPRESSION = "scheme2+svd"
@@ -217,42 +217,27 @@ def _claims(net: _Net) -> list[Claim]:
 
 
 def _plot(path: Path, nets: list[_Net]) -> None:
-    """Loss against weights removed, as SVG: a sweep over τ for every strategy, and the trials of the search."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "edgecomp"
-    from matplotlib import pyplot
-
-    figure, all_axes = pyplot.subplots(1, len(nets), figsize=(4.2 * len(nets), 4.4), sharey=True, squeeze=False)
-    for axes, net in zip(all_axes[0], nets, strict=True):
-        trials = net.search.trials
-        axes.scatter([c.weights for c in trials], [c.loss for c in trials], s=12, color="0.6", label="BayesOpt, trials")
-        for i, (strategy, sweep) in enumerate(net.sweeps.items()):
-            points = [(cut.weights, cut.loss) for _, cut in sorted(sweep.items()) if cut.weights >= 0]
-            axes.plot(*zip(*points, strict=True), f"C{i}o-", markersize=3, linewidth=1, label=strategy)
-        axes.plot(net.best.weights, net.best.loss, "k*", markersize=12, label="chosen")
-        axes.axhline(_LOSS, color="0.5", linestyle=":", linewidth=1)
-        axes.set_yscale("symlog", linthresh=1)
-        axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
-        axes.minorticks_off()
-        axes.set(title=net.name, xlabel="weights removed (%)", xlim=(-3, 103))
-        axes.spines[["top", "right"]].set_visible(False)
-    all_axes[0][0].set_ylabel("accuracy lost on calibration samples (points)")
-    figure.legend(*all_axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
-    figure.savefig(path, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
+    """Loss against weights removed, as SVG: the sweeps with the strategy chosen and without one, and what the search
+    found."""
+    sweeps = {
+        f"{net.name}, layers: {kind}": net.sweeps[s]
+        for net in nets
+        for kind, s in (("chosen", net.strategy), ("all", _EVERY))
+    }
+    series = {name: [(cut.weights, cut.loss) for cut in sweep.values()] for name, sweep in sweeps.items()}
+    with axes(path, "one point a τ", "weights removed (%)", "accuracy lost on calibration samples (points)") as plane:
+        draw(plane, series, dashed="all")
+        for i, net in enumerate(nets):
+            found = net.search.best
+            plane.plot(found.weights, found.loss, f"C{i}*", markersize=11, label=f"{net.name}, Bayesian optimisation")
+        plane.axhline(_LOSS, color="grey", linewidth=0.5, linestyle=":")
+        plane.set_yscale("symlog", linthresh=1)
+        plane.set_ylim(-0.5, 110)
+        plane.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+        plane.minorticks_off()
 
 
 def _page(nets: list[_Net], quick: bool, claims: list[Claim]) -> str:
-    verdicts = markdown_table(
-        ["claim", "", "figures: removed of the whole net, points of accuracy"],
-        [
-            [c.claim, "holds" if c.holds else "**does not hold**", f"{c.figures}. {c.why}".removesuffix(". ")]
-            for c in claims
-        ],
-    )
     trials = ", ".join(f"{len(net.search.trials)} trials for {net.name}" for net in nets)
     large = 100 * max(strategy.share for strategy in _STRATEGIES.values())
     return f"""# Cosine-similarity SVD, measured here
@@ -278,7 +263,7 @@ leaving it alone. It minimises the weights left in percent, plus {_PENALTY:g} fo
 
 ## Claims
 
-{verdicts}
+{claim_table(claims, "figures: removed of the whole net, points of accuracy")}
 
 ## What was chosen
 
