@@ -251,8 +251,8 @@ layers (`svd`, `fit=plain`), with the smallest rank at which cos(vec W, vec Ŵ) 
 
 The strategy step says which layers are decomposed. `worth`: those that keep at most this fraction of their
 multiply-adds (`--set worth=…`). `large layers`: of these only those with at least {large:.0f} % of the net's weights
-(`--layers …`); what the paper goes by is not known here, and this rule was added when `worth` alone had failed on zfnet.
-`{_EVERY}`: all, even where that takes more.
+(`--layers …`). `{_EVERY}`: all, even where that takes more. What rule the paper goes by is not known here; that of the
+large layers was added because `worth` alone, on zfnet, finds hardly a weight to remove.
 
 For every strategy τ is the smallest that loses at most {_LOSS:g} point on {nets[0].bench.samples:,} calibration samples
 (`loss`), of {", ".join(f"{t:g}" for t in nets[0].sweeps[_EVERY])};
