@@ -186,15 +186,15 @@ class RankBench:
     @cached_property
     def _timed_decompositions(self) -> tuple[dict[str, _Decomposition], float]:
         with progress.stage("decompose", ", ".join(layer.name for layer in self.layers)):
-            start = time.monotonic()
-            return {layer.name: layer.decomposed() for layer in self.layers}, time.monotonic() - start
+            start = time.process_time()
+            return {layer.name: layer.decomposed() for layer in self.layers}, time.process_time() - start
 
     def _cut(self, ranks: Ranks) -> Cut:
         before, parts = self.accuracy("calibration"), self._decompositions  # neither belongs to this cut's time
-        start = time.monotonic()
+        start = time.process_time()
         net = self._net(ranks)
         loss = round(before - _accuracy(net, self._chosen_by), 6)
-        seconds = time.monotonic() - start
+        seconds = time.process_time() - start
         weights = _removed(_weights(self.model.net), _weights(net))
         work = {l.name: lowrank.total_macs(l.module, [l.module]) for l in self.layers}
         left = {
