@@ -7,6 +7,7 @@ each other: the degeneracy that Phan et al. 2020 correct. The tensor is never un
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -112,11 +113,12 @@ def _polished(tensor: Tensor, factors: list[Tensor], steps: int, penalty: float)
 
 
 def _gauss_newton(factors: list[Tensor], gradient: list[Tensor], ridge: float) -> list[Tensor]:
+    pairs = {frozenset(pair): _grams(factors, set(pair)) for pair in itertools.product(range(4), repeat=2)}
     x = [torch.zeros_like(g) for g in gradient]
     residual, direction = list(gradient), list(gradient)
     power = first = _dot(residual, residual)
     for _ in range(40):
-        curved = [image + ridge * p for image, p in zip(_curvature(factors, direction), direction, strict=True)]
+        curved = [image + ridge * p for image, p in zip(_curvature(factors, pairs, direction), direction, strict=True)]
         length = power / max(_dot(direction, curved), 1e-30)
         x = [a + length * p for a, p in zip(x, direction, strict=True)]
         residual = [r - length * c for r, c in zip(residual, curved, strict=True)]
@@ -127,14 +129,15 @@ def _gauss_newton(factors: list[Tensor], gradient: list[Tensor], ridge: float) -
     return x
 
 
-def _curvature(factors: list[Tensor], direction: list[Tensor]) -> list[Tensor]:
-    """JᵀJ times a direction, from Grams alone."""
+def _curvature(factors: list[Tensor], pairs: dict[frozenset[int], Tensor], direction: list[Tensor]) -> list[Tensor]:
+    """JᵀJ times a direction, from Grams alone; `pairs` are those without one mode or two."""
+    products = [change.T @ factor for change, factor in zip(direction, factors, strict=True)]
     images = []
     for mode in range(4):
-        image = direction[mode] @ _grams(factors, {mode})
+        image = direction[mode] @ pairs[frozenset({mode})]
         for other in range(4):
             if other != mode:
-                image = image + factors[mode] @ (_grams(factors, {mode, other}) * (direction[other].T @ factors[other]))
+                image = image + factors[mode] @ (pairs[frozenset({mode, other})] * products[other])
         images.append(image)
     return images
 
