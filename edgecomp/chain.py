@@ -73,7 +73,8 @@ class Chain:
         if not self._rest:
             return ""
         reasons = [self._rest.refuse(part) for part in self.structure(layer)]
-        return "; ".join(f"part {i} of {len(reasons)} stays plain: {r}" for i, r in enumerate(reasons, 1) if r)
+        plain = {reason: [str(i) for i, r in enumerate(reasons, 1) if r == reason] for reason in reasons if reason}
+        return "; ".join(f"parts {', '.join(parts)} of {len(reasons)} stay plain: {r}" for r, parts in plain.items())
 
     def compress(self, layer: nn.Module, inputs: Inputs | None, seed: int) -> nn.Module:
         method, config, rest = self._method, self.configs[0], self._rest

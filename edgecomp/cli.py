@@ -228,7 +228,7 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
     ]
     total = [format_bytes(sum(getattr(e, f) for e in plan.entries)) for f in ("original_bytes", "predicted_bytes")]
     _print_table(("layer", "kind", "method", "original", "predicted"), [*rows, ("all layers", "", "", *total)])
-    Console().print(*left_alone((e.reason, ", ".join(e.layers)) for e in plan.entries), sep="\n")
+    Console().print(*left_alone((", ".join(e.layers), e.method, e.reason) for e in plan.entries), sep="\n")
     print("The file's container comes on top.")
 
 

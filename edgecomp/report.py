@@ -87,17 +87,20 @@ def print_report(result: Report, console: Console) -> None:
     console.print(Group(*parts))
 
 
-def left_alone(reasons: Iterable[tuple[str, str]]) -> list[Text]:
-    """A line for each reason why layers were left alone, from pairs (reason, layer)."""
-    names: dict[str, list[str]] = {}
-    for reason, name in reasons:
+def left_alone(reasons: Iterable[tuple[str, str | None, str]]) -> list[Text]:
+    """A line for each reason why layers, or parts of compressed ones, were left alone, from (layer, method, reason)."""
+    names: dict[tuple[str, bool], list[str]] = {}
+    for name, method, reason in reasons:
         if reason:
-            names.setdefault(reason, []).append(name)
-    return [Text.assemble(f"{', '.join(layers)} left alone: ", (reason, "dim")) for reason, layers in names.items()]
+            names.setdefault((reason, method is None), []).append(name)
+    return [
+        Text.assemble(f"{', '.join(layers)}{' left alone' if whole else ''}: ", (reason, "dim"))
+        for (reason, whole), layers in names.items()
+    ]
 
 
 def _left_alone(result: Report) -> list[Text]:
-    return left_alone((line.reason, line.name) for line in result.layers if line.kind != "container")
+    return left_alone((line.name, line.method, line.reason) for line in result.layers if line.kind != "container")
 
 
 def to_html(result: Report) -> str:

@@ -193,7 +193,7 @@ def test_every_part_costs_what_its_own_pixels_cost():
 def test_parts_that_cannot_be_coded_stay_plain_and_it_is_said():
     layer = nn.Conv2d(32, 64, 5)
     chain = chain_of("cp:pq", "rank=32")
-    assert "part 2 of 4" in chain.remark(layer) and "32 groups" in chain.remark(layer)
+    assert "parts 2, 3 of 4 stay plain" in chain.remark(layer) and "32 groups" in chain.remark(layer)
     parts = compressed("cp:pq", layer, "rank=32")
     assert [type(part).__name__ for part in parts] == ["CodebookConv2d", "Conv2d", "Conv2d", "CodebookConv2d"]
     with pytest.raises(UsageError, match=r"tucker\+svd"):
