@@ -76,9 +76,9 @@ class ConvBench:
 
     model: Model
     results_path: Path
+    epochs: float
     test_samples: int = 10_000
     calibration_samples: int = CALIBRATION_SAMPLES
-    epochs: float = 2
     _inputs: dict[str, Inputs] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -74,7 +74,7 @@ def cost_note(bench: ConvBench, costs: Row) -> str:
     return f"""Model `{bench.model.name}`: {costs.before.bytes / 1e6:.2f} MB, {costs.before.p50_ms:.3f} ms,
 {costs.before.instructions / 1e6:.1f} M ARM64 instructions an inference. Before: {bench.original:.2f} % top-1 of
 {len(bench.test):,} samples of {data.test.name}. Seed 0; calibration on {len(bench.calibration):,} samples of
-{data.calibration.name}; fine-tuning for {bench.epochs:g} epochs of {data.train.name}, with the original as teacher.
+{data.calibration.name}; {bench.epochs:g} epochs of fine-tuning on {data.train.name}, with the original as teacher.
 Accuracy is computed by torch. Time: median on the host, x86-64, one thread, ExecuTorch with XNNPACK, fp32 against fp32,
 all nets and layers in turns in one run. Instructions: of the same files on the emulator (qemu-arm64)."""
 
