@@ -163,13 +163,13 @@ def test_the_last_core_suits_the_inputs_of_its_layer():
 
 
 def test_checkpoint_and_recovery_keep_what_is_shared(built, tmp_path):
-    model, made, net = built
+    model, _, net = built
     path = tmp_path / "net.safetensors"
     checkpoint.save(net, path)
     with safe_open(path, "pt") as file:
         assert "left.1.weight" in file.keys() and "right.1.weight" not in file.keys()  # noqa: SIM118
     again = checkpoint.restore(model.net, path)
-    run = recover._Run(model.net, net, model.data.train, made, tmp_path / "kept.safetensors")
+    run = recover._Run(model.net, net, model.data.train, 1, 0, tmp_path / "kept.safetensors")
     before = net.left[1].weight.clone()
     while run.step < run.total:
         run.advance()
