@@ -180,7 +180,7 @@ def plot(path: Path, title: str, series: dict[str, list[Result]]) -> None:
     """How many answers differ from the original's, against the ratio, as SVG."""
     points = {name: [(r.ratio, max(100 - r.agreement, 0.01)) for r in results] for name, results in series.items()}
     with axes(path, title, "compression of all parameters (times)", "answers unlike the original's (%)") as plane:
-        draw(plane, points)
+        draw(plane, points, "fitted", "plain")
         plane.set(xscale="log", yscale="log")
         plane.set_xticks([4, 8, 16, 32, 64, 128], ["4×", "8×", "16×", "32×", "64×", "128×"])
         plane.set_yticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
@@ -206,14 +206,14 @@ def axes(path: Path, title: str, xlabel: str, ylabel: str) -> Iterator[Any]:
     pyplot.close(figure)
 
 
-def draw(plane: Any, series: dict[str, list[tuple[float, float]]], dashed: str = "plain") -> None:
-    """A line through the points of each series; those whose name's last word is `dashed` are so, in the colour of the
-    series of the same name but for the last word."""
+def draw(plane: Any, series: dict[str, list[tuple[float, float]]], solid: str, dashed: str) -> None:
+    """A line through the points of each series. One whose last word is `dashed` is so, in the colour of the series that
+    has `solid` there, or is called the same but for the last word."""
     colours: dict[str, str] = {}
     for name, points in series.items():
-        stem, _, last = name.rpartition(" ")
-        colour = colours.setdefault(stem or name, f"C{len(colours)}")
-        style = "--" if last == dashed else "-"
+        stem = name.removesuffix(f" {dashed}").removesuffix(f" {solid}")
+        colour = colours.setdefault(stem, f"C{len(colours)}")
+        style = "--" if name.endswith(f" {dashed}") else "-"
         plane.plot(
             *zip(*sorted(points), strict=True), marker="o", markersize=4, label=name, color=colour, linestyle=style
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def nearest(rows: list[Row], speedup: float) -> Row:
 
 def rows_table(bench: ConvBench, rows: list[Row], layers: tuple[str, ...]) -> str:
     """Ranks, costs, accuracy and what fine-tuning made of it."""
-    titles = ["", "ranks", "file", "time", "net", *layers, "ARM64 instructions"]
+    titles = ["", "channels", "file", "time", "net", *layers, "ARM64 instructions"]
     titles += ["accuracy", "drop", "agreement", "fine-tuned", "drop"]
     return markdown_table(titles, [_cells(bench, row, layers) for row in rows])
 
@@ -71,22 +72,28 @@ def cost_note(bench: ConvBench, costs: Row) -> str:
     """How the figures of a page were got."""
     assert bench.model.data is not None
     data = bench.model.data
-    return f"""Model `{bench.model.name}`: {costs.before.bytes / 1e6:.2f} MB, {costs.before.p50_ms:.3f} ms,
-{costs.before.instructions / 1e6:.1f} M ARM64 instructions an inference. Before: {bench.original:.2f} % top-1 of
-{len(bench.test):,} samples of {data.test.name}. Seed 0; calibration on {len(bench.calibration):,} samples of
-{data.calibration.name}; {bench.epochs:g} epochs of fine-tuning on {data.train.name}, with the original as teacher.
-Accuracy is computed by torch. Time: median on the host, x86-64, one thread, ExecuTorch with XNNPACK, fp32 against fp32,
-all nets and layers in turns in one run. Instructions: of the same files on the emulator (qemu-arm64)."""
+    sentences = (
+        f"Model `{bench.model.name}`: {costs.before.bytes / 1e6:.2f} MB, {costs.before.p50_ms:.3f} ms, "
+        f"{costs.before.instructions / 1e6:.1f} M ARM64 instructions an inference.",
+        f"Before: {bench.original:.2f} % top-1 of {len(bench.test):,} samples of {data.test.name}.",
+        f"Seed 0; calibration on {len(bench.calibration):,} samples of {data.calibration.name};",
+        f"{bench.epochs:g} epochs of fine-tuning on {data.train.name}, with the original as teacher.",
+        "Accuracy is computed by torch. Time: median on the host, x86-64, one thread, ExecuTorch with XNNPACK, fp32",
+        "against fp32, all nets and layers in turns in one run. Instructions: of the same files on the emulator",
+        "(qemu-arm64). channels: after the first part of each layer.",
+    )
+    return textwrap.fill(" ".join(sentences), 118)
 
 
 def tradeoff_plot(path: Path, title: str, series: dict[str, list[tuple[float, float]]]) -> None:
     """Lost accuracy against measured speed-up, as SVG; `… tuned` is dashed."""
     with axes(path, title, "measured speed-up of the net (times)", "accuracy lost (points)") as plane:
-        draw(plane, series, dashed="tuned")
+        draw(plane, series, "decomposed", "tuned")
         plane.set_xscale("log")
         plane.set_yscale("symlog", linthresh=1)
         plane.set_xticks([1, 2, 3, 4, 6, 8, 10, 12], ["1×", "2×", "3×", "4×", "6×", "8×", "10×", "12×"])
         plane.set_yticks([0, 0.5, 1, 3, 10, 30, 100], ["0", "0.5", "1", "3", "10", "30", "100"])
+        plane.set_ylim(bottom=-0.2)
         plane.minorticks_off()
         plane.axhline(0, color="grey", linewidth=0.5)
         plane.axhline(1, color="grey", linewidth=0.5, linestyle=":")

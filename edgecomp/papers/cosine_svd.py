@@ -227,7 +227,7 @@ def _plot(path: Path, nets: list[_Net]) -> None:
     }
     series = {name: [(cut.weights, cut.loss) for cut in sweep.values()] for name, sweep in sweeps.items()}
     with axes(path, "one point a τ", "weights removed (%)", "accuracy lost on calibration samples (points)") as plane:
-        draw(plane, series, dashed="all")
+        draw(plane, series, "chosen", "all")
         for i, net in enumerate(nets):
             found = net.search.best
             plane.plot(found.weights, found.loss, f"C{i}*", markersize=11, label=f"{net.name}, Bayesian optimisation")

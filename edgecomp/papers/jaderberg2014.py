@@ -21,7 +21,10 @@ _EPOCHS = 2  # of fine-tuning
 _TUNED = ("scheme2", "joint")
 _MACS = (0.35, 0.25, 0.16, 0.12, 0.08, 0.05)
 # What explains that a claim does not hold, where it does not.
-_WHY: dict[str, str] = {}
+_WHY = {
+    "scheme2 gives more accuracy than scheme1 at the same speed": "Up to about 4× scheme1 loses less, whose depthwise "
+    "parts have kernels of their own in today's runtimes; beyond 5× scheme2 does.",
+}
 
 
 def run(folder: Path, quick: bool) -> list[Claim]:
