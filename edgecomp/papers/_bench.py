@@ -188,8 +188,8 @@ def plot(path: Path, title: str, series: dict[str, list[Result]]) -> None:
 
 
 @contextlib.contextmanager
-def axes(path: Path, title: str, xlabel: str, ylabel: str) -> Iterator[Any]:
-    """Matplotlib's axes, written as SVG in the end; the same points give the same bytes."""
+def axes(path: Path, title: str, xlabel: str, ylabel: str, beside: bool = False) -> Iterator[Any]:
+    """Matplotlib's axes, written as SVG in the end; the same points give the same bytes. beside: where the legend is."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -199,7 +199,8 @@ def axes(path: Path, title: str, xlabel: str, ylabel: str) -> Iterator[Any]:
     figure, plane = pyplot.subplots(figsize=(7.5, 4.5))
     yield plane
     plane.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    plane.legend(frameon=False, fontsize=8)
+    place = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if beside else {}
+    plane.legend(frameon=False, fontsize=8, **place)
     plane.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})

@@ -77,7 +77,7 @@ def cost_note(bench: ConvBench, costs: Row) -> str:
         f"{costs.before.instructions / 1e6:.1f} M ARM64 instructions an inference.",
         f"Before: {bench.original:.2f} % top-1 of {len(bench.test):,} samples of {data.test.name}.",
         f"Seed 0; calibration on {len(bench.calibration):,} samples of {data.calibration.name};",
-        f"{bench.epochs:g} epochs of fine-tuning on {data.train.name}, with the original as teacher.",
+        f"fine-tuning on {data.train.name}, epochs: {bench.epochs:g}, with the original as teacher.",
         "Accuracy is computed by torch. Time: median on the host, x86-64, one thread, ExecuTorch with XNNPACK, fp32",
         "against fp32, all nets and layers in turns in one run. Instructions: of the same files on the emulator",
         "(qemu-arm64). channels: after the first part of each layer.",
@@ -87,7 +87,7 @@ def cost_note(bench: ConvBench, costs: Row) -> str:
 
 def tradeoff_plot(path: Path, title: str, series: dict[str, list[tuple[float, float]]]) -> None:
     """Lost accuracy against measured speed-up, as SVG; `… tuned` is dashed."""
-    with axes(path, title, "measured speed-up of the net (times)", "accuracy lost (points)") as plane:
+    with axes(path, title, "measured speed-up of the net (times)", "accuracy lost (points)", True) as plane:
         draw(plane, series, "decomposed", "tuned")
         plane.set_xscale("log")
         plane.set_yscale("symlog", linthresh=1)

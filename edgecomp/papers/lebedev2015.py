@@ -27,7 +27,10 @@ _SOLVED_RANKS = (16, 64)
 # Settings of scheme 2 to compare with.
 _SCHEME2_MACS = (0.12, 0.05)
 # What explains that a claim does not hold, where it does not.
-_WHY: dict[str, str] = {}
+_WHY = {
+    "fine-tuning regains accuracy at every rank": "At the largest rank so little is lost that one epoch does not lower "
+    "the divergence on the calibration samples, and is undone.",
+}
 
 
 def run(folder: Path, quick: bool) -> list[Claim]:
