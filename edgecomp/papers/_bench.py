@@ -189,7 +189,7 @@ def plot(path: Path, title: str, series: dict[str, list[Result]]) -> None:
 
 @contextlib.contextmanager
 def axes(path: Path, title: str, xlabel: str, ylabel: str, beside: bool = False) -> Iterator[Any]:
-    """Matplotlib's axes, written as SVG in the end; the same points give the same bytes. beside: where the legend is."""
+    """Matplotlib's axes, written as SVG in the end; the same points give the same bytes."""
     import matplotlib
 
     matplotlib.use("svg")
