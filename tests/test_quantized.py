@@ -144,3 +144,25 @@ def test_static_scales_need_data(tiny_model, tmp_path):
     model = load(request)
     with Workspace(tmp_path / "out") as work, pytest.raises(UsageError, match="calibration data"):
         compress(model, plan(model, request, work), work)
+
+
+def test_what_a_maximum_gives_is_rounded_at_run_time(tmp_path):
+    """As in charnet: XNNPACK must not take both into one graph."""
+
+    class Maxout(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(8, 12, 3)
+
+        def forward(self, x):
+            left, right = self.first(x).chunk(2, 1)
+            return self.second(torch.maximum(left, right))
+
+    net, x = Maxout().eval(), torch.randn(4, 3, 9, 9)
+    with torch.no_grad():
+        net.second = chain.parse("int8")[0].compress(net.second, None, 0)
+        expected = net(x).flatten(1)
+    path = tmp_path / "net.pte"
+    executorch.export(net, (x[:1],), path)
+    got = export.run_on_host("executorch", path, [x], expected.shape[1])
+    assert (got - expected).norm() < 1e-3 * expected.norm()

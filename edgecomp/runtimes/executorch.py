@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import BuildError
 from ..files import atomic_file
+from ..layers.quantized import Quantized
 from . import Constant
 
 SUFFIX = ".pte"
@@ -33,15 +34,20 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
     """
     with _quiet():
         try:
+            from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
         except ImportError as error:
             raise BuildError(f"ExecuTorch cannot be imported: {error}", "pip install 'edgecomp[executorch]'") from error
         try:
             program = torch.export.export(net.eval(), example_inputs)
+            # What is rounded at run time must come from outside of the graph: a maximum before it within fails there.
+            rounds = any(isinstance(module, Quantized) and not module.static for module in net.modules())
+            precision = ConfigPrecisionType.DYNAMIC_QUANT
+            dynamic = [XnnpackPartitioner(config_precisions=precision, per_op_mode=True)] if rounds else []
             edge = to_edge_transform_and_lower(
                 program,
-                partitioner=[XnnpackPartitioner()],
+                partitioner=[*dynamic, XnnpackPartitioner()],
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),  # our ops are not in the core ATen set
             )
             written = edge.to_executorch()
