@@ -16,8 +16,10 @@ from ..calibration import Inputs
 from ..compress import CALIBRATION_SAMPLES, aim_at_original, replace_weights
 from ..devices.host import Host
 from ..export import HOST_TARGET, write_records
+from ..files import cache_folder
+from ..load import load
 from ..plan import parameter_bytes
-from ..records import Model, Record
+from ..records import Model, Record, Request
 from ..recover import train_net
 from ..train import predict
 from ..workspace import stage_key
@@ -80,6 +82,13 @@ class ConvBench:
     test_samples: int = 10_000
     calibration_samples: int = CALIBRATION_SAMPLES
     _inputs: dict[str, Inputs] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, paper: str, quick: bool, epochs: float) -> ConvBench:
+        """CharNet, with results kept under the paper's name. quick: after a quick training, with fewer samples."""
+        model = load(Request(model="charnet", quick=quick))
+        path = cache_folder("reproduce") / f"{paper}.json"
+        return cls(model, path, 0.1, 1000, 300) if quick else cls(model, path, epochs)
 
     def __post_init__(self) -> None:
         assert self.model.data is not None

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import cache_folder, write_text
-from ..load import load
-from ..records import Request
+from ..files import write_text
 from ._bench import Claim, claim_table
 from ._conv import Accuracy, Approximation, ConvBench
 from ._page import Row, cost_note, nearest, rows_table, tradeoff_plot
@@ -33,9 +31,7 @@ def run(folder: Path, quick: bool) -> list[Claim]:
     Args:
         quick: CharNet after a quick training, two steps, fewer samples.
     """
-    smaller = {"test_samples": 1000, "calibration_samples": 300} if quick else {}
-    model = load(Request(model="charnet", quick=quick))
-    bench = ConvBench(model, cache_folder("reproduce") / "jaderberg2014.json", 0.1 if quick else _EPOCHS, **smaller)
+    bench = ConvBench.of("jaderberg2014", quick, _EPOCHS)
     steps = _MACS[1:5:3] if quick else _MACS
     rows = _rows(bench, steps)
     claims = _claims(bench, rows)

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from ..cpd import decompose
-from ..files import cache_folder, write_text
-from ..load import load
-from ..records import Request
+from ..files import write_text
 from ._bench import Claim, claim_table, markdown_table
 from ._conv import Approximation, ConvBench
 from ._page import Row, cost_note, rows_table, tradeoff_plot
@@ -39,9 +37,7 @@ def run(folder: Path, quick: bool) -> list[Claim]:
     Args:
         quick: CharNet after a quick training, two ranks, fewer samples.
     """
-    smaller = {"test_samples": 1000, "calibration_samples": 300} if quick else {}
-    model = load(Request(model="charnet", quick=quick))
-    bench = ConvBench(model, cache_folder("reproduce") / "lebedev2015.json", 0.1 if quick else _EPOCHS, **smaller)
+    bench = ConvBench.of("lebedev2015", quick, _EPOCHS)
     rows = _rows(bench, _RANKS[1:4:2] if quick else _RANKS, _SCHEME2_MACS[:1] if quick else _SCHEME2_MACS)
     errors = {rank: _solvers(bench, rank, quick) for rank in (_SOLVED_RANKS[:1] if quick else _SOLVED_RANKS)}
     claims = _claims(bench, rows, errors)
