@@ -107,8 +107,13 @@ def _teach_converter() -> None:
     def matrix(codes: Any, codebook: Any, scale: Any, bias: Any) -> list[Any]:
         return [codes, codebook, *(given for given in (scale, bias) if given is not None)]
 
+    def some_bias(scale: Any, bias: Any, rows: int) -> Any:
+        """The number of rows must be seen in some shape."""
+        return constant([0] * rows, np.float32) if scale is None and bias is None else bias
+
     @lower(torch.ops.edgecomp.codebook_linear)
     def linear(context, x, codes, codebook, scale, bias, rows, axis, tile):  # type: ignore[no-untyped-def]
+        bias = some_bias(scale, bias, rows)
         settings = [rows, axis, tile, scale is not None, bias is not None]
         return custom(context, "codebook_linear", [x, *matrix(codes, codebook, scale, bias), constant(settings)])
 
@@ -120,6 +125,7 @@ def _teach_converter() -> None:
 
     @lower(torch.ops.edgecomp_litert.codebook_conv2d)
     def conv2d(context, x, codes, codebook, scale, bias, rows, axis, tile, *geometry):  # type: ignore[no-untyped-def]
+        bias = some_bias(scale, bias, rows)
         settings = [rows, axis, tile, scale is not None, bias is not None, *(i for pair in geometry for i in pair)]
         _, height, width, _ = context.node.meta["val"].shape
         operands = [x, *matrix(codes, codebook, scale, bias), constant(settings)]
