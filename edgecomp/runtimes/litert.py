@@ -1,9 +1,9 @@
 """LiteRT: .tflite files. XNNPACK runs the plain layers, our kernels the codebook layers, which are custom ops.
 
-A custom op has the inputs x, codes (int8, whatever they are), codebook, row scales and bias if there are any, and
-`settings` (int32): what its kernel must know beyond the shapes, see `targets/litert/op.h`. A convolution takes and gives
-NHWC, and has two more inputs, as long as its output is high and wide: LiteRT asks for the shape of outputs before it
-shows an op anything but shapes.
+A custom op has the inputs x, codes (int8, whatever they are), codebook, row scales, bias, and `settings` (int32): what
+its kernel must know beyond the shapes, see `targets/litert/op.h`. A convolution takes and gives NHWC, and has two more
+inputs, as long as its output is high and wide: LiteRT asks for the shape of outputs before it shows an op anything but
+shapes.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def _teach_converter() -> None:
 
 _library = torch.library.Library("edgecomp_litert", "DEF")
 _library.define(
-    "codebook_conv2d(Tensor x, Tensor codes, Tensor codebook, Tensor? scale, Tensor? bias, int rows, int axis, int tile, "
-    "int[] kernel, int[] stride, int[] padding, int[] dilation) -> Tensor"
+    "codebook_conv2d(Tensor x, Tensor codes, Tensor codebook, Tensor? scale, Tensor? bias, int rows, int axis, "
+    "int tile, int[] kernel, int[] stride, int[] padding, int[] dilation) -> Tensor"
 )
 
 
@@ -159,7 +159,7 @@ def _channels_last(x: Tensor, *arguments: Any) -> Tensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The converter talks about its own innards on every channel, also from C++; a user can do nothing about any of it."""
+    """The converter talks about its own innards on every channel, from C++ too; a user can do nothing about it."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     saved = [os.dup(1), os.dup(2)]
