@@ -109,7 +109,7 @@ def _test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
 
 
 def _first_record(model: Model) -> list[Tensor]:
-    return [model.data.test.inputs[:1]] if model.data else list(model.example_inputs)
+    return [model.data.test.inputs[:1]] if model.data else [x[None] for x in model.example_inputs]
 
 
 def _on_host(model: Model, plan: Plan, artifact: Artifact) -> list[Measurement]:

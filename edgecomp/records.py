@@ -36,7 +36,7 @@ class Request:
     model: str | None = None
     target: str = "android-arm64"
     method: str = "pq"
-    runtime: str = "executorch"
+    runtime: str | None = None  # that of the model where it is a runtime's file, else executorch
     budget_bytes: int | None = None
     max_drop: float | None = None
     on: str | None = None

@@ -48,9 +48,10 @@ def test_wheel_carries_its_data(tmp_path):
 RANKS = [
     {"errors", "units"},
     {"files", "records", "progress"},
-    {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
-    {"calibration", "checkpoint", "kmeans", "train", "permute"},
-    {"coding", "lowrank", "ttd"},
+    {"compiler", "layers", "graph", "tflite", "workspace", "datasets", "characters", "feedback", "cpd"},
+    {"file_net", "calibration", "checkpoint", "kmeans", "train", "permute"},
+    {"tflite_model", "coding", "lowrank", "ttd"},
+    {"tflite_rewrite"},
     {"methods", "runtimes"},
     {"discover"},
     {"chain"},

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BuildError
+from ..file_net import FileNet
 from ..layers.codebook import Coded
 from . import Constant
 
@@ -36,11 +37,15 @@ def version() -> str:
 
 
 def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> None:
-    """Writes `net` as a .tflite: builtin ops, and custom ops for codebook layers.
+    """Writes `net` as a .tflite: builtin ops, and custom ops for codebook layers. One of a file is written into that.
 
     Raises:
         BuildError: LiteRT is not installed, or cannot express the net.
     """
+    if isinstance(net, FileNet):
+        from .. import tflite_rewrite
+
+        return tflite_rewrite.write(net, path)
     with _quiet():
         try:
             import litert_torch
