@@ -5,6 +5,7 @@ import subprocess
 import tomllib
 
 import pytest
+from conftest import ROOT
 
 from edgecomp import discover, native
 from edgecomp.errors import BuildError, UsageError
@@ -73,6 +74,32 @@ def test_an_app_finds_the_functions_it_calls(app_libraries):
     assert " T edgecomp_add_litert_ops" in symbols("libedgecomp_litert.a")
     assert " T tflite_plugin_create_delegate" in symbols("libedgecomp_delegate.so")
     assert list(app_libraries.rglob("executorch/ops.cc.o"))
+
+
+@pytest.mark.parametrize("runtime", discover.runtime_names())
+def test_the_code_for_apps_in_the_documentation_compiles_and_links(runtime, tmp_path):
+    text = (ROOT / "docs" / "android.md").read_text()
+    target = discover.target("android-arm64")
+    info, sdk = target.runtimes[runtime], native.sdk(target, runtime)
+    (tmp_path / "CMakeLists.txt").write_text(text.split("```cmake\n")[1].split("```")[0])
+    (tmp_path / "app.cc").write_text(text.split(f"```cpp {runtime}\n")[1].split("```")[0])
+    (tmp_path / "edgecomp").symlink_to(data_folder("targets"))
+    headers = [str(sdk / header) for header in info.headers]
+    settings = {
+        "CMAKE_SYSTEM_NAME": "Linux",
+        "CMAKE_SYSTEM_PROCESSOR": "aarch64",
+        "CMAKE_CXX_COMPILER": target.compiler.command,
+        "CMAKE_CXX_FLAGS": " ".join([*info.flags, *(f"-isystem {header}" for header in headers)]),
+        "RUNTIME_INCLUDE": headers[0] if headers else "",
+        "EDGECOMP_OPS": f"edgecomp_{runtime}",
+        "RUNTIME_LIBRARIES": ";".join(str(sdk / info.folder / library) for library in info.libraries),
+    }
+    options = [f"-D{name}={value}" for name, value in settings.items()]
+    build = tmp_path / "build"
+    for command in (["cmake", "-S", tmp_path, "-B", build, *options], ["cmake", "--build", build, "--parallel", "2"]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "edgecomp_linear" in subprocess.run(["nm", build / "libapp.so"], capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("name", SOURCES)
