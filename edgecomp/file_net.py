@@ -56,7 +56,10 @@ class FileNet(nn.Module):
 
     def add(self, name: str, layer: nn.Module, site: Site | None = None) -> None:
         """Adds a layer under the name, with a number behind it if it is taken."""
-        free = next(n for n in (name, *(f"{name}_{i}" for i in range(2, 1 << 30))) if not hasattr(self, n))
+        free, number = name, 1
+        while hasattr(self, free):
+            number += 1
+            free = f"{name}_{number}"
         self.add_module(free, layer)
         if site is not None:
             self.sites[free] = site

@@ -23,12 +23,18 @@ IDENTIFIER = b"TFL3"
 _ALIGNMENT = 64  # LiteRT refuses to hand a custom op a constant that lies anywhere else
 
 
-# Parses what comes on its standard input with LiteRT's verifier.
-_VERIFIER = (
-    "import sys; from ai_edge_litert.interpreter import Interpreter\n"
-    "try: Interpreter(model_content=sys.stdin.buffer.read())\n"
-    "except Exception as error: sys.exit(f'{error}')"
-)
+_REMEDY = "Fetch or convert it again; `Interpreter(path).allocate_tensors()` of ai_edge_litert must work on it."
+
+# Verifies and prepares what comes on its standard input, as far as this is possible without others' custom operators.
+_VERIFIER = """
+import sys
+from ai_edge_litert.interpreter import Interpreter
+try:
+    Interpreter(model_content=sys.stdin.buffer.read()).allocate_tensors()
+except Exception as error:
+    if "unresolved custom op" not in str(error):
+        sys.exit(" ".join(str(error).split()))
+"""
 
 
 def read(path: Path) -> Any:
@@ -52,14 +58,14 @@ def verified(data: bytes, source: str) -> Any:
         lines = child.stderr.decode(errors="replace").strip().splitlines()
         died = f"the verifier died of {signal.Signals(-child.returncode).name}" if child.returncode < 0 else ""
         reason = died or (lines or ["no reason given"])[-1]
-        raise BuildError(f"{source} is damaged, or not for this version of LiteRT: {reason}", "Convert it again.")
+        raise BuildError(f"{source} is damaged, or not for this version of LiteRT: {reason}", _REMEDY)
     try:
         model = parse(data)
         problem = _dangling(model)
     except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         problem = f"{type(error).__name__}: {error}"
     if problem:
-        raise BuildError(f"{source} is damaged: {problem}", "Convert it again.")
+        raise BuildError(f"{source} is damaged: {problem}", _REMEDY)
     return model
 
 

@@ -240,7 +240,7 @@ class _Reader:
         """A layer's name after its weights or outputs: `block1/conv` of `net/block1/conv/Conv2D;net/block1/conv/k`."""
         tensors = [self._tensor(op, index), *(self.graph.tensors[i] for i in op.outputs)]
         for part in (part for tensor in tensors if tensor is not None for part in tflite.text(tensor.name).split(";")):
-            path = [name.rpartition(".")[2] for name in part.split("/") if not _NAMELESS.fullmatch(name)]
+            path = [_own(name) for name in part.split("/") if not _NAMELESS.fullmatch(name)]
             while len(path) > 1 and _OPERATION.fullmatch(path[-1]):
                 path.pop()
             if len(path) > 1 or (path and not _OPERATION.fullmatch(path[0])):
@@ -267,6 +267,12 @@ class _Reader:
 def main_graph(model: Any) -> int:
     """Index of the graph that runs: that of the first signature, or the first."""
     return model.signatureDefs[0].subgraphIndex if model.signatureDefs else 0
+
+
+def _own(name: str) -> str:
+    """What a layer was called within its parent: `conv1` of `torch.nn.modules.conv.Conv2d_conv1`."""
+    _, dot, last = name.rpartition(".")
+    return (last.partition("_")[2] if dot else "") or last
 
 
 def _options(op: Any, kind: type) -> Any:
