@@ -103,6 +103,14 @@ def flat_output(outputs: Any) -> Tensor:
     return (outputs[0] if isinstance(outputs, (tuple, list)) else outputs).flatten(1)
 
 
+def output_values(model: Model) -> int:
+    """How many numbers of a record's outputs are compared."""
+    if isinstance(model.net, FileNet):
+        return model.net.outputs
+    with torch.inference_mode():
+        return flat_output(model.net(*model.example_inputs)).numel()
+
+
 def _original(model: Model, runtime_name: str) -> Path:
     """The uncompressed export, made once per model, runtime and version."""
     runtime = discover.runtime(runtime_name)
@@ -131,7 +139,7 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
             rounding += 1
             matrix = layer.matrix()  # kernels for one input channel per group want it transposed
             _find(stored, [matrix, matrix.T], f"{path}: the int8 weights of {name}")
-    inputs, reference = _proof_inputs(model)
+    inputs, reference = proof_inputs(model)
     expected = _expected(model, runtime_name, net, inputs)
     got = run_on_host(runtime_name, path, inputs, expected.shape[1])
     difference = (got - expected).norm() / expected.norm().clamp(min=1e-30)
@@ -168,7 +176,7 @@ def _find(stored: set[bytes], forms: list[Tensor], what: str) -> None:
         raise BuildError(f"{what} ({len(forms_bytes[0])} bytes) are not in the exported file")
 
 
-def _proof_inputs(model: Model) -> tuple[list[Tensor], str]:
+def proof_inputs(model: Model) -> tuple[list[Tensor], str]:
     """Records, each of the shapes of the example inputs, and what the outputs are compared with."""
     if model.data is not None:
         split = model.data.calibration

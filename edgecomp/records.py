@@ -221,10 +221,11 @@ class Accuracy(Record):
 
 
 class EmulatorCheck(Record):
-    """Outputs of the target's program against the host's, over a stated subset of the test split."""
+    """Outputs of the target's program against the host's, over a stated subset of the test split, or other inputs."""
 
     evidence: Evidence
     samples: int
+    inputs: str = "test samples"
     max_abs_difference: float
     relative_difference: float
     agreement: float
