@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .layers.codebook import Coded
 
@@ -17,15 +18,32 @@ class Site:
 
     Attributes:
         operator: its index among the operators of the main graph.
+        weight, bias: the tensors that store them, perhaps in fp16 for a DEQUANTIZE; -1 for no bias.
         shape: of the zeros to run the layer on, as torch wants them: (1, columns) or (1, channels, height, width).
         padding: zeros to put above, below, left and right of images before the layer; it pads by itself otherwise.
         folds: the layer's inputs must be made rows of its length first.
     """
 
     operator: int
+    weight: int
+    bias: int
     shape: tuple[int, ...]
     padding: tuple[int, int, int, int] | None = None
     folds: bool = False
+
+
+class StoredLinear(nn.Linear):
+    """A dense layer with weights and bias of the dtypes they are stored in; it computes in fp32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.float(), None if self.bias is None else self.bias.float())
+
+
+class StoredConv2d(nn.Conv2d):
+    """The same, a convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight.float(), None if self.bias is None else self.bias.float())
 
 
 class Kept(nn.Module):

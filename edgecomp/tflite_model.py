@@ -1,7 +1,7 @@
 """A `.tflite` as a model: which of its weights can be coded where they are, and why the others cannot.
 
-Dense layers are FULLY_CONNECTED, convolutions CONV_2D with constant fp32 weights that no one else uses. Their matrices
-are stored as ours are: (rows, columns), columns over (height, width, channel).
+Dense layers are FULLY_CONNECTED, convolutions CONV_2D with constant weights that no one else uses: fp32, or fp16 that a
+DEQUANTIZE makes fp32. Their matrices are stored as ours are: (rows, columns), columns over (height, width, channel).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import tflite
 from .errors import BuildError, UsageError
-from .file_net import FileNet, Kept, Site
+from .file_net import FileNet, Kept, Site, StoredConv2d, StoredLinear
 from .files import sha256_file
 from .records import Model
 from .tflite import schema
@@ -33,7 +33,7 @@ _DTYPES = {
 FUSED = {"NONE": None, "RELU": "RELU", "RELU_N1_TO_1": "RELU_N1_TO_1", "RELU6": "RELU6", "TANH": "TANH"}
 # What a converter puts behind a layer's own name, or in place of one.
 _OPERATION = re.compile(
-    r"(MatMul|Conv2D|BiasAdd|Relu6?|Add|ReadVariableOp|kernel|weights?|convolution|Const|Read)(_?\d+)?"
+    r"(MatMul|Conv2D|BiasAdd|Relu6?|Add|ReadVariableOp|[Kk]ernel|weights?|convolution|Const|Read)(_?\d+)?"
 )
 _NAMELESS = re.compile(r"((arith|tfl|std|mhlo|stablehlo)\.\w+)?\d*")
 
@@ -80,6 +80,8 @@ class _Reader:
         found: list[tuple[str, nn.Module, Site | None]] = []
         for index, op in self.operators.items():
             kind = self._operation(op)
+            if kind == "DEQUANTIZE":
+                continue  # what it makes is what those are that take it
             read = {"FULLY_CONNECTED": self._dense, "CONV_2D": self._convolution}.get(kind)
             try:
                 if read is not None:
@@ -107,8 +109,8 @@ class _Reader:
             options.keepNumDims or math.prod(given) % columns or made != (math.prod(given) // columns, rows)
         ):
             raise _misfit(given, weight, made)
-        layer = nn.Linear(columns, rows, bias is not None, device="meta")
-        return _filled(layer, torch.from_numpy(weight), bias), Site(index, (1, columns), folds=not direct)
+        layer = StoredLinear(columns, rows, bias is not None, device="meta")
+        return _filled(layer, weight, bias), self._site(index, op, (1, columns), folds=not direct)
 
     def _convolution(self, index: int, op: Any) -> tuple[nn.Module, Site]:
         options = _options(op, schema.Conv2DOptionsT)
@@ -129,26 +131,30 @@ class _Reader:
         if made != (given[0], *((padded[i] - reach[i]) // stride[i] + 1 for i in range(2)), rows):
             raise _misfit(given, weight, made)
         if all(before == after for before, after in pads):
-            padding, site = (pads[0][0], pads[1][0]), Site(index, (1, channels, *given[1:3]))
+            padding, site = (pads[0][0], pads[1][0]), self._site(index, op, (1, channels, *given[1:3]))
         else:  # our kernel pads both sides alike
-            padding, site = (0, 0), Site(index, (1, channels, *padded), padding=(*pads[0], *pads[1]))
-        layer = nn.Conv2d(channels, rows, kernel, stride, padding, dilation, bias=bias is not None, device="meta")
-        return _filled(layer, torch.from_numpy(weight).permute(0, 3, 1, 2), bias), site
+            padding, site = (0, 0), self._site(index, op, (1, channels, *padded), padding=(*pads[0], *pads[1]))
+        layer = StoredConv2d(channels, rows, kernel, stride, padding, dilation, bias=bias is not None, device="meta")
+        return _filled(layer, weight.permute(0, 3, 1, 2), bias), site
 
-    def _weights(self, op: Any, rank: int, options: Any) -> tuple[np.ndarray, Tensor | None]:
-        """Weights and bias of a layer that can be coded."""
+    def _site(self, index: int, op: Any, shape: tuple[int, ...], **more: Any) -> Site:
+        return Site(index, self._stored(op, 1), self._stored(op, 2), shape, **more)
+
+    def _weights(self, op: Any, rank: int, options: Any) -> tuple[Tensor, Tensor | None]:
+        """Weights and bias of a layer that can be coded, as they are stored."""
         weight, bias = self._tensor(op, 1), self._tensor(op, 2)
         if weight is None or self._constant(weight) is None:
             maker = self._makers.get(int(op.inputs[1])) if weight else None
             raise NotCoded(
                 f"its weights are not in the file: {self._operation(maker) if maker else 'an input'} gives them"
             )
-        for tensor, what in ((weight, "weights"), (self._tensor(op, 0), "inputs"), (bias, "bias")):
-            if tensor is not None and tensor.type != schema.TensorType.FLOAT32:
-                raise NotCoded(
-                    f"its {what} are {tflite.name_of(schema.TensorType, tensor.type)}; FLOAT32 layers are coded"
-                )
-        if self._uses[int(op.inputs[1])] > 1 or self._buffers[weight.buffer] > 1:
+        for i, (tensor, what) in enumerate(((self._tensor(op, 0), "inputs"), (weight, "weights"), (bias, "bias"))):
+            halved = tensor is not None and self._stored(op, i) != op.inputs[i]
+            kind = "FLOAT32" if tensor is None else tflite.name_of(schema.TensorType, tensor.type)
+            if kind != ("FLOAT16" if halved else "FLOAT32"):
+                raise NotCoded(f"its {what} are {kind}; FLOAT32 layers are coded, and FLOAT16 ones with a DEQUANTIZE")
+        users = self._uses[int(op.inputs[1])], self._uses[self._stored(op, 1)], self._buffers[weight.buffer]
+        if max(users) > 1:
             raise NotCoded("its weights are shared with other operators")
         if weight.sparsity is not None:
             raise NotCoded("its weights are stored sparse")
@@ -161,7 +167,7 @@ class _Reader:
         offsets = None if bias is None else self._array(bias)
         if bias is not None and (offsets is None or offsets.shape != values.shape[:1]):
             raise NotCoded(f"its bias is not {len(values)} constants")
-        return values, None if offsets is None else torch.from_numpy(offsets)
+        return torch.from_numpy(values), None if offsets is None else torch.from_numpy(offsets)
 
     def _shapes(self, op: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Those of the images or rows that come in and go out."""
@@ -247,9 +253,19 @@ class _Reader:
                 return re.sub(r"[^\w/-]", "_", "/".join(path[1:] or path))
         return self._operation(op).lower()
 
+    def _stored(self, op: Any, index: int) -> int:
+        """The tensor that an input of an operator is, or the constant that a DEQUANTIZE makes it of; -1 if left out."""
+        tensor = int(op.inputs[index]) if index < len(op.inputs) else -1
+        maker = self._makers.get(tensor)
+        if maker is None or self._operation(maker) != "DEQUANTIZE" or len(maker.inputs) != 1:
+            return tensor
+        source = int(maker.inputs[0])
+        return source if self._constant(self.graph.tensors[source]) is not None else tensor
+
     def _tensor(self, op: Any, index: int) -> Any:
-        """An input of an operator, None if it is left out."""
-        return self.graph.tensors[op.inputs[index]] if index < len(op.inputs) and op.inputs[index] != -1 else None
+        """The same, the tensor itself; None if it is left out."""
+        stored = self._stored(op, index)
+        return None if stored == -1 else self.graph.tensors[stored]
 
     def _constant(self, tensor: Any) -> Any:
         """Its bytes, None if it is computed."""
@@ -281,8 +297,8 @@ def _options(op: Any, kind: type) -> Any:
     return op.builtinOptions or kind()
 
 
-def _misfit(given: tuple[int, ...], weight: np.ndarray, made: tuple[int, ...]) -> NotCoded:
-    return NotCoded(f"inputs {given}, weights {weight.shape} and outputs {made} do not fit together")
+def _misfit(given: tuple[int, ...], weight: Tensor, made: tuple[int, ...]) -> NotCoded:
+    return NotCoded(f"inputs {given}, weights {tuple(weight.shape)} and outputs {made} do not fit together")
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:

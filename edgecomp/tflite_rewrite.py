@@ -6,6 +6,7 @@ tensor and buffer; what the file's operator did besides (activation, uneven padd
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -48,31 +49,46 @@ class _Writer:
         self.model, self.graph = model, model.subgraphs[main_graph(model)]
         self._empty = next(i for i, buffer in enumerate(model.buffers) if buffer.data is None or not len(buffer.data))
         self._replaced: dict[int, list[Any]] = {}
+        self._used_before = self._used()
 
     def put(self, name: str, layer: nn.Module, site: Site) -> bool:
         """Gives a layer of the file the weights of `layer`. False if these are what it has."""
         op = self.graph.operators[site.operator]
-        bias = self._bias(name, op, layer)
         if isinstance(layer, Coded):
-            self._replaced[site.operator] = self._coded(name, op, layer, site, bias)
+            self._replaced[site.operator] = self._coded(name, op, layer, site)
             return True
-        same_bias = bias == (op.inputs[2] if len(op.inputs) > 2 else -1)
-        data = _bytes(weight_matrix(layer))
-        buffer = self.model.buffers[self.graph.tensors[op.inputs[1]].buffer]
-        if same_bias and data.tobytes() == bytes(buffer.data):
+        weight = self.graph.tensors[site.weight]
+        data = _bytes(weight_matrix(layer).to(layer.weight.dtype))
+        if self._is(site.weight, data) and (layer.bias is None or self._is(site.bias, _bytes(layer.bias))):
             return False
-        buffer.data = data
-        op.inputs = [*op.inputs[:2], bias]
+        weight.type, self.model.buffers[weight.buffer].data = _TYPES[layer.weight.detach().numpy().dtype], data
+        op.inputs = np.array([op.inputs[0], site.weight, self._bias(name, layer, site)], np.int32)
         return True
 
     def finish(self) -> None:
-        """Puts the operators in their places; until then indices are those of the file."""
-        operators = enumerate(self.graph.operators)
-        self.graph.operators = [new for index, op in operators for new in self._replaced.get(index, [op])]
+        """Puts the operators in their places, and drops what no one needs any more: a DEQUANTIZE and its constant."""
+        operators = [new for i, op in enumerate(self.graph.operators) for new in self._replaced.get(i, [op])]
+        self.graph.operators = operators
+        idle = self._used_before - self._used()
+        self.graph.operators = [op for op in operators if not (self._dequantizes(op) and idle.intersection(op.outputs))]
+        shared = Counter(tensor.buffer for graph in self.model.subgraphs for tensor in graph.tensors)
+        for index in self._used_before - self._used():
+            buffer = self.graph.tensors[index].buffer
+            if shared[buffer] == 1:
+                self.model.buffers[buffer].data = None
 
-    def _coded(self, name: str, op: Any, layer: Coded, site: Site, bias: int) -> list[Any]:
+    def _used(self) -> set[int]:
+        """The tensors that operators take or the graph gives."""
+        taken = (op.inputs for op in self.graph.operators if op.inputs is not None)
+        return {int(index) for indices in (*taken, self.graph.outputs) for index in indices} - {-1}
+
+    def _dequantizes(self, op: Any) -> bool:
+        code = self.model.operatorCodes[op.opcodeIndex]
+        return max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.DEQUANTIZE
+
+    def _coded(self, name: str, op: Any, layer: Coded, site: Site) -> list[Any]:
         """The operators that take the place of one."""
-        x, weight, y = op.inputs[0], self.graph.tensors[op.inputs[1]], op.outputs[0]
+        x, y = op.inputs[0], op.outputs[0]
         before, after = [], []
         if site.padding is not None:
             x = self._padded(name, x, site.padding, before)
@@ -85,36 +101,40 @@ class _Writer:
             inner = self._tensor(f"{name}/before_{activation.lower()}", like.shape, like.shapeSignature)
             after = [self._operator(activation, [inner], y)]
             y = inner
-        weight.type, weight.shape, weight.shapeSignature = schema.TensorType.INT8, [layer.format.codes_bytes], None
-        weight.quantization = None
-        self.model.buffers[weight.buffer].data = _bytes(layer.codes)
-        inputs = [x, op.inputs[1], self._constant(f"{name}/codebook", layer.codebook)]
-        if layer.scale is not None:
-            inputs.append(self._constant(f"{name}/scale", layer.scale))
-        if bias == -1 and layer.scale is None:  # the number of rows must be seen in some shape
-            bias = self._constant(f"{name}/bias", np.zeros(layer.format.rows, np.float32))
-        if bias != -1:
-            inputs.append(bias)
-        f = layer.format
-        settings = [f.rows, f.axis, f.tile, layer.scale is not None, bias != -1]
-        sizes = []
-        if isinstance(layer, CodebookConv2d):
-            settings += [n for key in ("kernel", "stride", "padding", "dilation") for n in layer.geometry[key]]
-            sizes = [np.zeros(n, np.int8) for n in self.graph.tensors[y].shape[1:3]]
-        inputs.append(self._constant(f"{name}/settings", np.array(settings, np.int32)))
-        inputs += [self._constant(f"{name}/{which}", n) for which, n in zip(("height", "width"), sizes, strict=False)]
-        custom = "edgecomp_codebook_conv2d" if sizes else "edgecomp_codebook_linear"
+        custom = "edgecomp_codebook_conv2d" if isinstance(layer, CodebookConv2d) else "edgecomp_codebook_linear"
+        inputs = [x, *self._constants(name, layer, site, self.graph.tensors[y].shape)]
         return [*before, self._operator("CUSTOM", inputs, y, custom=custom), *after]
 
-    def _bias(self, name: str, op: Any, layer: nn.Module) -> int:
+    def _constants(self, name: str, layer: Coded, site: Site, made: Any) -> list[int]:
+        """The inputs of a custom operator behind x; its outputs are of the shape `made`."""
+        codes = self.graph.tensors[site.weight]
+        codes.type, codes.shape, codes.shapeSignature = schema.TensorType.INT8, [layer.format.codes_bytes], None
+        codes.quantization = None
+        self.model.buffers[codes.buffer].data = _bytes(layer.codes)
+        inputs = [site.weight, self._constant(f"{name}/codebook", layer.codebook)]
+        if layer.scale is not None:
+            inputs.append(self._constant(f"{name}/scale", layer.scale))
+        f, bias = layer.format, self._bias(name, layer, site)
+        if bias == -1 and layer.scale is None:  # the number of rows must be seen in some shape
+            bias = self._constant(f"{name}/bias", np.zeros(f.rows, np.float32))
+        if bias != -1:
+            inputs.append(bias)
+        settings, sizes = [f.rows, f.axis, f.tile, layer.scale is not None, bias != -1], {}
+        if isinstance(layer, CodebookConv2d):
+            settings += [n for key in ("kernel", "stride", "padding", "dilation") for n in layer.geometry[key]]
+            sizes = dict(zip(("height", "width"), made[1:3], strict=True))
+        inputs.append(self._constant(f"{name}/settings", np.array(settings, np.int32)))
+        return inputs + [self._constant(f"{name}/{which}", np.zeros(n, np.int8)) for which, n in sizes.items()]
+
+    def _bias(self, name: str, layer: nn.Module, site: Site) -> int:
         """The tensor of a layer's bias: that of the file unless it has changed, -1 if there is none."""
-        old = op.inputs[2] if len(op.inputs) > 2 else -1
         if layer.bias is None:
             return -1
-        data = _bytes(layer.bias)
-        if old != -1 and bytes(self.model.buffers[self.graph.tensors[old].buffer].data) == data.tobytes():
-            return int(old)
-        return self._constant(f"{name}/bias", layer.bias)
+        return site.bias if self._is(site.bias, _bytes(layer.bias)) else self._constant(f"{name}/bias", layer.bias)
+
+    def _is(self, tensor: int, data: np.ndarray) -> bool:
+        """Whether a constant of the file, if there is one, has just these bytes."""
+        return tensor != -1 and np.array_equal(self.model.buffers[self.graph.tensors[tensor].buffer].data, data)
 
     def _padded(self, name: str, x: int, padding: tuple[int, int, int, int], operators: list[Any]) -> int:
         """Adds an operator that pads images; the tensor of what it gives."""

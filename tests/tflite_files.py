@@ -115,10 +115,11 @@ def keras_like(path: Path) -> Path:
     shared = b.weights("arith.constant3", 64, 64)
     x = b.dense("twice", x, shared, bias, 64, fusedActivationFunction=RELU)
     x = b.dense("twice_more", x, shared, bias, 64)
-    half = b.constant("net/half/MatMul_half", np.full((64, 64), 0.01, np.float16))
-    weight = b.operator("DEQUANTIZE", [half], b.tensor("net/half/MatMul", (64, 64)))
+    values = np.random.default_rng(1).standard_normal((64, 64)).astype(np.float16) / 8
+    half = b.constant("net/halved/MatMul", values)
+    weight = b.operator("DEQUANTIZE", [half], b.tensor("net/halved/MatMul1", (64, 64)))
     b.graph.tensors[weight].shapeSignature = None
-    x = b.dense("half", x, weight, bias, 64)
+    x = b.dense("halved", x, weight, bias, 64)
     weight = b.weights("tfl.pseudo_qconst2", 20, 64)
     x = b.dense("head", x, weight, -1, 20)
     inputs = [("extra", extra), ("images", images)]
