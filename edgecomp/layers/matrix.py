@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .codebook import CodebookConv2d, CodebookEmbedding, CodebookLinear, Coded, CodeFormat
-from .quantized import Quantized, QuantizedConv2d, QuantizedLinear
+from .quantized import Arithmetic, Quantized, QuantizedConv2d, QuantizedLinear
 
 KINDS = ("dense", "conv", "embedding")
 
@@ -106,9 +106,9 @@ def coded_layer(
     return coded
 
 
-def quantized_layer(layer: nn.Module, codes: Tensor, scale: Tensor, static: bool) -> Quantized:
-    """The int8 layer that takes the place of `layer`; shapes as in `Quantized.store`."""
-    common = {"shape": list(layer.weight.shape), "bias": has_bias(layer), "static": static}
+def quantized_layer(layer: nn.Module, codes: Tensor, scale: Tensor, arithmetic: Arithmetic) -> Quantized:
+    """The layer of few bits that takes the place of `layer`; shapes as in `Quantized.store`."""
+    common = {"shape": list(layer.weight.shape), "bias": has_bias(layer), **arithmetic._asdict()}
     if kind_of(layer) == "dense":
         quantized: Quantized = QuantizedLinear(**common)
     else:
