@@ -61,14 +61,23 @@ class Emulator(Record):
 
 
 class Sdk(Record):
-    """The runtime's headers and libraries for a target. `wheel` is fetched with pip and checked; without one the
-    installed Python package is used. `libraries` are linked, and shipped beside the program."""
+    """The runtime's headers and libraries for a target, out of the Python package that has them. `wheel` is fetched
+    with pip and checked; without one the installed package is used. `libraries` are linked, and shipped along."""
 
+    package: str
     version: str
     wheel: str = ""
     sha256: str = ""
     platform: str = ""
+    headers: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    folder: str = "."
     libraries: list[str]
+
+    @property
+    def module(self) -> str:
+        """The folder that the package is installed into."""
+        return self.package.replace("-", "_")
 
 
 class Bundle(Record):

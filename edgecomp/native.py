@@ -32,13 +32,12 @@ def bench_program(target: Target, runtime: str) -> Path:
         *sorted((data_folder("targets") / runtime).glob("*.cc")),
         *(path for path in sorted(kernels.glob("*/*.cc")) if path.name != "reference.cc"),
     ]
-    include = root / "include"
     arguments = [
         "-O3",
         "-std=c++17",
-        "-DC10_USING_CUSTOM_GENERATED_MACROS",
-        *("-isystem", str(include), "-isystem", str(include / "executorch/runtime/core/portable_type/c10")),
-        *(f"-L{root / 'lib'}", "-Wl,--no-as-needed"),
+        *sdk_info.flags,
+        *(argument for header in sdk_info.headers for argument in ("-isystem", str(root / header))),
+        *(f"-L{root / sdk_info.folder}", "-Wl,--no-as-needed"),
         *(f"-l:{library}" for library in sdk_info.libraries),
         "-Wl,-rpath,$ORIGIN/lib",
         *target.compiler.flags,
@@ -47,19 +46,20 @@ def bench_program(target: Target, runtime: str) -> Path:
 
 
 def sdk(target: Target, runtime: str) -> Path:
-    """Folder with `include/` and `lib/` of the runtime for this target."""
+    """Folder with the headers and libraries of the runtime for this target."""
     info = target.runtimes[runtime]
     if not info.wheel:
         return _installed_sdk(info, runtime)
+    wanted = tuple(f"{info.module}/{header}/" for header in info.headers)
+    wanted += tuple(str(Path(info.module, info.folder, library)) for library in info.libraries)
     folder = cache_folder("sdk") / Path(info.wheel).stem
     if not folder.exists():
         progress.note(f"fetching {info.wheel}")
         with tempfile.TemporaryDirectory() as temporary:
-            wheel = _download_wheel(info, runtime, Path(temporary))
+            wheel = _download_wheel(info, Path(temporary))
             with atomic_folder(folder) as partial, zipfile.ZipFile(wheel) as archive:
-                members = [m for m in archive.namelist() if m.startswith((f"{runtime}/include/", f"{runtime}/lib/"))]
-                archive.extractall(partial, members)
-    return folder / runtime
+                archive.extractall(partial, [member for member in archive.namelist() if member.startswith(wanted)])
+    return folder / info.module
 
 
 def make_bundle(target: Target, runtime: str, folder: Path) -> None:
@@ -71,8 +71,9 @@ def make_bundle(target: Target, runtime: str, folder: Path) -> None:
     libraries = folder / "lib"
     libraries.mkdir(parents=True)
     shutil.copy2(bench_program(target, runtime), folder / BENCH)
-    for name in target.runtimes[runtime].libraries:
-        shutil.copy2(sdk(target, runtime) / "lib" / name, libraries / name)
+    info = target.runtimes[runtime]
+    for name in info.libraries:
+        shutil.copy2(sdk(target, runtime) / info.folder / name, libraries / name)
     for name in [target.bundle.loader, *target.bundle.libraries]:
         source = _find_library(target, name)
         shutil.copy2(source, libraries / name)
@@ -106,19 +107,20 @@ def _find_library(target: Target, name: str) -> Path:
 
 
 def _installed_sdk(info: Sdk, runtime: str) -> Path:
-    spec = importlib.util.find_spec(runtime)
-    version = importlib.metadata.version(runtime) if spec else "none"
+    spec = importlib.util.find_spec(info.module)
+    version = importlib.metadata.version(info.package) if spec else "none"
     if spec is None or version != info.version:
         raise BuildError(
-            f"{runtime} {info.version} is needed, {version} is installed", f"pip install 'edgecomp[{runtime}]'"
+            f"{info.package} {info.version} is needed, {version} is installed", f"pip install 'edgecomp[{runtime}]'"
         )
     return Path(next(iter(spec.submodule_search_locations or [])))
 
 
-def _download_wheel(info: Sdk, runtime: str, folder: Path) -> Path:
+def _download_wheel(info: Sdk, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--python-version", "3.11", "--implementation", "cp", "--platform", info.platform]
-    result = subprocess.run([*command, "-d", str(folder), f"{runtime}=={info.version}"], capture_output=True, text=True)
+    command += ["-d", str(folder), f"{info.package}=={info.version}"]
+    result = subprocess.run(command, capture_output=True, text=True)
     wheel = folder / info.wheel
     if result.returncode or not wheel.exists():
         reason = (result.stderr.strip().splitlines() or ["no such file on the index"])[-1]

@@ -90,7 +90,7 @@ Tensor &codebook_conv2d(KernelRuntimeContext &context, const Tensor &x, const Te
                         ArrayRef<int64_t> kernel, ArrayRef<int64_t> stride, ArrayRef<int64_t> padding,
                         ArrayRef<int64_t> dilation, Tensor &out) {
   edgecomp_matrix w;
-  edgecomp_conv2d c;
+  edgecomp_conv2d c = {};
   bool valid = x.dim() == 4 && is_contiguous(x, ScalarType::Float) && is_contiguous(out, ScalarType::Float) &&
                read_pair(kernel, c.kernel) && read_pair(stride, c.stride) && read_pair(padding, c.padding) &&
                read_pair(dilation, c.dilation);

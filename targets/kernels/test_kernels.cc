@@ -122,7 +122,7 @@ void check_conv2d(const edgecomp_conv2d &conv, const Case &c) {
   edgecomp_conv2d_run(&conv, &c.w, x.data(), got.data(), scratch.get());
   const double limit = error_limit(c.w, x.data(), x.size(), edgecomp_linear_select(&c.w)->product_error);
   for (size_t i = 0; i < exact.size(); ++i)
-    compare("conv2d", c.w, int(i / pixels % c.w.rows), exact[i], got[i], limit);
+    compare("conv2d", c.w, int(conv.channels_last ? i % c.w.rows : i / pixels % c.w.rows), exact[i], got[i], limit);
 }
 
 // A row of W is what the plain twin of the dense layer makes of unit vectors.
@@ -160,7 +160,7 @@ int main() {
   for (int stride : {1, 2})
     for (int padding : {0, 1, 3})
       for (int dilation : {1, 2}) {
-        const edgecomp_conv2d conv = {2, 5, 9, 8, {3, 2}, {stride, 3 - stride}, {padding, 1}, {dilation, 1}};
+        const edgecomp_conv2d conv = {2, 5, 9, 8, {3, 2}, {stride, 3 - stride}, {padding, 1}, {dilation, 1}, padding == 1};
         check_conv2d(conv, Case(34, 30, 0, 32, 1, 0, 4, 16, true, true));
         check_conv2d(conv, Case(6, 30, 1, 8, 1, 1, 2, 5, false, false));
       }

@@ -32,7 +32,7 @@ struct Scratch {
 
   Scratch(const edgecomp_conv2d &c, const edgecomp_matrix &w) {
     image = 0;
-    patch = image + aligned(sizeof(float) * c.channels * c.height * c.width);
+    patch = image + (c.channels_last ? 0 : aligned(sizeof(float) * c.channels * c.height * c.width));
     outputs = patch + aligned(sizeof(float) * w.columns);
     linear = outputs + aligned(sizeof(float) * w.rows);
     bytes = linear + edgecomp_linear_select(&w)->scratch_bytes(&w);
@@ -57,18 +57,23 @@ void edgecomp_conv2d_run(const edgecomp_conv2d *c, const edgecomp_matrix *w, con
   const edgecomp_linear_variant *linear = edgecomp_linear_select(w);
   const Scratch offsets(*c, *w);
   char *base = static_cast<char *>(memory);
-  float *image = reinterpret_cast<float *>(base + offsets.image);
+  float *reordered = reinterpret_cast<float *>(base + offsets.image);
   float *patch = reinterpret_cast<float *>(base + offsets.patch);
   float *outputs = reinterpret_cast<float *>(base + offsets.outputs);
   const int height = edgecomp_conv2d_output(c, 0), width = edgecomp_conv2d_output(c, 1);
   const size_t pixels = size_t(height) * width, input = size_t(c->channels) * c->height * c->width;
   for (int b = 0; b < c->batch; ++b) {
-    to_channels_last(*c, x + b * input, image);
+    const float *image = x + b * input;
+    if (!c->channels_last) {
+      to_channels_last(*c, image, reordered);
+      image = reordered;
+    }
     float *out = y + size_t(b) * w->rows * pixels;
     for (size_t pixel = 0; pixel < pixels; ++pixel) {
+      float *here = c->channels_last ? out + pixel * w->rows : outputs;
       gather_patch(*c, image, int(pixel / width), int(pixel % width), patch);
-      linear->run(w, patch, 1, outputs, base + offsets.linear);
-      for (int row = 0; row < w->rows; ++row) out[row * pixels + pixel] = outputs[row];
+      linear->run(w, patch, 1, here, base + offsets.linear);
+      for (int row = 0; row < w->rows && !c->channels_last; ++row) out[row * pixels + pixel] = outputs[row];
     }
   }
 }

@@ -1,5 +1,5 @@
 /* 2-D convolution whose kernel is a coded matrix (coded_matrix.h): a row per output channel, columns in the order
- * (kernel row, kernel column, input channel). Zero padding, one group. Tensors are fp32, NCHW.
+ * (kernel row, kernel column, input channel). Zero padding, one group. Tensors are fp32, NCHW or NHWC.
  *
  * Output pixels are taken one by one: their patch is gathered and given to codebook_linear. Neither the decoded weight
  * nor the patches of the whole map are ever in memory.
@@ -16,6 +16,7 @@ extern "C" {
 typedef struct {
   int32_t batch, channels, height, width; /* of the input */
   int32_t kernel[2], stride[2], padding[2], dilation[2];
+  int32_t channels_last; /* 0: NCHW, 1: NHWC, input and output */
 } edgecomp_conv2d;
 
 /* Height (dimension 0) or width (1) of the output; not positive if the kernel does not fit into the input. */
@@ -32,7 +33,7 @@ int edgecomp_conv2d_is_valid(const edgecomp_conv2d *c, const edgecomp_matrix *w)
 /* Bytes of scratch memory, aligned to 64. */
 size_t edgecomp_conv2d_scratch_bytes(const edgecomp_conv2d *c, const edgecomp_matrix *w);
 
-/* x: batch x channels x height x width. y: batch x rows x output height x output width. */
+/* x: batch x channels x height x width. y: batch x rows x output height x output width; both in the order of `c`. */
 void edgecomp_conv2d_run(const edgecomp_conv2d *c, const edgecomp_matrix *w, const float *x, float *y, void *scratch);
 
 /* The plain twin, for tests: decodes every weight, no scratch memory. */

@@ -1,0 +1,181 @@
+"""LiteRT: .tflite files. XNNPACK runs the plain layers, our kernels the codebook layers, which are custom ops.
+
+A custom op has the inputs x, codes (int8, whatever they are), codebook, row scales, bias, and `settings` (int32): what
+its kernel must know beyond the shapes, see `targets/litert/op.h`. A convolution takes and gives NHWC, and has two more
+inputs, as long as its output is high and wide: LiteRT asks for the shape of outputs before it shows an op anything but
+shapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import importlib.metadata
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import BuildError
+from ..layers.codebook import Coded
+from . import Constant
+
+SUFFIX = ".tflite"
+
+
+def version() -> str:
+    return importlib.metadata.version("ai-edge-litert")
+
+
+def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> None:
+    """Writes `net` as a .tflite: builtin ops, and custom ops for codebook layers.
+
+    Raises:
+        BuildError: LiteRT is not installed, or cannot express the net.
+    """
+    with _quiet():
+        try:
+            import litert_torch
+
+            from .. import tflite
+
+            _teach_converter()
+        except ImportError as error:
+            raise BuildError(f"LiteRT cannot be imported: {error}", "pip install 'edgecomp[litert]'") from error
+        try:
+            converted = litert_torch.convert(_convertible(net), example_inputs)
+            converted.export(str(path))
+        except Exception as error:
+            raise BuildError(f"LiteRT cannot export the model: {type(error).__name__}: {error}") from error
+    tflite.write(tflite.read(path), path)
+
+
+def constants(path: Path) -> list[Constant]:
+    """Constants of the file, with the dtype of the tensor that they are."""
+    from .. import tflite
+
+    model = tflite.read(path)
+    names = {value: name for name, value in vars(tflite.schema.TensorType).items() if isinstance(value, int)}
+    found = []
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            if data is not None:
+                found.append(Constant(names[tensor.type].lower(), bytes(data)))
+    return found
+
+
+def _convertible(net: nn.Module) -> nn.Module:
+    """The same with codes as int8: the converter knows no unsigned constants."""
+    net = copy.deepcopy(net).eval()
+    for layer in net.modules():
+        if isinstance(layer, Coded):
+            layer.codes = layer.codes.view(torch.int8)
+    return net
+
+
+@functools.cache
+def _teach_converter() -> None:
+    """Tells litert_torch how our operators are written."""
+    from litert_converter.mlir import ir
+    from litert_torch._convert.fx_passes.optimize_layout_transposes_pass import layout_check, layout_rewrite
+    from litert_torch.backend.lowerings import lower, utils
+
+    def constant(values: list[int], dtype: type = np.int32) -> Any:
+        return utils.numpy_array_constant(np.array(values, dtype))
+
+    def custom(context: Any, name: str, operands: list[Any]) -> Any:
+        op = ir.Operation.create(
+            "tfl.custom",
+            results=utils.node_meta_to_ir_types(context.node),
+            operands=operands,
+            attributes={
+                "custom_code": ir.StringAttr.get(f"edgecomp_{name}"),
+                "custom_option": ir.Attribute.parse('#tfl<const_bytes : "0x00">'),
+            },
+        )
+        return op.results[0]
+
+    def matrix(codes: Any, codebook: Any, scale: Any, bias: Any) -> list[Any]:
+        return [codes, codebook, *(given for given in (scale, bias) if given is not None)]
+
+    def some_bias(scale: Any, bias: Any, rows: int) -> Any:
+        """The number of rows must be seen in some shape."""
+        return constant([0] * rows, np.float32) if scale is None and bias is None else bias
+
+    @lower(torch.ops.edgecomp.codebook_linear)
+    def linear(context, x, codes, codebook, scale, bias, rows, axis, tile):  # type: ignore[no-untyped-def]
+        bias = some_bias(scale, bias, rows)
+        settings = [rows, axis, tile, scale is not None, bias is not None]
+        return custom(context, "codebook_linear", [x, *matrix(codes, codebook, scale, bias), constant(settings)])
+
+    @lower(torch.ops.edgecomp.codebook_embedding)
+    def embedding(context, index, codes, codebook, scale, rows, columns, axis, tile):  # type: ignore[no-untyped-def]
+        settings = [rows, axis, tile, scale is not None, False]
+        operands = [index, *matrix(codes, codebook, scale, None), constant(settings), constant([0] * columns, np.int8)]
+        return custom(context, "codebook_embedding", operands)
+
+    @lower(torch.ops.edgecomp_litert.codebook_conv2d)
+    def conv2d(context, x, codes, codebook, scale, bias, rows, axis, tile, *geometry):  # type: ignore[no-untyped-def]
+        bias = some_bias(scale, bias, rows)
+        settings = [rows, axis, tile, scale is not None, bias is not None, *(i for pair in geometry for i in pair)]
+        _, height, width, _ = context.node.meta["val"].shape
+        operands = [x, *matrix(codes, codebook, scale, bias), constant(settings)]
+        operands += [constant([0] * height, np.int8), constant([0] * width, np.int8)]
+        return custom(context, "codebook_conv2d", operands)
+
+    @layout_rewrite.rewriters.register(torch.ops.edgecomp.codebook_conv2d)
+    def take_channels_last(node: torch.fx.Node) -> None:
+        node.target = torch.ops.edgecomp_litert.codebook_conv2d.default
+
+    @layout_check.layout_sensitive_inputs_getters.register(torch.ops.edgecomp.codebook_conv2d)
+    def images(node: torch.fx.Node) -> list[torch.fx.Node]:
+        return [node.args[0]]
+
+    @layout_check.nhwcable_node_checkers.register(torch.ops.edgecomp.codebook_conv2d)
+    def always(node: torch.fx.Node) -> layout_check.NHWCable:
+        return layout_check.NHWCable(True, must_be=True)
+
+
+_library = torch.library.Library("edgecomp_litert", "DEF")
+_library.define(
+    "codebook_conv2d(Tensor x, Tensor codes, Tensor codebook, Tensor? scale, Tensor? bias, int rows, int axis, "
+    "int tile, int[] kernel, int[] stride, int[] padding, int[] dilation) -> Tensor"
+)
+
+
+@torch.library.register_fake("edgecomp_litert::codebook_conv2d")
+def _channels_last(x: Tensor, *arguments: Any) -> Tensor:
+    return torch.ops.edgecomp.codebook_conv2d(x.permute(0, 3, 1, 2), *arguments).permute(0, 2, 3, 1).contiguous()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The converter talks about its own innards on every channel, from C++ too; a user can do nothing about it."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    saved = [os.dup(1), os.dup(2)]
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            open(os.devnull, "w") as nowhere,
+        ):
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for number, descriptor in zip((1, 2), saved, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        logging.disable(level)

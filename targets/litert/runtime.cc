@@ -1,0 +1,118 @@
+// Loads and runs a .tflite: the LiteRT side of android_bench/runtime.h.
+#include <cstdlib>
+#include <cstring>
+
+#include "../../android_bench/runtime.h"
+#include "custom_ops.h"
+
+namespace {
+
+std::string describe(const char *what, LiteRtStatus status) {
+  return std::string(what) + " failed with LiteRT status " + std::to_string(status);
+}
+
+// A buffer of the model's, locked except while the model runs.
+struct Buffer {
+  LiteRtTensorBuffer handle;
+  int mode;
+  void *data = nullptr;
+  size_t size = 0;
+};
+
+class LiteRt : public Runtime {
+ public:
+  std::string load(const std::string &path, int threads) override {
+    const LiteRtEnvOption cpu = {kLiteRtEnvOptionAutoRegisterAccelerators, 0, kLiteRtAnyTypeInt, kLiteRtHwAcceleratorCpu};
+    if (auto status = LiteRtCreateEnvironment(1, &cpu, &environment_)) return describe("creating the environment", status);
+    if (auto status = LiteRtCreateModelFromFile(environment_, path.c_str(), &model_))
+      return describe("reading the file", status);
+    LiteRtOptions options;
+    if (auto status = make_options(threads, &options)) return describe("setting the options", status);
+    if (auto status = LiteRtCreateCompiledModel(environment_, model_, options, &compiled_))
+      return with_op_error(describe("preparing the model", status));
+    if (const std::string error = make_buffers(); !error.empty()) return error;
+    return with_op_error("");
+  }
+
+  std::vector<std::pair<void *, size_t>> inputs() override {
+    std::vector<std::pair<void *, size_t>> spans;
+    for (const Buffer &buffer : inputs_) spans.emplace_back(buffer.data, buffer.size);
+    return spans;
+  }
+
+  std::string run() override {
+    for (auto *buffers : {&inputs_, &outputs_})
+      for (Buffer &buffer : *buffers) LiteRtUnlockTensorBuffer(buffer.handle);
+    const LiteRtStatus status =
+        LiteRtRunCompiledModel(compiled_, 0, input_handles_.size(), input_handles_.data(), output_handles_.size(),
+                               output_handles_.data());
+    for (auto *buffers : {&inputs_, &outputs_})
+      for (Buffer &buffer : *buffers)
+        if (auto locked = lock(buffer)) return describe("reading the outputs", locked);
+    return with_op_error(status ? describe("running the model", status) : "");
+  }
+
+  std::vector<std::pair<const void *, size_t>> outputs() override {
+    std::vector<std::pair<const void *, size_t>> spans;
+    for (const Buffer &buffer : outputs_) spans.emplace_back(buffer.data, buffer.size);
+    return spans;
+  }
+
+ private:
+  // LiteRT goes on after a custom op has failed; the op has noted why.
+  static std::string with_op_error(const std::string &error) {
+    const std::string op = edgecomp_take_litert_error();
+    return op.empty() ? error : error.empty() ? op : error + ": " + op;
+  }
+
+  static LiteRtStatus make_options(int threads, LiteRtOptions *options) {
+    const std::string text = "num_threads = " + std::to_string(threads) + "\n";
+    LiteRtOpaqueOptions cpu;
+    LiteRtStatus status = LiteRtCreateOptions(options);
+    if (!status) status = LiteRtSetOptionsHardwareAccelerators(*options, kLiteRtHwAcceleratorCpu);
+    if (!status) status = LiteRtCreateOpaqueOptions("xnnpack", strdup(text.c_str()), std::free, &cpu);
+    if (!status) status = LiteRtAddOpaqueOptions(*options, cpu);
+    return status ? status : edgecomp_add_litert_ops(*options);
+  }
+
+  static LiteRtStatus lock(Buffer &buffer) { return LiteRtLockTensorBuffer(buffer.handle, &buffer.data, buffer.mode); }
+
+  std::string make_buffers() {
+    LiteRtSignature signature;
+    size_t inputs, outputs;
+    if (auto status = LiteRtGetModelSignature(model_, 0, &signature)) return describe("reading the signature", status);
+    if (auto status = LiteRtGetNumSignatureInputs(signature, &inputs)) return describe("counting inputs", status);
+    if (auto status = LiteRtGetNumSignatureOutputs(signature, &outputs)) return describe("counting outputs", status);
+    for (size_t i = 0; i < inputs + outputs; ++i) {
+      const bool input = i < inputs;
+      const size_t index = input ? i : i - inputs;
+      LiteRtTensor tensor;
+      LiteRtRankedTensorType type;
+      LiteRtTensorBufferRequirements needs;
+      LiteRtStatus status = input ? LiteRtGetSignatureInputTensorByIndex(signature, index, &tensor)
+                                  : LiteRtGetSignatureOutputTensorByIndex(signature, index, &tensor);
+      if (!status) status = LiteRtGetRankedTensorType(tensor, &type);
+      if (!status)
+        status = input ? LiteRtGetCompiledModelInputBufferRequirements(compiled_, 0, index, &needs)
+                       : LiteRtGetCompiledModelOutputBufferRequirements(compiled_, 0, index, &needs);
+      Buffer buffer = {nullptr, input ? kLiteRtLockWrite : kLiteRtLockRead};
+      if (!status) status = LiteRtCreateManagedTensorBufferFromRequirements(environment_, &type, needs, &buffer.handle);
+      if (!status) status = LiteRtGetTensorBufferPackedSize(buffer.handle, &buffer.size);
+      if (!status) status = lock(buffer);
+      if (status) return describe("making the buffers", status);
+      (input ? inputs_ : outputs_).push_back(buffer);
+      (input ? input_handles_ : output_handles_).push_back(buffer.handle);
+    }
+    return "";
+  }
+
+  LiteRtEnvironment environment_ = nullptr;
+  LiteRtModel model_ = nullptr;
+  LiteRtCompiledModel compiled_ = nullptr;
+  std::vector<Buffer> inputs_, outputs_;
+  std::vector<LiteRtTensorBuffer> input_handles_, output_handles_;
+};
+
+}  // namespace
+
+std::unique_ptr<Runtime> make_runtime() { return std::make_unique<LiteRt>(); }
