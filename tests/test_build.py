@@ -59,7 +59,7 @@ def test_the_default_build_meets_its_budget_on_the_emulator(edgecomp, tmp_path):
     assert read_report(out / "report.json").exit_code == 0
 
 
-COMBINED = {"scheme2:kmeans", "tucker+int8", "cp+pq"}  # run on the emulator too
+COMBINED = {"scheme2:kmeans", "tucker+int8", "cp+pq", "int4+int8"}  # run on the emulator too
 CODED = {*("kmeans", "pq", "rq", "binary", "int8"), *("svd:pq", "scheme2:int8", "cp:pq"), *COMBINED}
 
 
