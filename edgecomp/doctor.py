@@ -28,20 +28,20 @@ def examine() -> list[Finding]:
     """Everything a build can need."""
     return [
         Finding("Python", True, platform.python_version()),
-        *(_package(name) for name in ("torch", "executorch")),
+        _package("torch", "torch"),
+        _package("executorch", "edgecomp[executorch]"),
+        *(_package(name, "edgecomp[litert]") for name in ("ai-edge-litert", "litert-torch")),
         *_programs(),
         _fashion_mnist(),
         _cache(),
     ]
 
 
-def _package(name: str) -> Finding:
+def _package(name: str, requirement: str) -> Finding:
     try:
         return Finding(name, True, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(
-            name, False, "not installed", f"pip install 'edgecomp[{name}]'" if name != "torch" else "pip install torch"
-        )
+        return Finding(name, False, "not installed", f"pip install '{requirement}'")
 
 
 def _programs() -> list[Finding]:
