@@ -20,7 +20,7 @@ from .records import Cost, Record
 _SPREAD = 2.0**-16  # least scale of a row, of the layer's largest: a static layer's bias is an int32 in units of it
 # Where the search for a row's scale begins, in units of its weights' root mean square: about the best step for normal
 # weights, and for such as have longer tails. Every start is improved so many times.
-_STARTS = {4: (0.25, 0.34, 0.45, 0.6, 0.9), 2: (0.5, 0.75, 1.0, 1.3, 1.7, 2.4)}
+_STARTS = {4: (0.2, 0.27, 0.34, 0.45, 0.6, 0.8, 1.1), 2: (0.5, 0.75, 1.0, 1.3, 1.7, 2.4)}
 _STEPS = 3
 _STRIP = 1 << 22  # weights treated at once
 
@@ -46,10 +46,6 @@ def interface(bits: int) -> tuple[Callable[..., str], Callable[..., Cost], Calla
     def refuse(layer: nn.Module, config: Config) -> str:
         if kind_of(layer) == "embedding":
             return f"int{bits} is for layers that multiply; kmeans and pq take embeddings"
-        if kind_of(layer) == "conv" and layer.in_channels == layer.groups and config.activations == "dynamic":
-            return (
-                f"one input channel per group: no int{bits} kernel chooses scales at run time; --set activations=static"
-            )
         return unpaddable(layer)
 
     def predict(layer: nn.Module, config: Config) -> Cost:

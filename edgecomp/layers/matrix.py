@@ -76,6 +76,11 @@ def unpaddable(layer: nn.Module) -> str:
     return ""
 
 
+def one_channel_per_group(layer: nn.Module) -> bool:
+    """A depthwise convolution, or one of a single channel: kernels treat both alike."""
+    return kind_of(layer) == "conv" and layer.in_channels == layer.groups
+
+
 def has_bias(layer: nn.Module) -> bool:
     return getattr(layer, "bias", None) is not None
 

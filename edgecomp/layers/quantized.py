@@ -102,13 +102,21 @@ class Quantized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.static:
-            return self.product(_rounded(x, *_chosen_grid(x, self.dims)))
+            return self.product(_rounded(x, *_chosen_grid(x, self.dims)), self.bias)
         if self.ranges is None:
-            return self.product(x)
-        inputs, outputs = (_grid(*range) for range in self.ranges)
-        return _rounded(self.product(_rounded(x, *inputs)), *outputs)
+            return self.product(x, self.bias)
+        inputs, outputs = (grid(*range) for range in self.ranges)
+        return _rounded(self.product(_rounded(x, *inputs), self._rounded_bias(inputs[0])), *outputs)
 
-    def product(self, x: Tensor) -> Tensor:
+    def _rounded_bias(self, scale: float) -> Tensor | None:
+        """The bias of a static layer: an integer in units of its inputs' and its row's scale, which is coarse if the
+        weights have few bits. In an export the runtime rounds it."""
+        if self.bias is None or torch.compiler.is_exporting():
+            return self.bias
+        unit = scale * self.scale
+        return self.bias + ((self.bias / unit).round() * unit - self.bias).detach()
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x times the weights, plus the bias."""
         raise NotImplementedError
 
@@ -140,8 +148,8 @@ class QuantizedLinear(Quantized):
 
     dims = (-1,)
 
-    def product(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, self.weight, bias)
 
 
 class QuantizedConv2d(Quantized):
@@ -157,12 +165,14 @@ class QuantizedConv2d(Quantized):
 
     @property
     def dims(self) -> tuple[int, ...]:
+        if self.bits < 8:
+            return -3, -2, -1  # XNNPACK has no such kernel, LiteRT's own see images
         plain = {"stride": [1, 1], "padding": [0, 0], "dilation": self.geometry["dilation"], "groups": 1}
         pointwise = tuple(self.shape[2:]) == (1, 1) and self.geometry == plain
         return (-3,) if pointwise else (-3, -2, -1)
 
-    def product(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, **self.geometry)
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, self.weight, bias, **self.geometry)
 
     def structure(self) -> dict[str, Any]:
         return {**super().structure(), "geometry": self.geometry}
@@ -186,7 +196,7 @@ def exportable(net: nn.Module) -> Iterator[None]:
             part.codes = codes
 
 
-def _grid(low: float, high: float) -> tuple[float, int]:
+def grid(low: float, high: float) -> tuple[float, int]:
     """Scale and zero point of the 256 levels that span a range; zero is one of them."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / 255, _LEAST_SCALE)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import BuildError
 from ..files import atomic_file
-from ..layers.matrix import kind_of
+from ..layers.matrix import kind_of, one_channel_per_group
 from ..layers.quantized import Arithmetic, Quantized, exportable
 from . import Constant
 
@@ -62,6 +62,8 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
 def refuse(layer: nn.Module, arithmetic: Arithmetic) -> str:
     """Found by trying, 1.5.1: convolutions of 4-bit weights do not load, and static products over an odd number of them
     come out wrong."""
+    if not arithmetic.static and one_channel_per_group(layer):
+        return "one input channel per group: ExecuTorch has a kernel for --set activations=static alone"
     if arithmetic.bits < 4:
         return f"ExecuTorch has no kernel for {arithmetic.bits}-bit weights; pq and binary store as few"
     if arithmetic.bits == 4 and kind_of(layer) != "dense":
