@@ -38,7 +38,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         UsageError: an unknown method, setting or kind, or `--layers` that match nothing.
     """
     with progress.stage("plan", request.method):
-        chains = chain.parse(request.method, request.settings)
+        chains = chain.parse(request.method, request.settings, request.runtime)
         groups = _tied_groups(model)
         _require_matches(request.layers, [name for names in groups for name in names])
         entries = _coupled(model, [_entry(model, names, chains, request) for names in groups], chains)
