@@ -50,7 +50,7 @@ RANKS = [
     {"files", "records", "progress", "tflite"},
     {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
     {"calibration", "checkpoint", "kmeans", "train", "permute"},
-    {"coding", "lowrank", "ttd"},
+    {"coding", "lowrank", "rounding", "ttd"},
     {"methods", "runtimes"},
     {"discover"},
     {"chain"},
