@@ -43,6 +43,11 @@ class Chain:
             for key, value in config.model_dump().items()
         }
 
+    @property
+    def codes(self) -> bool:
+        """What it makes of a layer is a codebook layer."""
+        return len(self.names) == 1 and getattr(self._method, "CODES", False)
+
     def settled(self, layer: nn.Module) -> Chain:
         """The same with a rank in place of a wish for one, where the first method has ranks."""
         settle = getattr(self._method, "settle", None)

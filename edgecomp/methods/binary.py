@@ -18,6 +18,7 @@ from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
 from ..records import Cost, Record
 
 KINDS = ("dense", "embedding")
+CODES = True
 _ROUNDS = 5  # of threshold and scale, for ternary weights without inputs
 
 

@@ -15,6 +15,7 @@ import importlib.metadata
 import io
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BuildError
+from ..file_net import FileNet
 from ..layers.codebook import Coded
 from ..layers.matrix import kind_of, one_channel_per_group
 from ..layers.packing import pack_signed
@@ -39,11 +41,15 @@ def version() -> str:
 
 
 def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> None:
-    """Writes `net` as a .tflite: builtin ops, and custom ops for codebook layers.
+    """Writes `net` as a .tflite: builtin ops, and custom ops for codebook layers. One of a file is written into that.
 
     Raises:
         BuildError: LiteRT is not installed, or cannot express the net.
     """
+    if isinstance(net, FileNet):
+        from .. import tflite_rewrite
+
+        return tflite_rewrite.write(net, path)
     with _quiet():
         try:
             import litert_torch
@@ -57,11 +63,12 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         try:
             convertible = _convertible(net)
             integers = _litert_quantize.plain_layers(convertible)
-            converted = litert_torch.convert(convertible, example_inputs)
-            converted.export(str(path))
+            with tempfile.TemporaryDirectory() as temporary:
+                converted = Path(temporary, "converted")
+                litert_torch.convert(convertible, example_inputs).export(str(converted))
+                model = tflite.read(converted)
         except Exception as error:
             raise BuildError(f"LiteRT cannot export the model: {type(error).__name__}: {error}") from error
-    model = tflite.read(path)
     _litert_quantize.store_integers(model, integers)
     tflite.write(model, path)
 
