@@ -21,7 +21,7 @@ from edgecomp.export import HOST_TARGET, export, write_records
 from edgecomp.files import write_text
 from edgecomp.load import load
 from edgecomp.plan import plan as make_plan
-from edgecomp.records import Model, Request
+from edgecomp.records import Artifact, Model, Request
 from edgecomp.recover import recover
 from edgecomp.report import left_alone
 from edgecomp.units import format_bytes, format_count
@@ -83,9 +83,14 @@ def _build(model: Model, out: Path) -> list[Row]:
                 artifact = export(model, plan, compressed, work)
             if not found:
                 found.append(Row(runtime, "fp32", artifact.original_path))
-            left = left_alone((line.name, line.method, line.reason) for line in artifact.layers[:-1])
-            found.append(Row(runtime, net, artifact.path, "; ".join(text.plain for text in left)))
+            found.append(Row(runtime, net, artifact.path, _left_alone(artifact)))
     return [row for found in rows.values() for row in found]
+
+
+def _left_alone(artifact: Artifact) -> str:
+    """Layers that their method or the runtime could not take, not those that it was not meant for."""
+    reasons = [(line.name, line.method, line.reason) for line in artifact.layers[:-1] if " takes " not in line.reason]
+    return "; ".join(text.plain for text in left_alone(reasons))
 
 
 def _run(model: Model, rows: list[Row], inputs: Path, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Stage 5, export: writes the compressed and the original network for the runtime, and proves what was written.
 
-The proof re-opens the file, finds every layer's packed codes or int8 weights in it, and compares the runtime's outputs
-with those of the torch module. A mismatch is an error.
+The proof re-opens the file, finds every layer's packed codes or integer weights in it, and compares the runtime's
+outputs with those of the torch module. A mismatch is an error.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ def _shapes(model: Model) -> str:
 
 
 def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof:
-    stored = {hashlib.sha256(c.data).digest() for c in discover.runtime(runtime_name).constants(path)}
+    runtime = discover.runtime(runtime_name)
+    stored = {hashlib.sha256(c.data).digest() for c in runtime.constants(path)}
     coded, rounding = 0, 0
     for name, layer in net.named_modules():
         if isinstance(layer, Coded):
@@ -137,8 +138,7 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
             _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
         elif isinstance(layer, Quantized):
             rounding += 1
-            matrix = layer.matrix()  # kernels for one input channel per group want it transposed
-            _find(stored, [matrix, matrix.T], f"{path}: the int8 weights of {name}")
+            _find(stored, runtime.stored(layer), f"{path}: the int{layer.bits} weights of {name}")
     inputs, reference = proof_inputs(model)
     expected = _expected(model, runtime_name, net, inputs)
     got = run_on_host(runtime_name, path, inputs, expected.shape[1])

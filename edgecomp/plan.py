@@ -63,23 +63,21 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
 
 def _runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
     """The runtime and the methods; where the model is a runtime's file, they must be able to work on it."""
-    asked, runtime = request.runtime, discover.runtime_of_file(request.model or "")
-    chains = chain.parse(request.method, request.settings)
-    if runtime is None:
-        discover.runtime(asked or DEFAULT_RUNTIME)
-        return asked or DEFAULT_RUNTIME, chains
-    if asked not in (None, runtime):
-        discover.runtime(asked)
-        raise UsageError(
-            f"{request.model} is a file of {runtime}; it cannot become one of {asked}", "Leave out --runtime."
-        )
+    own = discover.runtime_of_file(request.model or "")
+    asked = request.runtime or own or DEFAULT_RUNTIME
+    discover.runtime(asked)
+    chains = chain.parse(request.method, request.settings, asked)
+    if own is None:
+        return asked, chains
+    if asked != own:
+        raise UsageError(f"{request.model} is a file of {own}; it cannot become one of {asked}", "Leave out --runtime.")
     for name in (candidate.name for candidate in chains if not candidate.codes):
         fitting = [known for known in discover.method_names() if chain.parse(known)[0].codes]
         raise UsageError(
             f"{name} would put other layers into {request.model}; those of a finished file are coded in place, or stay",
             f"Use one of {', '.join(fitting)}.",
         )
-    return runtime, chains
+    return own, chains
 
 
 def parameter_bytes(module: nn.Module, recurse: bool = False) -> int:

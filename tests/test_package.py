@@ -50,7 +50,7 @@ RANKS = [
     {"files", "records", "progress", "tflite"},
     {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
     {"file_net", "calibration", "checkpoint", "kmeans", "train", "permute"},
-    {"tflite_model", "coding", "lowrank", "ttd"},
+    {"tflite_model", "coding", "lowrank", "rounding", "ttd"},
     {"tflite_rewrite"},
     {"methods", "runtimes"},
     {"discover"},
