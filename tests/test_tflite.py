@@ -175,7 +175,9 @@ def test_other_codes_in_the_file_fail_the_proof(keras):
 # --- what is refused --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["svd", "scheme1", "tucker", "cp", "tt", "int8", "pq+int8", "svd:pq", "coupled_tt"])
+@pytest.mark.parametrize(
+    "method", ["svd", "scheme1", "tucker", "cp", "tt", "int8", "int4", "pq+int8", "svd:pq", "coupled_tt"]
+)
 def test_methods_that_need_other_layers(keras, method):
     with pytest.raises(UsageError, match=r"keras\.tflite.*in place") as caught:
         check(Request(model=str(keras), method=method, on="none"))
