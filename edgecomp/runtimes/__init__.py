@@ -3,7 +3,8 @@
 - `SUFFIX`: of its model files,
 - `version() -> str`,
 - `export(net, example_inputs, path)`: writes the file,
-- `constants(path) -> list[Constant]`: every constant tensor the written file holds.
+- `constants(path) -> list[Constant]`: every constant tensor the written file holds,
+- `operators(path) -> set[str]`: the names of the operators that the file needs.
 """
 
 from dataclasses import dataclass
