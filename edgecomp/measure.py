@@ -72,8 +72,8 @@ def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> tuple[Accuracy | 
     if model.data is None:
         return None, None
     test = model.data.test
-    original = _test_outputs(model, plan.runtime, artifact.original_path)
-    compressed = _test_outputs(model, plan.runtime, artifact.path)
+    original = test_outputs(model, plan.runtime, artifact.original_path)
+    compressed = test_outputs(model, plan.runtime, artifact.path)
     before, after = score(model.data, original), score(model.data, compressed)
     metric = "custom" if callable(model.data.metric) else model.data.metric
     progress.note(f"{metric} {before:.2f} → {after:.2f} % on {len(test):,} samples of {test.name}")
@@ -88,7 +88,7 @@ def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> tuple[Accuracy | 
     ), compressed
 
 
-def _test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
+def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
     """Outputs of an exported file on the test split; computed once per file, data and kernels."""
     inputs = model.data.test.inputs
     bench = native.bench_program(discover.target(HOST_TARGET), runtime)

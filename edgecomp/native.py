@@ -26,11 +26,10 @@ BENCH = "edgecomp_bench"
 def bench_program(target: Target, runtime: str) -> Path:
     """The bench program for a target, linked with the runtime, its libraries expected in `lib/` beside it."""
     sdk_info, root = target.runtimes[runtime], sdk(target, runtime)
-    kernels = data_folder("targets") / "kernels"
     sources = [
         data_folder("android_bench") / "bench.cc",
         *sorted((data_folder("targets") / runtime).glob("*.cc")),
-        *(path for path in sorted(kernels.glob("*/*.cc")) if path.name != "reference.cc"),
+        *_kernels(),
     ]
     arguments = [
         "-O3",
@@ -43,6 +42,19 @@ def bench_program(target: Target, runtime: str) -> Path:
         *target.compiler.flags,
     ]
     return compiler.build(target.compiler.command, sources, arguments, BENCH, salt=sdk_info.version)
+
+
+def litert_delegate() -> Path:
+    """The custom ops as an external delegate for LiteRT's Python interpreter on this machine:
+    `Interpreter(path, experimental_delegates=[load_delegate(litert_delegate())])`."""
+    folder = data_folder("targets") / "litert"
+    sources = [folder / "op.cc", folder / "delegate/delegate.cc", *_kernels()]
+    return compiler.shared_library(sources, "libedgecomp_delegate.so")
+
+
+def _kernels() -> list[Path]:
+    found = sorted((data_folder("targets") / "kernels").glob("*/*.cc"))
+    return [path for path in found if path.name != "reference.cc"]
 
 
 def sdk(target: Target, runtime: str) -> Path:

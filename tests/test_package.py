@@ -47,7 +47,7 @@ def test_wheel_carries_its_data(tmp_path):
 # Imports run one way: a module may import from its own rank or a lower one.
 RANKS = [
     {"errors", "units"},
-    {"files", "records", "progress"},
+    {"files", "records", "progress", "tflite"},
     {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
     {"calibration", "checkpoint", "kmeans", "train", "permute"},
     {"coding", "lowrank", "ttd"},
@@ -56,6 +56,7 @@ RANKS = [
     {"chain"},
     {"native"},
     {"devices"},
+    {"timing"},
     {"load", "plan", "compress", "recover", "export", "measure", "report", "doctor"},
     {"pipeline", "papers"},
     {"cli"},

@@ -5,13 +5,18 @@ import subprocess
 import tomllib
 
 import pytest
+from conftest import ROOT
 
 from edgecomp import discover, native
 from edgecomp.errors import BuildError, UsageError
 from edgecomp.files import data_folder
 
 KERNELS = data_folder("targets") / "kernels"
-SOURCES = [*sorted(KERNELS.glob("*/*.cc")), KERNELS / "test_kernels.cc"]
+LITERT = data_folder("targets") / "litert"
+SOURCES = {
+    "kernels": [*sorted(KERNELS.glob("*/*.cc")), KERNELS / "test_kernels.cc"],
+    "litert_op": [*sorted(KERNELS.glob("*/*.cc")), LITERT / "op.cc", LITERT / "test/test_op.cc"],
+}
 
 
 @pytest.mark.parametrize("name", discover.target_names())
@@ -35,37 +40,86 @@ def test_bench_program_is_built_for_the_target(name):
         assert machine in header.stdout
 
 
-def test_android_programs_are_aligned_to_16_kilobytes():
-    program = native.bench_program(discover.target("android-arm64"), "executorch")
-    segments = subprocess.run(["readelf", "-lW", program], capture_output=True, text=True).stdout
-    alignments = {int(line.split()[-1], 16) for line in segments.splitlines() if line.strip().startswith("LOAD")}
-    assert min(alignments) >= 0x4000
+@pytest.fixture(scope="module")
+def app_libraries(tmp_path_factory):
+    """What an app makes with `targets/CMakeLists.txt`, as docs/android.md says, by the cross compiler of the target."""
+    target, folder = discover.target("android-arm64"), tmp_path_factory.mktemp("app")
+    configure = ["cmake", "-S", data_folder("targets"), "-B", folder, "-DCMAKE_SYSTEM_NAME=Linux"]
+    configure += [f"-DCMAKE_CXX_COMPILER={target.compiler.command}", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
+    configure += [f"-DEXECUTORCH_INCLUDE={native.sdk(target, 'executorch') / 'include'}"]
+    for command in (configure, ["cmake", "--build", folder, "--parallel", "2"]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder
 
 
-def test_kernels_match_their_twins_under_the_sanitizers(tmp_path):
-    program = tmp_path / "test_kernels"
-    flags = [
-        "-std=c++17",
-        "-O1",
-        "-g",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover",
+def test_what_runs_on_android_is_aligned_to_16_kilobytes(app_libraries):
+    target = discover.target("android-arm64")
+    made = [native.bench_program(target, runtime) for runtime in target.runtimes]
+    shipped = [
+        native.sdk(target, r) / info.folder / lib for r, info in target.runtimes.items() for lib in info.libraries
     ]
-    subprocess.run(["g++", *flags, *SOURCES, "-o", program], check=True)
+    found = list(app_libraries.glob("*.so"))
+    assert [path.name for path in found] == ["libedgecomp_delegate.so"]
+    for path in [*made, *shipped, *found]:
+        segments = subprocess.run(["readelf", "-lW", path], capture_output=True, text=True).stdout
+        alignments = {int(line.split()[-1], 16) for line in segments.splitlines() if line.strip().startswith("LOAD")}
+        assert min(alignments) >= 0x4000, path
+
+
+def test_an_app_finds_the_functions_it_calls(app_libraries):
+    def symbols(name):
+        return subprocess.run(["nm", "-C", app_libraries / name], capture_output=True, text=True).stdout
+
+    assert " T edgecomp_add_litert_ops" in symbols("libedgecomp_litert.a")
+    assert " T tflite_plugin_create_delegate" in symbols("libedgecomp_delegate.so")
+    assert list(app_libraries.rglob("executorch/ops.cc.o"))
+
+
+@pytest.mark.parametrize("runtime", discover.runtime_names())
+def test_the_code_for_apps_in_the_documentation_compiles_and_links(runtime, tmp_path):
+    text = (ROOT / "docs" / "android.md").read_text()
+    target = discover.target("android-arm64")
+    info, sdk = target.runtimes[runtime], native.sdk(target, runtime)
+    (tmp_path / "CMakeLists.txt").write_text(text.split("```cmake\n")[1].split("```")[0])
+    (tmp_path / "app.cc").write_text(text.split(f"```cpp {runtime}\n")[1].split("```")[0])
+    (tmp_path / "edgecomp").symlink_to(data_folder("targets"))
+    headers = [str(sdk / header) for header in info.headers]
+    settings = {
+        "CMAKE_SYSTEM_NAME": "Linux",
+        "CMAKE_SYSTEM_PROCESSOR": "aarch64",
+        "CMAKE_CXX_COMPILER": target.compiler.command,
+        "CMAKE_CXX_FLAGS": " ".join([*info.flags, *(f"-isystem {header}" for header in headers)]),
+        "RUNTIME_INCLUDE": headers[0] if headers else "",
+        "EDGECOMP_OPS": f"edgecomp_{runtime}",
+        "RUNTIME_LIBRARIES": ";".join(str(sdk / info.folder / library) for library in info.libraries),
+    }
+    options = [f"-D{name}={value}" for name, value in settings.items()]
+    build = tmp_path / "build"
+    for command in (["cmake", "-S", tmp_path, "-B", build, *options], ["cmake", "--build", build, "--parallel", "2"]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "edgecomp_linear" in subprocess.run(["nm", build / "libapp.so"], capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_native_code_is_right_under_the_sanitizers(name, tmp_path):
+    program = tmp_path / "test"
+    flags = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
+    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover"]
+    subprocess.run(["g++", *flags, *SOURCES[name], "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert " 0 failures" in done.stdout
 
 
+@pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a76", "max"])
-def test_kernels_match_their_twins_on_arm64(tmp_path_factory, cpu):
-    program = tmp_path_factory.getbasetemp() / "test_kernels_arm64"
+def test_native_code_is_right_on_arm64(tmp_path_factory, name, cpu):
+    program = tmp_path_factory.getbasetemp() / f"test_{name}_arm64"
     if not program.exists():
         flags = ["-std=c++17", "-O2", "-static", "-Wall", "-Wextra", "-Werror"]
-        subprocess.run(["aarch64-linux-gnu-g++", *flags, *SOURCES, "-o", program], check=True)
+        subprocess.run(["aarch64-linux-gnu-g++", *flags, *SOURCES[name], "-o", program], check=True)
     done = subprocess.run(["qemu-aarch64", "-cpu", cpu, program], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 failures" in done.stdout

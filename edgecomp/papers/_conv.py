@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import calibration, chain, devices, discover, native, progress
+from .. import calibration, chain, devices, discover, native, progress, timing
 from ..calibration import Inputs
 from ..compress import CALIBRATION_SAMPLES, aim_at_original, replace_weights
-from ..devices.host import Host
 from ..export import HOST_TARGET, write_records
 from ..files import cache_folder
 from ..load import load
@@ -181,38 +180,25 @@ class ConvBench:
 
 
 def _measured(nets: dict[str, tuple[nn.Module, tuple[int, ...]]]) -> dict[str, Cost]:
-    """Exports all, runs them on the host in turns, and once on the emulator for their instructions."""
+    """Exports all, runs them on the emulator for their instructions, and on the host in turns."""
     runtime, android = discover.runtime("executorch"), discover.target("android-arm64")
-    host, emulator = Host(), devices.make("qemu", android)
+    emulator = devices.make("qemu", android)
     bundle = native.host_bundle(discover.target(HOST_TARGET), "executorch")
-    samples: dict[str, list[float]] = {name: [] for name in nets}
     instructions: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         native.make_bundle(android, "executorch", folder / "android")
-        paths = {name: folder / f"{i}.pte" for i, name in enumerate(nets)}
-        records = {name: folder / f"{i}.inputs" for i, name in enumerate(nets)}
+        jobs = {name: timing.Job(bundle, folder / f"{i}.pte", folder / f"{i}.inputs") for i, name in enumerate(nets)}
         with progress.bar("exporting, counting instructions", len(nets)) as advance:
             for name, (net, shape) in nets.items():
-                inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-                runtime.export(net, (inputs,), paths[name])
-                write_records(records[name], [inputs])
-                run = emulator.run(folder / "android", paths[name], records[name], threads=1, warmup=1, repeat=3)
+                inputs, job = torch.randn(shape, generator=torch.Generator().manual_seed(0)), jobs[name]
+                runtime.export(net, (inputs,), job.model)
+                write_records(job.inputs, [inputs])
+                run = emulator.run(folder / "android", job.model, job.inputs, threads=1, warmup=1, repeat=3)
                 instructions[name] = int(np.median(run.instructions[1:]))
                 advance(text=name)
-        with progress.bar("timing", _ROUNDS) as advance:
-            for _ in range(_ROUNDS):
-                for name in nets:
-                    first = host.run(bundle, paths[name], records[name], threads=1, warmup=3, repeat=5)
-                    repeat = int(np.clip(1000 * _ROUND_SECONDS / min(first.samples_ms), 20, 2000))
-                    run = host.run(bundle, paths[name], records[name], threads=1, warmup=20, repeat=repeat)
-                    samples[name] += run.samples_ms
-                advance()
+        timings = timing.in_turns(jobs, _ROUNDS, _ROUND_SECONDS, most=2000)
         return {
-            name: Cost(
-                p50_ms=float(np.median(samples[name])),
-                instructions=instructions[name],
-                bytes=paths[name].stat().st_size,
-            )
-            for name in nets
+            name: Cost(p50_ms=timings[name].p50_ms, instructions=instructions[name], bytes=job.model.stat().st_size)
+            for name, job in jobs.items()
         }

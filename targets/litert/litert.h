@@ -32,9 +32,8 @@ typedef struct {
 } LiteRtRankedTensorType;
 
 typedef struct {
-  int32_t tag;
-  int32_t value_type;
-  int32_t padding;
+  alignas(8) int32_t tag;
+  alignas(8) int32_t value_type;
   int64_t value;
 } LiteRtEnvOption;
 static_assert(sizeof(LiteRtEnvOption) == 24, "as the library was built");

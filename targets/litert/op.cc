@@ -17,7 +17,8 @@ constexpr size_t kMatrixSettings = 5, kConv2dSettings = 13;
 void *scratch_memory(size_t bytes) {
   thread_local std::unique_ptr<void, decltype(&std::free)> memory(nullptr, std::free);
   thread_local size_t size = 0;
-  if (bytes > size) {
+  if (bytes > size || !memory) {
+    bytes = bytes ? bytes : 1;
     memory.reset(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
     size = memory ? bytes : 0;
   }
@@ -43,7 +44,8 @@ bool read_matrix(const std::vector<OpTensor> &inputs, int64_t columns, Arguments
   if (codes.type != ElementType::kInt8 && codes.type != ElementType::kUInt8) return false;
   if ((!half && codebook.type != ElementType::kFloat32) || codebook.shape.size() != 4) return false;
   if (columns <= 0 || columns > INT32_MAX || found - inputs.begin() != 3 + (s[3] != 0) + (s[4] != 0)) return false;
-  out->w = {s[0], int32_t(columns), s[1], s[2], codebook.shape[0], codebook.shape[1], codebook.shape[2], codebook.shape[3],
+  const std::vector<int32_t> &words = codebook.shape;
+  out->w = {s[0], int32_t(columns), s[1], s[2], words[0], words[1], words[2], words[3],
             static_cast<const uint8_t *>(codes.data), codebook.data, half, nullptr, nullptr};
   if (!edgecomp_matrix_is_valid(&out->w) || size_t(codes.elements()) != edgecomp_codes_bytes(&out->w)) return false;
   const float **vectors[] = {&out->w.scale, &out->w.bias};

@@ -22,7 +22,7 @@ struct Buffer {
 class LiteRt : public Runtime {
  public:
   std::string load(const std::string &path, int threads) override {
-    const LiteRtEnvOption cpu = {kLiteRtEnvOptionAutoRegisterAccelerators, 0, kLiteRtAnyTypeInt, kLiteRtHwAcceleratorCpu};
+    const LiteRtEnvOption cpu = {kLiteRtEnvOptionAutoRegisterAccelerators, kLiteRtAnyTypeInt, kLiteRtHwAcceleratorCpu};
     if (auto status = LiteRtCreateEnvironment(1, &cpu, &environment_)) return describe("creating the environment", status);
     if (auto status = LiteRtCreateModelFromFile(environment_, path.c_str(), &model_))
       return describe("reading the file", status);

@@ -1,0 +1,88 @@
+"""What is LiteRT's own: alignment, the delegate for Python's interpreter, errors inside of custom ops."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from edgecomp import export, native, tflite
+from edgecomp.errors import DeviceError
+from edgecomp.load import load
+from edgecomp.methods import kmeans, pq
+from edgecomp.records import Request
+from edgecomp.runtimes import litert
+
+
+@pytest.fixture
+def coded(tiny_model, tmp_path):
+    """The tiny model's net with a coded convolution and two coded dense layers, and its file."""
+    model = load(Request(model=str(tiny_model)))
+    net = copy.deepcopy(model.net)
+    net.conv2 = kmeans.compress(net.conv2, kmeans.Config(k=8), None, 0)
+    net.dense1 = pq.compress(net.dense1, pq.Config(), None, 0)
+    net.dense2 = pq.compress(net.dense2, pq.Config(k=32, axis="y"), None, 0)
+    litert.export(net, model.example_inputs, tmp_path / "m.tflite")
+    return model, net.eval(), tmp_path / "m.tflite"
+
+
+def interpreter(path):
+    from ai_edge_litert.interpreter import Interpreter, load_delegate
+
+    found = Interpreter(str(path), experimental_delegates=[load_delegate(str(native.litert_delegate()))])
+    found.allocate_tensors()
+    return found
+
+
+def answers(found, x):
+    outputs = []
+    for sample in x.split(1):
+        found.set_tensor(found.get_input_details()[0]["index"], sample.numpy())
+        found.invoke()
+        outputs.append(found.get_tensor(found.get_output_details()[0]["index"]).copy())
+    return torch.from_numpy(np.concatenate(outputs))
+
+
+def test_constants_lie_where_ops_may_read_them(coded):
+    data = coded[2].read_bytes()
+    model = tflite.schema.Model.GetRootAs(data, 0)
+    assert tflite.schema.Model.ModelBufferHasIdentifier(data, 0)
+    for i in range(model.BuffersLength()):
+        if model.Buffers(i).DataLength():
+            vector = model.Buffers(i)._tab
+            assert vector.Vector(vector.Offset(4)) % 64 == 0
+
+
+def test_a_file_read_and_written_is_the_same(coded, tmp_path):
+    tflite.write(tflite.read(coded[2]), tmp_path / "again.tflite")
+    assert (tmp_path / "again.tflite").read_bytes() == coded[2].read_bytes()
+
+
+def test_codes_are_custom_ops_and_everything_else_is_builtin(coded):
+    model = tflite.read(coded[2])
+    codes = [model.operatorCodes[op.opcodeIndex] for op in model.subgraphs[0].operators]
+    custom = [code.customCode.decode() for code in codes if code.customCode]
+    assert custom == ["edgecomp_codebook_conv2d", "edgecomp_codebook_linear", "edgecomp_codebook_linear"]
+    assert len(codes) > len(custom)
+
+
+def test_pythons_interpreter_computes_the_same_with_the_delegate(coded):
+    model, net, path = coded
+    x = model.data.test.inputs[:5]
+    got = answers(interpreter(path), x)
+    assert torch.equal(got, export.run_on_host("litert", path, [x], 10))
+    with torch.inference_mode():
+        assert (got - net(x)).norm() / net(x).norm() < 0.05
+
+
+def test_an_error_inside_an_op_is_reported(coded):
+    model, _, path = coded
+    file = tflite.read(path)
+    for tensor in file.subgraphs[0].tensors:
+        if tensor.type == tflite.schema.TensorType.INT32 and list(tensor.shape) == [5]:
+            file.buffers[tensor.buffer].data = np.full(20, 77, np.uint8)  # settings that make no sense
+    tflite.write(file, path)
+    with pytest.raises(DeviceError, match="codebook_linear: the arguments do not fit together"):
+        export.run_on_host("litert", path, [model.data.test.inputs[:1]], 10)
+    with pytest.raises(RuntimeError, match="codebook_linear: the arguments do not fit together"):
+        answers(interpreter(path), model.data.test.inputs[:1])
