@@ -54,6 +54,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             budget_bytes=request.budget_bytes,
             max_drop_points=request.max_drop,
             recover_epochs=request.recover_epochs,
+            stock=request.stock,
             entries=entries,
         )
         write_text(work.path("plan.json"), result.model_dump_json(indent=1) + "\n")

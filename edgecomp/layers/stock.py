@@ -74,17 +74,19 @@ class Stock(nn.Module):
         form: see above.
         codes: int8. For lookup (cells, rows): a cell is neighbours in the order (stage, block). For decode
             (R, stages · C'): R and C are the codes of W downwards and across, C' their bytes.
+        why: not looked up, empty if it is.
         codebook: for lookup (stages, groups, s, k), for decode (stages · groups · k, s).
     """
 
     widen = staticmethod(Tensor.float)
 
-    def __init__(self, layer: Coded, form: Literal["lookup", "decode"]) -> None:
+    def __init__(self, layer: Coded, why: str = "") -> None:
         super().__init__()
         f = self.format = layer.format
-        self.form = form
+        self.form: Literal["lookup", "decode"] = "decode" if why else "lookup"
+        self.why = why
         codes = layer.unpacked()  # (stages, blocks, lanes)
-        if form == "lookup":
+        if self.form == "lookup":
             joined, codebook = join(codes.flatten(0, 1).T, f.k).T, layer.codebook
         else:
             grid = codes.transpose(1, 2) if f.axis == 0 else codes  # (stages, R, C)
@@ -98,6 +100,14 @@ class Stock(nn.Module):
     def words(self) -> Tensor:
         """The codebook in fp32."""
         return self.widen(self.codebook)
+
+    @property
+    def remark(self) -> str:
+        """The form, why it is not the other one, and what the codes take where that is more than elsewhere."""
+        f, count = self.format, codes_per_byte(self.format.k)
+        form = "looked up" if self.form == "lookup" else f"decoded in chunks ({self.why})"
+        remark = f"without custom op {form}, {8 / count:.3g} bits for a code"
+        return remark if f.bits * count >= 8 else f"{remark} instead of {f.bits}"
 
     def times(self, x: Tensor) -> Tensor:
         """(columns, B) → (rows, B): W x, with scale and bias."""
@@ -177,7 +187,7 @@ class StockConv2d(Stock):
     """(N, channels, H, W) → (N, rows, H', W'): the matrix times what lies under the kernel at every position."""
 
     def __init__(self, layer: CodebookConv2d) -> None:
-        super().__init__(layer, "decode")
+        super().__init__(layer, "a convolution")
         self.geometry = layer.geometry
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,7 +209,7 @@ class StockEmbedding(Stock):
     """(…) integers → (…, columns): rows of the matrix."""
 
     def __init__(self, layer: CodebookEmbedding) -> None:
-        super().__init__(layer, "decode")
+        super().__init__(layer, "an embedding")
 
     def forward(self, index: Tensor) -> Tensor:
         f = self.format
@@ -219,7 +229,7 @@ def _stock(layer: Coded, batch: int) -> Stock:
         return StockConv2d(layer)
     if isinstance(layer, CodebookEmbedding):
         return StockEmbedding(layer)
-    return StockLinear(layer, "decode" if _why_decode(layer.format, batch) else "lookup")
+    return StockLinear(layer, _why_decode(layer.format, batch))
 
 
 def _why_decode(f: CodeFormat, batch: int) -> str:
@@ -245,7 +255,7 @@ def _range(start: int, stop: int, after: Tensor) -> Tensor:
 
 def _bytes(codes: Tensor, rows: Tensor) -> Tensor:
     """Some rows of bytes as fp32: ExecuTorch has a slow path from integers to integers."""
-    return torch.index_select(codes, 0, rows).float()
+    return F.embedding(rows, codes).float()
 
 
 def _digits(values: Tensor, k: int) -> Tensor:

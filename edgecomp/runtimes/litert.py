@@ -130,7 +130,9 @@ def _teach_converter() -> None:
     def linear(context, x, codes, codebook, scale, bias, rows, axis, tile):  # type: ignore[no-untyped-def]
         bias = some_bias(scale, bias, rows)
         settings = [rows, axis, tile, scale is not None, bias is not None]
-        return custom(context, "edgecomp_codebook_linear", [x, *matrix(codes, codebook, scale, bias), constant(settings)])
+        return custom(
+            context, "edgecomp_codebook_linear", [x, *matrix(codes, codebook, scale, bias), constant(settings)]
+        )
 
     @lower(torch.ops.edgecomp.codebook_embedding)
     def embedding(context, index, codes, codebook, scale, rows, columns, axis, tile):  # type: ignore[no-untyped-def]
