@@ -21,11 +21,12 @@ from .records import Cost
 
 @dataclass(frozen=True)
 class Chain:
-    """A method, or several of which each takes what the one before it made."""
+    """A method, or several of which each takes what the one before it made; `runtime` is where they will run."""
 
     names: tuple[str, ...]
     configs: tuple[Any, ...]
     kinds: tuple[str, ...]
+    runtime: str = ""
 
     @property
     def name(self) -> str:
@@ -42,6 +43,11 @@ class Chain:
             for key, value in config.model_dump().items()
         }
 
+    @property
+    def codes(self) -> bool:
+        """What it makes of a layer is a codebook layer."""
+        return len(self.names) == 1 and getattr(self._method, "CODES", False)
+
     def settled(self, layer: nn.Module) -> Chain:
         """The same with a rank in place of a wish for one, where the first method has ranks."""
         settle = getattr(self._method, "settle", None)
@@ -54,6 +60,8 @@ class Chain:
     def refuse(self, layer: nn.Module) -> str:
         """Why the chain cannot take a layer; empty if it can."""
         reason = self._method.refuse(layer, self.configs[0])
+        if not reason and self.runtime and hasattr(self._method, "arithmetic"):
+            reason = discover.runtime(self.runtime).refuse(layer, self._method.arithmetic(self.configs[0]))
         if reason or not self._rest:
             return reason
         reasons = [self._rest.refuse(part) for part in self.structure(layer)]
@@ -102,7 +110,8 @@ class Chain:
 
     @property
     def _rest(self) -> Chain | None:
-        return Chain(self.names[1:], self.configs[1:], KINDS) if len(self.names) > 1 else None
+        rest = replace(self, names=self.names[1:], configs=self.configs[1:], kinds=KINDS)
+        return rest if rest.names else None
 
 
 class Together:
@@ -127,11 +136,11 @@ class Together:
         return self._method.fit_outputs(self._parts[id(layer)], layer, self.config, inputs)
 
 
-def parse(expression: str, settings: tuple[str, ...] = ()) -> list[Chain]:
+def parse(expression: str, settings: tuple[str, ...] = (), runtime: str = "") -> list[Chain]:
     """The chains of a `--method`, with `--set KEY=VALUE` filled in.
 
     `kinds=…` says which layers every chain takes, `METHOD.kinds=…` those of the chain that begins with it. A key
-    without a method is for every method that knows it.
+    without a method is for every method that knows it. Chains refuse what `runtime`, if given, has no kernels for.
 
     Raises:
         UsageError: an unknown method, setting or kind, or methods that cannot be combined so.
@@ -154,19 +163,19 @@ def parse(expression: str, settings: tuple[str, ...] = ()) -> list[Chain]:
             raise unknown(f"setting of {owner or expression}", field, known)
         for name in owners:
             (kinds if field == "kinds" else texts[name])[name if field == "kinds" else field] = value
-    return [_chain(chain, texts, kinds) for chain in chains]
+    return [replace(_chain(chain, texts, kinds), runtime=runtime) for chain in chains]
 
 
-def restore(name: str, settings: dict[str, Any]) -> Chain:
+def restore(name: str, settings: dict[str, Any], runtime: str = "") -> Chain:
     """The chain of a plan's entry."""
     names = tuple(name.split(":"))
     if len(names) == 1:
-        return Chain(names, (discover.method(name).Config(**settings),), KINDS)
+        return Chain(names, (discover.method(name).Config(**settings),), KINDS, runtime)
     configs = []
     for part in names:
         own = {key.removeprefix(f"{part}."): v for key, v in settings.items() if key.startswith(f"{part}.")}
         configs.append(discover.method(part).Config(**own))
-    return Chain(names, tuple(configs), KINDS)
+    return Chain(names, tuple(configs), KINDS, runtime)
 
 
 def _chain(names: tuple[str, ...], texts: dict[str, dict[str, str]], kinds: dict[str, str]) -> Chain:

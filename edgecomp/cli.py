@@ -53,10 +53,14 @@ def main() -> None:
 
 @app.command()
 def build(
-    model: Annotated[str | None, typer.Argument(help="Model file, zoo name, package.module:factory or .pt2.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Model file, zoo name, package.module:factory, .pt2, .tflite.")
+    ] = None,
     target: TargetName = "android-arm64",
     method: Method = "pq",
-    runtime: Annotated[str, typer.Option(help="executorch")] = "executorch",
+    runtime: Annotated[
+        str | None, typer.Option(help="executorch or litert. Default: litert for a .tflite, else executorch.")
+    ] = None,
     budget: Budget = None,
     max_drop: Annotated[float | None, typer.Option(metavar="POINTS", help="Accuracy that may be lost.")] = None,
     on: Annotated[str | None, typer.Option(metavar="DEVICE", help="Measure on qemu, host or none.")] = None,

@@ -89,7 +89,7 @@ def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[_Job]:
     """What there is to do, in the order of execution, also where layers that share parts are far from each other."""
     jobs = []
     for entry in (entry for entry in plan.entries if entry.method):
-        method: Chain | Together = chain.restore(entry.method, entry.settings)
+        method: Chain | Together = chain.restore(entry.method, entry.settings, plan.runtime)
         if entry.coupled:
             method = method.together([net.get_submodule(name) for name in entry.layers])
         jobs += [_Job(names, entry, method) for names in entry.units]

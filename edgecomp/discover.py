@@ -36,6 +36,11 @@ def runtime(name: str) -> ModuleType:
     return module("runtime", runtimes_package, name)
 
 
+def runtime_of_file(path: str) -> str | None:
+    """The runtime whose files have the suffix of this one, and are models that one can start from."""
+    return next((name for name in runtime_names() if path.endswith(runtime(name).SUFFIX)), None)
+
+
 def model_files() -> dict[str, Path]:
     """The models of the zoo, by name."""
     return {path.stem: path for path in sorted(data_folder("models").glob("*.py"))}

@@ -1,7 +1,7 @@
 """Stage 5, export: writes the compressed and the original network for the runtime, and proves what was written.
 
-The proof re-opens the file, finds every layer's packed codes or int8 weights in it, and compares the runtime's outputs
-with those of the torch module. A mismatch is an error.
+The proof re-opens the file, finds every layer's packed codes or integer weights in it, and compares the runtime's
+outputs with those of the torch module. A mismatch is an error.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from . import discover, native, progress
 from .devices.host import Host
 from .errors import BuildError
+from .file_net import FileNet
 from .files import atomic_folder, cache_folder, sha256_file
 from .layers.codebook import Coded
 from .layers.quantized import Quantized
@@ -117,6 +118,14 @@ def flat_output(outputs: Any) -> Tensor:
     return (outputs[0] if isinstance(outputs, (tuple, list)) else outputs).flatten(1)
 
 
+def output_values(model: Model) -> int:
+    """How many numbers of a record's outputs are compared."""
+    if isinstance(model.net, FileNet):
+        return model.net.outputs
+    with torch.inference_mode():
+        return flat_output(model.net(*model.example_inputs)).numel()
+
+
 def _original(model: Model, runtime_name: str) -> Path:
     """The uncompressed export, made once per model, runtime and version."""
     runtime = discover.runtime(runtime_name)
@@ -134,7 +143,8 @@ def _shapes(model: Model) -> str:
 
 
 def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof:
-    stored = {hashlib.sha256(c.data).digest() for c in discover.runtime(runtime_name).constants(path)}
+    runtime = discover.runtime(runtime_name)
+    stored = {hashlib.sha256(c.data).digest() for c in runtime.constants(path)}
     coded, rounding, stock = 0, 0, 0
     for name, layer in net.named_modules():
         if isinstance(layer, Stock):
@@ -147,14 +157,12 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
             _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
         elif isinstance(layer, Quantized):
             rounding += 1
-            matrix = layer.matrix()  # kernels for one input channel per group want it transposed
-            _find(stored, [matrix, matrix.T], f"{path}: the int8 weights of {name}")
-    ours = sorted(name for name in discover.runtime(runtime_name).operators(path) if "edgecomp" in name)
-    if stock and ours:
+            _find(stored, runtime.stored(layer), f"{path}: the int{layer.bits} weights of {name}")
+    ours = sorted(name for name in runtime.operators(path) if "edgecomp" in name) if stock else []
+    if ours:
         raise BuildError(f"{path} should need no custom op, and needs {', '.join(ours)}")
-    inputs, reference = _proof_inputs(model)
-    with torch.inference_mode():
-        expected = torch.cat([flat_output(net(*record)) for record in zip(*(x.split(1) for x in inputs), strict=True)])
+    inputs, reference = proof_inputs(model)
+    expected = _expected(model, runtime_name, net, inputs)
     got = run_on_host(runtime_name, path, inputs, expected.shape[1])
     difference = (got - expected).norm() / expected.norm().clamp(min=1e-30)
     limit = _EXACT + math.hypot(_LOOKUP * math.sqrt(coded), _ROUNDING * math.sqrt(rounding))
@@ -170,6 +178,19 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
     )
 
 
+def _expected(model: Model, runtime_name: str, net: nn.Module, inputs: list[Tensor]) -> Tensor:
+    """What the net gives for every record, (N, values); that of a file with its weights in place of their codes."""
+    if isinstance(net, FileNet):
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary, "decoded")
+            discover.runtime(runtime_name).export(net.decoded(), model.example_inputs, path)
+            return run_on_host(runtime_name, path, inputs, net.outputs)
+    with torch.inference_mode():
+        return torch.cat([flat_output(net(*record)) for record in zip(*inputs, strict=True)]).reshape(
+            len(inputs[0]), -1
+        )
+
+
 def _find(stored: set[bytes], forms: list[Tensor], what: str) -> None:
     """Raises a BuildError if none of the forms of a tensor is stored."""
     forms_bytes = [form.contiguous().numpy().tobytes() for form in forms]
@@ -177,17 +198,19 @@ def _find(stored: set[bytes], forms: list[Tensor], what: str) -> None:
         raise BuildError(f"{what} ({len(forms_bytes[0])} bytes) are not in the exported file")
 
 
-def _proof_inputs(model: Model) -> tuple[list[Tensor], str]:
+def proof_inputs(model: Model) -> tuple[list[Tensor], str]:
+    """Records, each of the shapes of the example inputs, and what the outputs are compared with."""
     if model.data is not None:
         split = model.data.calibration
-        return [split.inputs[:_PROOF_SAMPLES]], f"torch module on {_PROOF_SAMPLES} samples of {split.name}"
+        return [split.inputs[:_PROOF_SAMPLES, None]], f"torch module on {_PROOF_SAMPLES} samples of {split.name}"
+    what = "the file with decoded weights" if isinstance(model.net, FileNet) else "torch module"
     generator = torch.Generator().manual_seed(0)
     inputs = []
     for example in model.example_inputs:
-        if example.shape[0] != 1 or not example.is_floating_point():
-            return [x for x in model.example_inputs], "torch module on the example inputs"
-        inputs.append(torch.randn((_PROOF_SAMPLES, *example.shape[1:]), generator=generator))
-    return inputs, f"torch module on {_PROOF_SAMPLES} random inputs"
+        if not example.is_floating_point():
+            return [x[None] for x in model.example_inputs], f"{what} on the example inputs"
+        inputs.append(torch.randn((_PROOF_SAMPLES, *example.shape), generator=generator))
+    return inputs, f"{what} on {_PROOF_SAMPLES} random inputs"
 
 
 def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, original: Path) -> tuple[LayerReport, ...]:

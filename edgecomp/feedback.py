@@ -75,6 +75,43 @@ def refine(matrix: Tensor, coded: Tensor, second_moment: Tensor, s: int, code: C
     return errors.neg_().add_(columns).T
 
 
+def code_rows(
+    matrix: Tensor,
+    second_moment: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    rounded: Callable[[Tensor, Tensor], Tensor],
+    passes: int,
+) -> tuple[Tensor, Tensor]:
+    """Codes W as α·Q with one factor α for every row, by feedback, and chooses α = (wHq)/(qHq) for the Q found.
+
+    Args:
+        matrix: W (m, n) fp32.
+        second_moment: H (n, n), as it is.
+        codes: Q (m, n) to begin with; what rows without a factor keep.
+        scale: α (m,) to begin with.
+        rounded: (weights (m, s), α) → their Q, (m, s).
+        passes: of refinement, each with the α of the one before.
+
+    Returns:
+        Q (m, n) and α (m,).
+    """
+    moment = damped(second_moment)
+    weighted = matrix @ moment
+
+    def code(_: int, target: Tensor, factor: Tensor) -> Tensor:
+        return scale[:, None] * rounded(target, scale)
+
+    coded = code_blocks(matrix, moment, 1, code)
+    for round in range(passes + 1):
+        if round:
+            coded = refine(matrix, scale[:, None] * codes, moment, 1, code)
+        codes = torch.where(scale[:, None] > 0, coded / scale[:, None].clamp(min=1e-30), codes).round()
+        power = ((codes @ moment) * codes).sum(1)
+        scale = ((weighted * codes).sum(1) / power.clamp(min=1e-30)).clamp(min=0)
+    return codes, scale
+
+
 def output_error(matrix: Tensor, coded: Tensor, second_moment: Tensor) -> float:
     """‖X(W−Ŵ)ᵀ‖ / ‖XWᵀ‖."""
     difference = matrix - coded

@@ -1,4 +1,4 @@
-"""Stage 1, load: a model file, factory, zoo name or .pt2 archive becomes a Model. No module is ever unpickled."""
+"""Stage 1, load: a model file, factory, zoo name, .pt2 or .tflite becomes a Model. No module is ever unpickled."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ def load(request: Request) -> Model:
     """
     reference = request.model or DEFAULT_MODEL
     with progress.stage("load", reference):
-        archive = reference.endswith(".pt2")
-        model = _from_archive(Path(reference)) if archive else _from_module(reference, request.quick)
+        model = _from_anywhere(reference, request.quick)
         _require_finite(model)
         program = graph.trace(model.net, model.example_inputs, model.name)
         net = graph.fold_norms(model.net, program)
@@ -46,6 +45,14 @@ def load(request: Request) -> Model:
             f"{model.name}: {model.parameters:,} parameters, {model.data.test.name if model.data else 'no data'}"
         )
         return Model(**{**vars(model), "net": net})
+
+
+def _from_anywhere(reference: str, quick: bool) -> Model:
+    if reference.endswith(".pt2"):
+        return _from_archive(Path(reference))
+    if reference.endswith(".tflite"):
+        return _from_tflite(Path(reference))
+    return _from_module(reference, quick)
 
 
 def train_model(reference: str, quick: bool) -> tuple[Model, Path]:
@@ -235,6 +242,17 @@ def _digest(net: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+# --- .tflite files ----------------------------------------------------------------------------------------
+
+
+def _from_tflite(path: Path) -> Model:
+    try:
+        from . import tflite_model
+    except ImportError as error:
+        raise BuildError(f"LiteRT cannot be imported: {error}", "pip install 'edgecomp[litert]'") from error
+    return tflite_model.load_file(path)
 
 
 # --- torch.export archives --------------------------------------------------------------------------------

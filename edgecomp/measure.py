@@ -19,7 +19,7 @@ from . import devices, discover, native, progress
 from .devices import Device
 from .devices.host import Host
 from .errors import BuildError
-from .export import HOST_TARGET, flat_output, read_outputs, run_on_host, write_records
+from .export import HOST_TARGET, flat_output, output_values, proof_inputs, read_outputs, run_on_host, write_records
 from .files import atomic_file, cache_folder, sha256_file
 from .records import Accuracy, Artifact, Data, EmulatorCheck, Measured, Measurement, Model, Plan, Request
 
@@ -48,7 +48,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
             if name != "host":
                 device = devices.make(name, target)
                 measurements += _on_emulator(model, plan, artifact, device)
-                check = _check(model, artifact, device, outputs)
+                check = _check(model, plan, artifact, device, outputs)
         notes = () if accuracy else ("no data: accuracy was not measured, inputs of the timing are the example inputs",)
         return Measured(tuple(measurements), accuracy, check, notes)
 
@@ -109,7 +109,7 @@ def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
 
 
 def _first_record(model: Model) -> list[Tensor]:
-    return [model.data.test.inputs[:1]] if model.data else list(model.example_inputs)
+    return [model.data.test.inputs[:1]] if model.data else [x[None] for x in model.example_inputs]
 
 
 def _on_host(model: Model, plan: Plan, artifact: Artifact) -> list[Measurement]:
@@ -178,25 +178,30 @@ def _on_emulator(model: Model, plan: Plan, artifact: Artifact, device: Device) -
     return found
 
 
-def _check(model: Model, artifact: Artifact, device: Device, host_outputs: Tensor | None) -> EmulatorCheck | None:
-    """The compressed file on the device against the same file on the host, over a subset of the test split."""
+def _check(model: Model, plan: Plan, artifact: Artifact, device: Device, host_outputs: Tensor | None) -> EmulatorCheck:
+    """The compressed file on the device against the same file on the host, over a subset of the test split; without
+    one over the inputs of the proof."""
     if host_outputs is None:
-        return None
-    expected = host_outputs[:_EMULATED_SAMPLES]
+        inputs, what = proof_inputs(model)[0], "random inputs"
+        expected = run_on_host(plan.runtime, artifact.path, inputs, output_values(model))
+    else:
+        inputs, what = [model.data.test.inputs[:_EMULATED_SAMPLES]], "test samples"
+        expected = host_outputs[:_EMULATED_SAMPLES]
     with tempfile.TemporaryDirectory() as temporary:
         records, result = Path(temporary, "inputs"), Path(temporary, "outputs")
-        write_records(records, [model.data.test.inputs[:_EMULATED_SAMPLES]])
+        write_records(records, inputs)
         device.run(artifact.bundle, artifact.path, records, result, threads=1)
         got = read_outputs(result, len(expected), expected.shape[1])
     difference = ((got - expected).norm() / expected.norm().clamp(min=1e-30)).item()
     if not difference <= _EMULATED_TOLERANCE:
         raise BuildError(
             f"{artifact.path}: outputs on {device.name} differ from the host's by {100 * difference:.2f} % "
-            f"(limit {100 * _EMULATED_TOLERANCE:.0f} %) over {len(expected)} test samples"
+            f"(limit {100 * _EMULATED_TOLERANCE:.0f} %) over {len(expected)} {what}"
         )
     return EmulatorCheck(
         evidence=device.evidence,
         samples=len(expected),
+        inputs=what,
         max_abs_difference=(got - expected).abs().max().item(),
         relative_difference=difference,
         agreement=answers_agree(got, expected),

@@ -12,12 +12,14 @@ from torch import nn
 
 from . import chain, devices, discover, graph, progress
 from .chain import Chain
-from .errors import unknown
+from .errors import UsageError, unknown
 from .files import write_text
 from .layers.matrix import KINDS, explicit_padding, kind_of
 from .records import Model, Plan, PlanEntry, Request
 from .units import format_bytes
 from .workspace import Workspace
+
+DEFAULT_RUNTIME = "executorch"
 
 
 def check(request: Request) -> None:
@@ -26,8 +28,7 @@ def check(request: Request) -> None:
     Raises:
         UsageError, DeviceError: see `discover` and `devices.chosen`.
     """
-    discover.runtime(request.runtime)
-    chain.parse(request.method, request.settings)
+    _runtime_and_chains(request)
     devices.chosen(discover.target(request.target), request.on)
 
 
@@ -38,7 +39,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         UsageError: an unknown method, setting or kind, or `--layers` that match nothing.
     """
     with progress.stage("plan", request.method):
-        chains = chain.parse(request.method, request.settings)
+        runtime, chains = _runtime_and_chains(request)
         groups = _tied_groups(model)
         _require_matches(request.layers, [name for names in groups for name in names])
         entries = _coupled(model, [_entry(model, names, chains, request) for names in groups], chains)
@@ -48,7 +49,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             model=model.source,
             model_sha256=model.sha256,
             target=request.target,
-            runtime=request.runtime,
+            runtime=runtime,
             method=request.method,
             seed=request.seed,
             budget_bytes=request.budget_bytes,
@@ -59,6 +60,30 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         )
         write_text(work.path("plan.json"), result.model_dump_json(indent=1) + "\n")
         return result
+
+
+def _runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
+    """The runtime and the methods; where the model is a runtime's file, they must be able to work on it."""
+    own = discover.runtime_of_file(request.model or "")
+    asked = request.runtime or own or DEFAULT_RUNTIME
+    discover.runtime(asked)
+    chains = chain.parse(request.method, request.settings, asked)
+    if own is None:
+        return asked, chains
+    if asked != own:
+        raise UsageError(f"{request.model} is a file of {own}; it cannot become one of {asked}", "Leave out --runtime.")
+    if request.stock:
+        raise UsageError(
+            f"--stock cannot build {request.model}: layers of a finished file are replaced by custom ops alone",
+            "Build from the torch model, or leave out --stock.",
+        )
+    for name in (candidate.name for candidate in chains if not candidate.codes):
+        fitting = [known for known in discover.method_names() if chain.parse(known)[0].codes]
+        raise UsageError(
+            f"{name} would put other layers into {request.model}; those of a finished file are coded in place, or stay",
+            f"Use one of {', '.join(fitting)}.",
+        )
+    return own, chains
 
 
 def parameter_bytes(module: nn.Module, recurse: bool = False) -> int:
@@ -142,7 +167,7 @@ def _coupled(model: Model, entries: list[PlanEntry], chains: list[Chain]) -> tup
 def _filtered(names: tuple[str, ...], layer: nn.Module, kind: str, candidate: Chain, request: Request) -> str:
     """Why the chain is not meant for a group of layers; empty if it is."""
     if kind not in KINDS:
-        return f"{type(layer).__name__} has no weight matrix to code"
+        return getattr(layer, "reason", f"{type(layer).__name__} has no weight matrix to code")
     if kind not in candidate.kinds:
         return f"{candidate.name} takes {' and '.join(candidate.kinds)} layers; --set kinds={kind},… adds this kind"
     if request.layers and not any(fnmatch.fnmatch(name, glob) for name in names for glob in request.layers):

@@ -36,7 +36,7 @@ class Request:
     model: str | None = None
     target: str = "android-arm64"
     method: str = "pq"
-    runtime: str = "executorch"
+    runtime: str | None = None  # that of the model where it is a runtime's file, else executorch
     budget_bytes: int | None = None
     max_drop: float | None = None
     on: str | None = None
@@ -237,10 +237,11 @@ class Accuracy(Record):
 
 
 class EmulatorCheck(Record):
-    """Outputs of the target's program against the host's, over a stated subset of the test split."""
+    """Outputs of the target's program against the host's, over a stated subset of the test split, or other inputs."""
 
     evidence: Evidence
     samples: int
+    inputs: str = "test samples"
     max_abs_difference: float
     relative_difference: float
     agreement: float

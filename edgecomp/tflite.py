@@ -5,6 +5,10 @@ The schema is that of the runtime (`ai_edge_litert.schema_py_generated`): a mode
 
 from __future__ import annotations
 
+import signal
+import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +16,109 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from .errors import BuildError
 from .files import atomic_file
 
 IDENTIFIER = b"TFL3"
 _ALIGNMENT = 64  # LiteRT refuses to hand a custom op a constant that lies anywhere else
 
 
+_REMEDY = "Fetch or convert it again; `Interpreter(path).allocate_tensors()` of ai_edge_litert must work on it."
+
+# Verifies and prepares what comes on its standard input, as far as this is possible without others' custom operators.
+_VERIFIER = """
+import sys
+from ai_edge_litert.interpreter import Interpreter
+try:
+    Interpreter(model_content=sys.stdin.buffer.read()).allocate_tensors()
+except Exception as error:
+    if "unresolved custom op" not in str(error):
+        sys.exit(" ".join(str(error).split()))
+"""
+
+
 def read(path: Path) -> Any:
-    """The `ModelT` of a file. Damaged files are not recognised here; see `verify`."""
-    data = path.read_bytes()
+    """The `ModelT` of a file that we wrote. Damaged files are not recognised here; see `verified`."""
+    return parse(path.read_bytes())
+
+
+def verified(data: bytes, source: str) -> Any:
+    """The `ModelT` of the bytes of anybody's file.
+
+    Native code sees them in a child process alone: it may die of them. What its verifier has passed can be parsed here,
+    with all indices checked.
+
+    Raises:
+        BuildError: the bytes are not those of a whole .tflite.
+    """
+    if data[4:8] != IDENTIFIER:
+        raise BuildError(f"{source} is not a .tflite file: bytes 4 to 8 are {data[4:8]!r}, not {IDENTIFIER!r}")
+    child = subprocess.run([sys.executable, "-c", _VERIFIER], input=data, capture_output=True)
+    if child.returncode:
+        lines = child.stderr.decode(errors="replace").strip().splitlines()
+        died = f"the verifier died of {signal.Signals(-child.returncode).name}" if child.returncode < 0 else ""
+        reason = died or (lines or ["no reason given"])[-1]
+        raise BuildError(f"{source} is damaged, or not for this version of LiteRT: {reason}", _REMEDY)
+    try:
+        model = parse(data)
+        problem = _dangling(model)
+    except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    if problem:
+        raise BuildError(f"{source} is damaged: {problem}", _REMEDY)
+    return model
+
+
+def parse(data: bytes) -> Any:
+    """The `ModelT` of the bytes of a file that is known to be whole."""
     model = schema.ModelT.InitFromPackedBuf(data, 0)
     for buffer in model.buffers:
         if buffer.offset > 1:  # behind the flatbuffer, as in files beyond its 2 GB
             buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
     return model
+
+
+def _dangling(model: Any) -> str:
+    """The first index that points at nothing; empty if none does."""
+    buffers, graphs = len(model.buffers), model.subgraphs
+    if not graphs:
+        return "it has no graph"
+    checks = [("buffer of metadata", [m.buffer for m in _list(model.metadata)], buffers)]
+    for graph in graphs:
+        tensors, operators = len(_list(graph.tensors)), _list(graph.operators)
+        checks += [
+            ("buffer of a tensor", [tensor.buffer for tensor in _list(graph.tensors)], buffers),
+            ("tensor of a graph", [*_list(graph.inputs), *_list(graph.outputs)], tensors),
+            ("operator code", [op.opcodeIndex for op in operators], len(_list(model.operatorCodes))),
+        ]
+        for op in operators:
+            given = [index for index in _list(op.inputs) if index != -1]  # which is one left out
+            checks.append(("tensor of an operator", [*given, *_list(op.outputs), *_list(op.intermediates)], tensors))
+    for signature in _list(model.signatureDefs):
+        checks.append(("graph of a signature", [signature.subgraphIndex], len(graphs)))
+        tensors = len(_list(graphs[min(signature.subgraphIndex, len(graphs) - 1)].tensors))
+        mapped = [entry.tensorIndex for entry in [*_list(signature.inputs), *_list(signature.outputs)]]
+        checks.append(("tensor of a signature", mapped, tensors))
+    for what, indices, count in checks:
+        for index in indices:
+            if not 0 <= index < count:
+                return f"{what} {index}, of {count}"
+    return ""
+
+
+def name_of(enumeration: type, value: int) -> str:
+    """The name of a value of one of the schema's enumerations."""
+    return next((name for name, number in vars(enumeration).items() if number == value), f"number {value}")
+
+
+def text(stored: bytes | str | None) -> str:
+    """A string of the tree."""
+    return stored.decode(errors="replace") if isinstance(stored, bytes) else stored or ""
+
+
+def _list(vector: Any) -> Any:
+    """An absent vector is an empty one."""
+    return () if vector is None else vector
 
 
 def write(model: Any, path: Path) -> None:

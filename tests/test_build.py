@@ -59,7 +59,7 @@ def test_the_default_build_meets_its_budget_on_the_emulator(edgecomp, tmp_path):
     assert read_report(out / "report.json").exit_code == 0
 
 
-COMBINED = {"scheme2:kmeans", "tucker+int8", "cp+pq"}  # run on the emulator too
+COMBINED = {"scheme2:kmeans", "tucker+int8", "cp+pq", "int4+int8"}  # run on the emulator too
 CODED = {*("kmeans", "pq", "rq", "binary", "int8"), *("svd:pq", "scheme2:int8", "cp:pq"), *COMBINED}
 
 
@@ -74,6 +74,19 @@ def test_every_method_builds_the_default_model(edgecomp, tmp_path, method):
     assert [entry["predicted_bytes"] for entry in plan["entries"]] == [line["bytes"] for line in r["layers"][:-1]]
     assert method not in COMBINED or r["check"]["relative_difference"] < 1e-2
     assert set(method.split("+")) == {line["method"] for line in r["layers"]} - {None}
+
+
+@pytest.mark.parametrize("method,bits", [("int2+int8", 2), ("int4", 4), ("pq+int8", 1), ("int8+kmeans", 8)])
+def test_integer_layers_run_on_litert(edgecomp, tmp_path, method, bits):
+    static = ("--set", "activations=static") if method.startswith("int8") else ()  # then the first layer too
+    done = edgecomp("build", "--runtime", "litert", "--method", method, *static, "--on", "qemu", "-o", "out")
+    assert done.returncode in (0, 1), done.stderr
+    r = report_of(tmp_path / "out")
+    assert r["proof"]["codes_stored"] and r["check"]["relative_difference"] < 1e-2
+    assert r["accuracy"]["drop_points"] < 1 and r["size"]["ratio"] > 0.85 * 32 / bits * (0.75 if bits < 4 else 1)
+    lines = {line["name"]: line for line in r["layers"]}
+    assert lines["dense1"]["method"] == method.split("+")[0]
+    assert all(line["method"] or line["reason"] for line in lines.values())
 
 
 def test_a_missed_budget_exits_1_and_keeps_everything(edgecomp, tiny_model, tmp_path):

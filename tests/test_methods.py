@@ -23,6 +23,8 @@ LADDERS = {
     "palettize": ["bits=1", "bits=2", "bits=4", "bits=8", "bits=8 channels=1 codebook_dtype=float32"],
     "binary": ["ternary=false", "ternary=true"],
     "int8": [""],
+    "int4": [""],
+    "int2": [""],
     "svd": ["rank=0.1", "rank=0.3", "rank=0.6", "rank=1000"],
     "svd:int8": ["rank=0.1", "rank=0.3", "rank=0.6"],
     "svd:pq": ["rank=0.1 s=4", "rank=0.3 s=2", "rank=0.6 s=1 k=256", "rank=1000 s=1 k=256 codebook_dtype=float32"],
@@ -42,14 +44,17 @@ EXTRA = {
     "palettize": ["channels=4"],
     "binary": ["fit=plain"],
     "int8": ["activations=static"],
+    "int4": ["activations=static", "fit=plain", "passes=3"],
+    "int2": ["activations=static", "fit=plain", "passes=3"],
     "svd": [],
     "svd:int8": ["activations=static"],
     "svd:pq": ["axis=y"],
     "svd:kmeans": [],
 }
-NEVER_EXACT = {"binary", "int8", "svd:int8"}  # signs are signs, and 8 bits are 8 bits: see test_quantized.py
+INTEGERS = {"int8", "int4", "int2"}
+NEVER_EXACT = {"binary", *INTEGERS, "svd:int8"}  # signs are signs, and 8 bits are 8 bits: see test_quantized.py
 ROUNDED_TO_NEAREST = {"int8"}  # calibration makes nothing better of its weights; it fixes scales of activations
-MULTIPLIED = {"int8"}
+MULTIPLIED = INTEGERS
 CONVOLUTIONAL = {"scheme1", "scheme2", "tucker", "cp", "tt", "coupled_tt"}  # see test_lowrank.py
 
 LAYERS = {
@@ -233,9 +238,9 @@ def test_same_seed_same_bytes(name):
 
 @pytest.mark.parametrize("name", methods())
 def test_layers_it_cannot_take_are_refused_with_a_reason(name):
-    assert bool(chain_of(name).refuse(nn.Conv2d(8, 8, 3, groups=2))) == (name != "int8")
+    assert bool(chain_of(name).refuse(nn.Conv2d(8, 8, 3, groups=2))) == (name not in INTEGERS)
+    assert bool(chain_of(name).refuse(nn.Conv2d(8, 8, 3, groups=8))) == (name not in INTEGERS)
     for layer in (
-        nn.Conv2d(8, 8, 3, groups=8),
         nn.Conv2d(4, 8, 3, padding_mode="circular"),
         nn.Conv2d(4, 8, 2, padding="same"),
         nn.Embedding(9, 4, max_norm=1.0),

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecomp.layers.packing import best_tile, bits_per_code, pack, packed_bytes, unpack
+from edgecomp.layers.packing import best_tile, bits_per_code, pack, pack_signed, packed_bytes, unpack, unpack_signed
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 70))
 
@@ -16,6 +16,18 @@ def test_unpack_inverts_pack(shape, bits, tile, seed):
     assert packed.dtype == torch.uint8
     assert len(packed) == packed_bytes(*shape, bits, tile)
     assert torch.equal(unpack(packed, *shape, bits, tile), codes.to(torch.uint8))
+
+
+@given(st.integers(0, 70), st.sampled_from([1, 2, 4, 8]), st.integers(0, 1000))
+def test_signed_values_lie_side_by_side(count, bits, seed):
+    values = torch.randint(
+        -(2 ** (bits - 1)), 2 ** (bits - 1), (count,), generator=torch.Generator().manual_seed(seed)
+    ).to(torch.int8)
+    packed = pack_signed(values, bits)
+    assert packed.dtype == torch.uint8 and len(packed) == -(-count * bits // 8)
+    assert torch.equal(unpack_signed(packed, bits, count), values)
+    number = int.from_bytes(bytes(packed.tolist()), "little")  # the first value in the lowest bits
+    assert [number >> bits * i & 2**bits - 1 for i in range(count)] == [v % 2**bits for v in values.tolist()]
 
 
 @given(SHAPES, st.integers(1, 8), st.sampled_from([8, 16, 32]), st.integers(0, 1000))

@@ -203,3 +203,9 @@ def test_the_command_says_what_it_costs(edgecomp, runtime, tiny_model, tmp_path)
     assert plain.returncode == 0 and "stock costs" not in plain.stdout
     assert plain.stderr.count("cached") == 1  # compress, but not export
     assert not list((tmp_path / "out").glob("custom-op.*"))
+
+
+def test_a_finished_file_is_refused(edgecomp, tmp_path):
+    (tmp_path / "m.tflite").write_bytes(b"")
+    done = edgecomp("build", "m.tflite", "--stock", "-o", "out")
+    assert done.returncode == 2 and "torch model" in done.stderr.replace("\n", " ")

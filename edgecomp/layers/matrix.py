@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .codebook import CodebookConv2d, CodebookEmbedding, CodebookLinear, Coded, CodeFormat
-from .quantized import Quantized, QuantizedConv2d, QuantizedLinear
+from .quantized import Arithmetic, Quantized, QuantizedConv2d, QuantizedLinear
 
 KINDS = ("dense", "conv", "embedding")
 
@@ -76,6 +76,11 @@ def unpaddable(layer: nn.Module) -> str:
     return ""
 
 
+def one_channel_per_group(layer: nn.Module) -> bool:
+    """A depthwise convolution, or one of a single channel: kernels treat both alike."""
+    return kind_of(layer) == "conv" and layer.in_channels == layer.groups
+
+
 def has_bias(layer: nn.Module) -> bool:
     return getattr(layer, "bias", None) is not None
 
@@ -106,9 +111,9 @@ def coded_layer(
     return coded
 
 
-def quantized_layer(layer: nn.Module, codes: Tensor, scale: Tensor, static: bool) -> Quantized:
-    """The int8 layer that takes the place of `layer`; shapes as in `Quantized.store`."""
-    common = {"shape": list(layer.weight.shape), "bias": has_bias(layer), "static": static}
+def quantized_layer(layer: nn.Module, codes: Tensor, scale: Tensor, arithmetic: Arithmetic) -> Quantized:
+    """The layer of few bits that takes the place of `layer`; shapes as in `Quantized.store`."""
+    common = {"shape": list(layer.weight.shape), "bias": has_bias(layer), **arithmetic._asdict()}
     if kind_of(layer) == "dense":
         quantized: Quantized = QuantizedLinear(**common)
     else:

@@ -61,6 +61,30 @@ def unpack(packed: torch.Tensor, stages: int, blocks: int, lanes: int, bits: int
     return codes.permute(2, 1, 0, 3).reshape(stages, blocks, -1)[:, :, :lanes]
 
 
+def pack_signed(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Packs signed integers side by side, the first in the lowest bits: as `.tflite` files hold INT4 and INT2.
+
+    Args:
+        values: integers from −2**(bits−1) to 2**(bits−1) − 1; their order is that of the flat tensor.
+        bits: 1, 2, 4 or 8.
+
+    Returns:
+        (⌈numel·bits/8⌉,) uint8, two's complement; zeros fill the last byte.
+    """
+    fields = values.reshape(-1).to(torch.int8).view(torch.uint8) & (2**bits - 1)
+    fields = torch.nn.functional.pad(fields, (0, -len(fields) % (8 // bits))).unflatten(0, (-1, 8 // bits))
+    packed = torch.zeros(len(fields), dtype=torch.uint8)
+    for place in range(8 // bits):
+        packed |= fields[:, place] << bits * place
+    return packed
+
+
+def unpack_signed(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
+    """The inverse of `pack_signed`: (count,) int8."""
+    raised = torch.stack([packed << 8 - bits * (place + 1) for place in range(8 // bits)], 1)  # sign in the highest bit
+    return (raised.view(torch.int8) >> 8 - bits).flatten()[:count]
+
+
 def _padded(lanes: int, tile: int) -> int:
     return -(-lanes // tile) * tile
 

@@ -1,4 +1,5 @@
-"""Layers of int8 weights, one scale per output channel, that round what comes in to int8 too: products of integers.
+"""Layers of 8-, 4- or 2-bit weights, one scale per output channel, that round what comes in to int8: products of
+integers.
 
 In an exported net they are the quantize and dequantize operators that runtimes recognise and turn into int8 kernels.
 Outside of an export they do the same arithmetic, with one scale where the kernels have one: per row of inputs of a
@@ -8,25 +9,39 @@ et al. 2018, §2.1).
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.ao.quantization.fx._decomposed  # defines torch.ops.quantized_decomposed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .packing import pack_signed, unpack_signed
+
 _LEVELS = (-128, 127, torch.int8)
-_WEIGHT_LEVELS = (-127, 127, torch.int8)  # symmetric: zero is zero
+# Zero is zero in all. 8 bits do not miss −128, and some kernels want it left out; 2 bits would lose a quarter.
+LEVELS_OF_WEIGHTS = {8: (-127, 127), 4: (-8, 7), 2: (-2, 1)}
 _LEAST_SCALE = torch.finfo(torch.float32).eps
 
 Range = tuple[float, float]
+
+
+class Arithmetic(NamedTuple):
+    """How a layer will be multiplied, before it is one of these: what a runtime is asked whether it can."""
+
+    bits: int
+    static: bool
 
 
 class Quantized(nn.Module):
     """What the two layers share.
 
     Attributes:
-        codes: the weights in units of their row's scale, int8 of torch's shape, −127…127.
+        bits: of a weight.
+        codes: the weights in units of their row's scale, see LEVELS_OF_WEIGHTS. 8 bits: int8 of torch's shape. Less:
+            those of `matrix` packed side by side, see `pack_signed`.
         scale: (rows,) fp32.
         bias: (rows,) fp32, or None.
         static: scales of inputs and outputs are fixed; else inputs have theirs chosen at run time, and outputs are
@@ -35,10 +50,13 @@ class Quantized(nn.Module):
             layer rounds nothing but its weights.
     """
 
-    def __init__(self, shape: list[int], bias: bool, static: bool, ranges: list[Range] | None = None) -> None:
+    def __init__(
+        self, shape: list[int], bias: bool, static: bool, ranges: list[Range] | None = None, bits: int = 8
+    ) -> None:
         super().__init__()
-        rows = shape[0]
-        self.register_buffer("codes", torch.zeros(shape, dtype=torch.int8))
+        self.shape, self.bits, rows = torch.Size(shape), bits, shape[0]
+        codes = torch.zeros(shape, dtype=torch.int8)
+        self.register_buffer("codes", codes if bits == 8 else pack_signed(codes, bits))
         self.register_buffer("scale", torch.ones(rows))
         self.bias = nn.Parameter(torch.zeros(rows)) if bias else None
         self.static, self.ranges = static, ranges
@@ -51,9 +69,7 @@ class Quantized(nn.Module):
             codes: (rows, columns) integers, in the order of `decode`.
             scale: (rows,). bias: (rows,) or None.
         """
-        if self.codes.dim() == 4:
-            codes = codes.unflatten(1, (*self.codes.shape[2:], -1)).permute(0, 3, 1, 2)
-        self.codes.copy_(codes)
+        self.codes.copy_(self._shaped(codes) if self.bits == 8 else pack_signed(codes, self.bits))
         self.scale.copy_(scale)
         if bias is not None:
             with torch.no_grad():
@@ -61,7 +77,16 @@ class Quantized(nn.Module):
 
     def matrix(self) -> Tensor:
         """The codes as a matrix, (rows, columns) int8: columns of a convolution run over (height, width, channel)."""
-        return self.codes.permute(0, 2, 3, 1).flatten(1) if self.codes.dim() == 4 else self.codes
+        if self.bits < 8:
+            return unpack_signed(self.codes, self.bits, self.shape.numel()).reshape(self.shape[0], -1)
+        return self.codes.permute(0, 2, 3, 1).flatten(1) if len(self.shape) == 4 else self.codes
+
+    def levels(self) -> Tensor:
+        """The same in torch's shape."""
+        return self.codes if self.bits == 8 else self._shaped(self.matrix())
+
+    def _shaped(self, matrix: Tensor) -> Tensor:
+        return matrix.unflatten(1, (*self.shape[2:], -1)).permute(0, 3, 1, 2) if len(self.shape) == 4 else matrix
 
     def decode(self) -> Tensor:
         """The matrix that the codes mean, (rows, columns) fp32."""
@@ -72,18 +97,26 @@ class Quantized(nn.Module):
         """The same in torch's shape."""
         if torch.compiler.is_exporting():
             per_channel = torch.ops.quantized_decomposed.dequantize_per_channel
-            return per_channel(self.codes, self.scale, self.zeros, 0, *_WEIGHT_LEVELS)
-        return self.codes * self.scale.reshape(-1, *(1,) * (self.codes.dim() - 1))
+            return per_channel(self.codes, self.scale, self.zeros, 0, *LEVELS_OF_WEIGHTS[self.bits], torch.int8)
+        return self.levels() * self.scale.reshape(-1, *(1,) * (len(self.shape) - 1))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.static:
-            return self.product(_rounded(x, *_chosen_grid(x, self.dims)))
+            return self.product(_rounded(x, *_chosen_grid(x, self.dims)), self.bias)
         if self.ranges is None:
-            return self.product(x)
-        inputs, outputs = (_grid(*range) for range in self.ranges)
-        return _rounded(self.product(_rounded(x, *inputs)), *outputs)
+            return self.product(x, self.bias)
+        inputs, outputs = (grid(*range) for range in self.ranges)
+        return _rounded(self.product(_rounded(x, *inputs), self._rounded_bias(inputs[0])), *outputs)
 
-    def product(self, x: Tensor) -> Tensor:
+    def _rounded_bias(self, scale: float) -> Tensor | None:
+        """The bias of a static layer: an integer in units of its inputs' and its row's scale, which is coarse if the
+        weights have few bits. In an export the runtime rounds it."""
+        if self.bias is None or torch.compiler.is_exporting():
+            return self.bias
+        unit = scale * self.scale
+        return self.bias + ((self.bias / unit).round() * unit - self.bias).detach()
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x times the weights, plus the bias."""
         raise NotImplementedError
 
@@ -95,7 +128,8 @@ class Quantized(nn.Module):
     def structure(self) -> dict[str, Any]:
         """Arguments that build an empty layer of this shape, for the checkpoint."""
         return {
-            "shape": list(self.codes.shape),
+            "shape": list(self.shape),
+            "bits": self.bits,
             "bias": self.bias is not None,
             "static": self.static,
             "ranges": self.ranges,
@@ -106,7 +140,7 @@ class Quantized(nn.Module):
         return cls(**{name: value for name, value in structure.items() if name != "class"})
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.codes.shape)}, {'static' if self.static else 'dynamic'}"
+        return f"{tuple(self.shape)}, {self.bits} bits, {'static' if self.static else 'dynamic'}"
 
 
 class QuantizedLinear(Quantized):
@@ -114,8 +148,8 @@ class QuantizedLinear(Quantized):
 
     dims = (-1,)
 
-    def product(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, self.weight, bias)
 
 
 class QuantizedConv2d(Quantized):
@@ -131,12 +165,14 @@ class QuantizedConv2d(Quantized):
 
     @property
     def dims(self) -> tuple[int, ...]:
+        if self.bits < 8:
+            return -3, -2, -1  # XNNPACK has no such kernel, LiteRT's own see images
         plain = {"stride": [1, 1], "padding": [0, 0], "dilation": self.geometry["dilation"], "groups": 1}
-        pointwise = tuple(self.codes.shape[2:]) == (1, 1) and self.geometry == plain
+        pointwise = tuple(self.shape[2:]) == (1, 1) and self.geometry == plain
         return (-3,) if pointwise else (-3, -2, -1)
 
-    def product(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, **self.geometry)
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, self.weight, bias, **self.geometry)
 
     def structure(self) -> dict[str, Any]:
         return {**super().structure(), "geometry": self.geometry}
@@ -147,7 +183,20 @@ def static_parts(module: nn.Module) -> list[Quantized]:
     return [part for part in module.modules() if isinstance(part, Quantized) and part.static]
 
 
-def _grid(low: float, high: float) -> tuple[float, int]:
+@contextlib.contextmanager
+def exportable(net: nn.Module) -> Iterator[None]:
+    """Within it the codes of `net` are all int8 of torch's shape, for `torch.export` to find."""
+    packed = {part: part.codes for part in net.modules() if isinstance(part, Quantized)}
+    try:
+        for part in packed:
+            part.codes = part.levels().contiguous()
+        yield
+    finally:
+        for part, codes in packed.items():
+            part.codes = codes
+
+
+def grid(low: float, high: float) -> tuple[float, int]:
     """Scale and zero point of the 256 levels that span a range; zero is one of them."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / 255, _LEAST_SCALE)

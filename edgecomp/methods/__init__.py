@@ -2,6 +2,7 @@
 
 - a docstring whose first line says what it does,
 - `KINDS`: the kinds of layers it takes by default,
+- `CODES = True` if what it makes are codebook layers, which can take the place of a layer in a finished file,
 - `Config`: a frozen record of its settings, with defaults that work,
 - `predict(layer, config) -> Cost`: what the compressed layer stores and computes; exact for bytes,
 - `compress(layer, config, inputs, seed) -> nn.Module`: the layer that takes its place; `inputs` may be None,
@@ -12,6 +13,9 @@ A factorization also has `structure(layer, config)`, its parts without weights, 
 
 A method whose layers can share parts says `COUPLES = True` and has for layers of equal shape `settle_together`,
 `refuse_together`, `predict_together`, `compress_together`, and `fit_outputs` for each of them: see `coupled_tt`.
+
+A method that rounds weights and inputs to integers says with `arithmetic(config)` how many bits, see `rounding`;
+whether there is a kernel for that, the runtime is asked.
 
 The file is the registration: `edgecomp.discover` finds it.
 """

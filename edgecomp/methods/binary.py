@@ -12,12 +12,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..calibration import Inputs
-from ..feedback import code_blocks, damped, refine
+from ..feedback import code_rows
 from ..layers import CodeFormat
 from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
 from ..records import Cost, Record
 
 KINDS = ("dense", "embedding")
+CODES = True
 _ROUNDS = 5  # of threshold and scale, for ternary weights without inputs
 
 
@@ -64,21 +65,12 @@ def _plain(matrix: Tensor, ternary: bool) -> tuple[Tensor, Tensor]:
 
 
 def _calibrated(matrix: Tensor, second_moment: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    moment = damped(second_moment)
-    weighted = matrix @ moment
     signs, scale = _plain(matrix, config.ternary)
 
-    def code(_: int, target: Tensor, factor: Tensor) -> Tensor:
-        return scale[:, None] * _signs(target, scale, config.ternary)
+    def rounded(target: Tensor, scale: Tensor) -> Tensor:
+        return _signs(target, scale, config.ternary)
 
-    coded = code_blocks(matrix, moment, 1, code)
-    for round in range(config.passes + 1):
-        if round:
-            coded = refine(matrix, scale[:, None] * signs, moment, 1, code)
-        signs = torch.where(scale[:, None] > 0, coded / scale[:, None].clamp(min=1e-30), signs).round()
-        power = ((signs @ moment) * signs).sum(1)
-        scale = ((weighted * signs).sum(1) / power.clamp(min=1e-30)).clamp(min=0)
-    return signs, scale
+    return code_rows(matrix, second_moment, signs, scale, rounded, config.passes)
 
 
 def _signs(matrix: Tensor, scale: Tensor, ternary: bool) -> Tensor:

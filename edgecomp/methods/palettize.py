@@ -12,9 +12,9 @@ from ..calibration import Inputs
 from ..coding import Fitting
 from ..records import Cost
 from . import kmeans
-from .kmeans import KINDS
+from .kmeans import CODES, KINDS
 
-__all__ = ["KINDS", "Config", "compress", "predict", "refuse"]
+__all__ = ["CODES", "KINDS", "Config", "compress", "predict", "refuse"]
 
 
 class Config(Fitting):

@@ -17,6 +17,7 @@ from ..layers.matrix import has_bias, unsupported, weight_matrix
 from ..records import Cost
 
 KINDS = ("dense", "embedding")
+CODES = True
 
 
 class Config(Fitting):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..errors import BuildError
 from ..files import atomic_file
-from ..layers.quantized import Quantized
+from ..layers.matrix import kind_of, one_channel_per_group
+from ..layers.quantized import Arithmetic, Quantized, exportable
 from . import Constant
 
 SUFFIX = ".pte"
@@ -40,7 +41,8 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         except ImportError as error:
             raise BuildError(f"ExecuTorch cannot be imported: {error}", "pip install 'edgecomp[executorch]'") from error
         try:
-            program = torch.export.export(net.eval(), example_inputs)
+            with exportable(net):
+                program = torch.export.export(net.eval(), example_inputs)
             # What is rounded at run time must come from outside of the graph: a maximum before it within fails there.
             rounds = any(isinstance(module, Quantized) and not module.static for module in net.modules())
             precision = ConfigPrecisionType.DYNAMIC_QUANT
@@ -55,6 +57,29 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
             raise BuildError(f"ExecuTorch cannot export the model: {type(error).__name__}: {error}") from error
     with atomic_file(path) as partial, open(partial, "wb") as file:
         written.write_to_file(file)
+
+
+def refuse(layer: nn.Module, arithmetic: Arithmetic) -> str:
+    """Found by trying, 1.5.1: convolutions of 4-bit weights do not load, and static products over an odd number of them
+    come out wrong."""
+    if not arithmetic.static and one_channel_per_group(layer):
+        return "one input channel per group: ExecuTorch has a kernel for --set activations=static alone"
+    if arithmetic.bits < 4:
+        return f"ExecuTorch has no kernel for {arithmetic.bits}-bit weights; pq and binary store as few"
+    if arithmetic.bits == 4 and kind_of(layer) != "dense":
+        return "ExecuTorch multiplies 4-bit weights in dense layers alone; +int8 gives the others 8 bits"
+    if arithmetic.bits == 4 and arithmetic.static and layer.weight.shape[1] % 2:
+        return "ExecuTorch needs an even number of inputs here; --set activations=dynamic"
+    return ""
+
+
+def stored(layer: Quantized) -> list[Tensor]:
+    """XNNPACK wants 4 bits as value + 8, the even columns in low nibbles, and every row in whole bytes."""
+    matrix = layer.matrix()
+    if layer.bits == 8:
+        return [matrix, matrix.T]  # kernels for one input channel per group want it transposed
+    even = nn.functional.pad(matrix, (0, matrix.shape[1] % 2)).to(torch.uint8) + 8
+    return [even[:, ::2] | even[:, 1::2] << 4]
 
 
 def constants(path: Path) -> list[Constant]:

@@ -15,6 +15,7 @@ import importlib.metadata
 import io
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BuildError
+from ..file_net import FileNet
 from ..layers.codebook import Coded
+from ..layers.matrix import kind_of, one_channel_per_group
+from ..layers.packing import pack_signed
+from ..layers.quantized import Arithmetic, Quantized
 from ..layers.stock import Stock
 from . import Constant
 
@@ -38,28 +43,57 @@ def version() -> str:
 
 
 def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> None:
-    """Writes `net` as a .tflite: builtin ops, and custom ops for codebook layers.
+    """Writes `net` as a .tflite: builtin ops, and custom ops for codebook layers. One of a file is written into that.
 
     Raises:
         BuildError: LiteRT is not installed, or cannot express the net.
     """
+    if isinstance(net, FileNet):
+        from .. import tflite_rewrite
+
+        return tflite_rewrite.write(net, path)
     with _quiet():
         try:
             import litert_torch
 
             from .. import tflite
+            from . import _litert_quantize
 
             _teach_converter()
         except ImportError as error:
             raise BuildError(f"LiteRT cannot be imported: {error}", "pip install 'edgecomp[litert]'") from error
         try:
-            converted = litert_torch.convert(_convertible(net), example_inputs)
-            converted.export(str(path))
+            convertible = _convertible(net)
+            integers = _litert_quantize.plain_layers(convertible)
+            with tempfile.TemporaryDirectory() as temporary:
+                converted = Path(temporary, "converted")
+                litert_torch.convert(convertible, example_inputs).export(str(converted))
+                model = tflite.read(converted)
         except Exception as error:
             raise BuildError(f"LiteRT cannot export the model: {type(error).__name__}: {error}") from error
-    model = tflite.read(path)
+    _litert_quantize.store_integers(model, integers)
     tflite.make_builtin(model, _WIDEN, tflite.schema.BuiltinOperator.CAST)
     tflite.write(model, path)
+
+
+def refuse(layer: nn.Module, arithmetic: Arithmetic) -> str:
+    """Found by trying, 2.3.0: 2-bit convolutions give no numbers, and what XNNPACK leaves to LiteRT's own kernels is
+    slow, and with fixed scales rounded twice."""
+    bits, static, dense = *arithmetic, kind_of(layer) == "dense"
+    if one_channel_per_group(layer) and (bits < 8 or not static):
+        return "one input channel per group: LiteRT has a kernel for int8 weights and --set activations=static alone"
+    if bits < 4 and not dense:
+        return f"LiteRT multiplies {bits}-bit weights in dense layers alone; +int4 gives the others 4 bits"
+    if bits < 8 and static and (not dense or layer.weight.shape[1] % 2):
+        return f"LiteRT has no kernel for {bits}-bit weights and fixed scales here; --set activations=dynamic"
+    return ""
+
+
+def stored(layer: Quantized) -> list[Tensor]:
+    """As in the checkpoint, whatever the bits."""
+    from . import _litert_quantize
+
+    return [pack_signed(form, layer.bits) for form in _litert_quantize.forms(layer.matrix())]
 
 
 def constants(path: Path) -> list[Constant]:

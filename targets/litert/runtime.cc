@@ -75,6 +75,12 @@ class LiteRt : public Runtime {
     return status ? status : edgecomp_add_litert_ops(*options);
   }
 
+  // One sample where the file leaves the batch open, as the interpreter runs it unless asked to resize.
+  static void fix_shape(LiteRtLayout *layout) {
+    for (unsigned i = 0; i < layout->rank; ++i)
+      if (layout->dimensions[i] < 0) layout->dimensions[i] = 1;
+  }
+
   static LiteRtStatus lock(Buffer &buffer) { return LiteRtLockTensorBuffer(buffer.handle, &buffer.data, buffer.mode); }
 
   std::string make_buffers() {
@@ -92,6 +98,7 @@ class LiteRt : public Runtime {
       LiteRtStatus status = input ? LiteRtGetSignatureInputTensorByIndex(signature, index, &tensor)
                                   : LiteRtGetSignatureOutputTensorByIndex(signature, index, &tensor);
       if (!status) status = LiteRtGetRankedTensorType(tensor, &type);
+      if (!status) fix_shape(&type.layout);
       if (!status)
         status = input ? LiteRtGetCompiledModelInputBufferRequirements(compiled_, 0, index, &needs)
                        : LiteRtGetCompiledModelOutputBufferRequirements(compiled_, 0, index, &needs);
