@@ -24,6 +24,10 @@ Layers = Annotated[list[str] | None, typer.Option("--layers", metavar="GLOB", he
 Budget = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the file, like 10MB. Default: 1/20.")]
 Quick = Annotated[bool, typer.Option("--quick", help="If the model must be trained: one epoch over 10,000 samples.")]
 
+Stock = Annotated[
+    bool, typer.Option("--stock", help="A file without custom ops, for apps that cannot add one: slower, more memory.")
+]
+
 
 def main() -> None:
     """Entry point: turns errors into a message on stderr and the exit code of DESIGN.md."""
@@ -70,6 +74,7 @@ def build(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
     quick: Quick = False,
+    stock: Stock = False,
 ) -> None:
     """Compress, export, measure, report. Exits 0 if every stated limit is met, 1 if not."""
     from rich.console import Console
@@ -96,6 +101,7 @@ def build(
         seed=seed,
         recover_epochs=recover,
         quick=quick,
+        stock=stock,
     )
     check(request)  # a typo must not cost an hour of training
     if dry_run:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .file_net import FileNet
 from .files import atomic_folder, cache_folder, sha256_file
 from .layers.codebook import Coded
 from .layers.quantized import Quantized
+from .layers.stock import Stock, without_custom_ops
 from .plan import parameter_bytes
 from .records import Artifact, Compressed, LayerReport, Model, Plan, Proof
 from .workspace import Workspace, stage_key
@@ -38,21 +40,33 @@ _ROUNDING = 0.01  # what one int8 layer may: where sums differ in the last bit, 
 def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) -> Artifact:
     """Writes `model.<suffix>`, its bundle, and (once per user) the original's export.
 
+    With `plan.stock` the model needs no custom op, and `custom-op.<suffix>` is the same net with them, to compare with.
+
     Raises:
         BuildError: the runtime cannot express the net, or the proof fails.
     """
     runtime = discover.runtime(plan.runtime)
     path = work.path(f"model{runtime.SUFFIX}")
-    key = stage_key("export", sha256_file(compressed.checkpoint), plan.runtime, runtime.version(), _shapes(model))
+    custom_op_path = work.path(f"custom-op{runtime.SUFFIX}")
+    custom_op_path.unlink(missing_ok=True) if not plan.stock else None
+    nets = {path: compressed.net}
+    if plan.stock:
+        nets = {path: without_custom_ops(compressed.net, model.example_inputs)}
+        if any(isinstance(layer, Stock) for layer in nets[path].modules()):
+            nets[custom_op_path] = compressed.net
+    digest = sha256_file(compressed.checkpoint)
+    key = stage_key("export", digest, plan.runtime, runtime.version(), _shapes(model), plan.stock)
     with progress.stage("export", plan.runtime):
         original = _original(model, plan.runtime)
         done = work.recall("export", key)
         if done is not None:
             progress.note("cached")
         else:
-            runtime.export(compressed.net, model.example_inputs, path)
-            done = {"proof": _prove(model, plan.runtime, compressed.net, path).model_dump()}
-            work.record("export", key, [path], done)
+            for file, net in nets.items():
+                runtime.export(net, model.example_inputs, file)
+            proofs = [_prove(model, plan.runtime, net, file).model_dump() for file, net in nets.items()]
+            done = {"proof": proofs[0]}
+            work.record("export", key, list(nets), done)
         bundle = work.path("bundle")
         with atomic_folder(bundle) as partial:
             native.make_bundle(discover.target(plan.target), plan.runtime, partial)
@@ -61,9 +75,10 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
             path=path,
             original_path=original,
             bundle=bundle,
-            layers=_ledger(plan, model, compressed, path, original),
+            layers=_ledger(plan, model, replace(compressed, net=nets[path]), path, original),
             proof=Proof(**done["proof"]),
             runtime_version=runtime.version(),
+            custom_op_path=custom_op_path if custom_op_path in nets else None,
         )
 
 
@@ -130,15 +145,22 @@ def _shapes(model: Model) -> str:
 def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof:
     runtime = discover.runtime(runtime_name)
     stored = {hashlib.sha256(c.data).digest() for c in runtime.constants(path)}
-    coded, rounding = 0, 0
+    coded, rounding, stock = 0, 0, 0
     for name, layer in net.named_modules():
-        if isinstance(layer, Coded):
+        if isinstance(layer, Stock):
+            stock += 1
+            _find(stored, [layer.codes], f"{path}: the codes of {name}")
+            _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
+        elif isinstance(layer, Coded):
             coded += 1
             _find(stored, [layer.codes], f"{path}: the codes of {name}")
             _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
         elif isinstance(layer, Quantized):
             rounding += 1
             _find(stored, runtime.stored(layer), f"{path}: the int{layer.bits} weights of {name}")
+    ours = sorted(name for name in runtime.operators(path) if "edgecomp" in name) if stock else []
+    if ours:
+        raise BuildError(f"{path} should need no custom op, and needs {', '.join(ours)}")
     inputs, reference = proof_inputs(model)
     expected = _expected(model, runtime_name, net, inputs)
     got = run_on_host(runtime_name, path, inputs, expected.shape[1])
@@ -149,7 +171,7 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
             f"{path}: outputs differ from the torch module's by {100 * difference:.2f} % (limit {100 * limit:.2f} %)"
         )
     return Proof(
-        codes_stored=coded + rounding > 0,
+        codes_stored=coded + rounding + stock > 0,
         max_abs_difference=(got - expected).abs().max().item(),
         relative_difference=difference.item(),
         reference=reference,
@@ -211,7 +233,7 @@ def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origin
                 bits_per_weight=8 * size / max(1, weights),
                 relative_error=_mean([compressed.weight_errors[n] for n in names if n in compressed.weight_errors]),
                 output_error=_mean([compressed.output_errors[n] for n in names if n in compressed.output_errors]),
-                reason=entry.reason,
+                reason="; ".join(dict.fromkeys(filter(None, [entry.reason, *_remarks(made)]))),
             )
         )
     container = path.stat().st_size - sum(line.bytes for line in lines)
@@ -231,6 +253,11 @@ def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origin
         )
     )
     return tuple(lines)
+
+
+def _remarks(made: nn.Module) -> list[str]:
+    """What became of codebook layers in a file without custom ops."""
+    return [layer.remark for layer in made.modules() if isinstance(layer, Stock)]
 
 
 def _mean(errors: list[float]) -> float | None:

@@ -113,10 +113,10 @@ def _first_record(model: Model) -> list[Tensor]:
 
 
 def _on_host(model: Model, plan: Plan, artifact: Artifact) -> list[Measurement]:
-    """Times in rounds, original and compressed in turns, one thread; memory in processes of their own."""
+    """Times in rounds, all files in turns, one thread; memory in processes of their own."""
     host = Host()
     bundle = native.host_bundle(discover.target(HOST_TARGET), plan.runtime)
-    paths = {"original": artifact.original_path, "compressed": artifact.path}
+    paths = artifact.files
     samples: dict[str, list[float]] = {name: [] for name in paths}
     loads: dict[str, list[float]] = {name: [] for name in paths}
     memory: dict[str, int] = {}
@@ -155,10 +155,13 @@ def _on_host(model: Model, plan: Plan, artifact: Artifact) -> list[Measurement]:
 def _on_emulator(model: Model, plan: Plan, artifact: Artifact, device: Device) -> list[Measurement]:
     """Instructions of one warm inference, and peak memory. No times."""
     found = []
-    with tempfile.TemporaryDirectory() as temporary, progress.bar(f"running on {device.name}", 2) as advance:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        progress.bar(f"running on {device.name}", len(artifact.files)) as advance,
+    ):
         records = Path(temporary, "inputs")
         write_records(records, _first_record(model))
-        for name, path in (("original", artifact.original_path), ("compressed", artifact.path)):
+        for name, path in artifact.files.items():
             run = device.run(artifact.bundle, path, records, threads=1, warmup=1, repeat=3)
             found.append(
                 Measurement(

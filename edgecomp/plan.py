@@ -55,6 +55,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             budget_bytes=request.budget_bytes,
             max_drop_points=request.max_drop,
             recover_epochs=request.recover_epochs,
+            stock=request.stock,
             entries=entries,
         )
         write_text(work.path("plan.json"), result.model_dump_json(indent=1) + "\n")
@@ -71,6 +72,11 @@ def _runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
         return asked, chains
     if asked != own:
         raise UsageError(f"{request.model} is a file of {own}; it cannot become one of {asked}", "Leave out --runtime.")
+    if request.stock:
+        raise UsageError(
+            f"--stock cannot build {request.model}: layers of a finished file are replaced by custom ops alone",
+            "Build from the torch model, or leave out --stock.",
+        )
     for name in (candidate.name for candidate in chains if not candidate.codes):
         fitting = [known for known in discover.method_names() if chain.parse(known)[0].codes]
         raise UsageError(

@@ -46,6 +46,7 @@ class Request:
     seed: int = 0
     recover_epochs: float = 0
     quick: bool = False
+    stock: bool = False
 
 
 # --- load -------------------------------------------------------------------------------------------------
@@ -133,6 +134,7 @@ class Plan(Record):
     budget_bytes: int | None
     max_drop_points: float | None
     recover_epochs: float = 0
+    stock: bool = False
     entries: tuple[PlanEntry, ...]
 
 
@@ -181,7 +183,10 @@ class LayerReport(Record):
 
 @dataclass(frozen=True)
 class Artifact:
-    """The exported files and what was proven about them. The ledger's last line is the container."""
+    """The exported files and what was proven about them. The ledger's last line is the container.
+
+    `custom_op_path`: the same net with our custom ops, to compare with, if the file was made to do without them.
+    """
 
     path: Path
     original_path: Path
@@ -189,13 +194,24 @@ class Artifact:
     layers: tuple[LayerReport, ...]
     proof: Proof
     runtime_version: str
+    custom_op_path: Path | None = None
+
+    @property
+    def files(self) -> dict[Literal["original", "compressed", "custom-op"], Path]:
+        """What is measured in turns."""
+        files: dict[Literal["original", "compressed", "custom-op"], Path]
+        files = {"original": self.original_path, "compressed": self.path}
+        return files if self.custom_op_path is None else {**files, "custom-op": self.custom_op_path}
 
 
 class Measurement(Record):
-    """One artifact on one device. What was not or cannot be measured there is None."""
+    """One artifact on one device. What was not or cannot be measured there is None.
+
+    `custom-op`: of a build with `--stock`, the same compressed net with our custom ops.
+    """
 
     evidence: Evidence
-    artifact: Literal["original", "compressed"]
+    artifact: Literal["original", "compressed", "custom-op"]
     runtime: str
     threads: int
     p50_ms: float | None = None
@@ -260,13 +276,15 @@ class BudgetReport(Record):
 
 
 class SizeReport(Record):
-    """`download_bytes`: the file deflated. `installed_bytes`: model + runtime + kernels."""
+    """`download_bytes`: the file deflated. `installed_bytes`: model + runtime + kernels.
+    `custom_op_bytes`: of a build with `--stock`, the file with custom ops that it is compared with."""
 
     original_bytes: int
     artifact_bytes: int
     ratio: float
     download_bytes: int
     installed_bytes: int
+    custom_op_bytes: int | None = None
 
 
 class Environment(Record):
@@ -291,6 +309,7 @@ class Report(Record):
     settings: dict[str, Any]
     seed: int
     recover_epochs: float = 0
+    stock: bool = False
     budget: BudgetReport
     size: SizeReport
     accuracy: Accuracy | None

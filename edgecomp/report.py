@@ -37,6 +37,8 @@ from .workspace import Workspace
 
 # The classical demand: 200 MB → 10 MB (Gong et al. 2014).
 _DEFAULT_BUDGET = 20
+_FIGURES = ("", "original", "compressed", "ratio", "evidence")
+_PRICE = ("without custom ops", "custom ops", "stock", "stock costs", "evidence")
 
 
 def report(
@@ -54,6 +56,7 @@ def report(
         settings=settings,
         seed=plan.seed,
         recover_epochs=plan.recover_epochs,
+        stock=plan.stock,
         budget=_budget(size, measured, plan),
         size=size,
         accuracy=measured.accuracy,
@@ -83,7 +86,10 @@ def print_report(result: Report, console: Console) -> None:
     errors = Text(
         "weights, outputs: relative error of the layer's weights, and of its outputs on calibration inputs\n", "dim"
     )
-    parts = [_layer_table(result), errors, *notes, Text(), _figure_table(result), Text(), *_verdict_lines(result)]
+    parts = [_layer_table(result), errors, *notes, Text(), _figure_table(_FIGURES, _figures(result)), Text()]
+    if price := stock_price(result):
+        parts += [_figure_table(_PRICE, price), Text()]
+    parts += _verdict_lines(result)
     console.print(Group(*parts))
 
 
@@ -108,7 +114,9 @@ def to_html(result: Report) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(bytes=format_bytes, count=format_count)
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
-    return template.render(r=result, figures=_figures(result), left_alone=_left_alone(result))
+    return template.render(
+        r=result, figures=_figures(result), price=stock_price(result), left_alone=_left_alone(result)
+    )
 
 
 # --- verdicts and sizes -----------------------------------------------------------------------------------
@@ -144,6 +152,7 @@ def _size(artifact: Artifact) -> SizeReport:
         ratio=round(original / len(data), 3),
         download_bytes=len(zlib.compress(data, 9)),
         installed_bytes=len(data) + sum(path.stat().st_size for path in [*runtime, *program]),
+        custom_op_bytes=artifact.custom_op_path.stat().st_size if artifact.custom_op_path else None,
     )
 
 
@@ -185,10 +194,30 @@ def _figures(result: Report) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
-def _measured_rows(before: Measurement, after: Measurement) -> list[tuple[str, str, str, str, str]]:
+def stock_price(result: Report) -> list[tuple[str, str, str, str, str]]:
+    """Rows (figure, with custom ops, stock, how many times more, evidence) of a build with `--stock`."""
+    size = result.size
+    if size.custom_op_bytes is None:
+        return []
+    before, after = size.custom_op_bytes, size.artifact_bytes
+    rows = [("file", format_bytes(before), format_bytes(after), f"{after / before:.2f}×", "on disk")]
+    for evidence in dict.fromkeys(m.evidence for m in result.measurements):
+        pair = {m.artifact: m for m in result.measurements if m.evidence == evidence}
+        if "custom-op" in pair:
+            rows += _measured_rows(pair["custom-op"], pair["compressed"], costs=True)
+    return rows
+
+
+def _measured_rows(
+    before: Measurement, after: Measurement, costs: bool = False
+) -> list[tuple[str, str, str, str, str]]:
     def row(title: str, field: str, show: Any) -> list[tuple[str, str, str, str, str]]:
         a, b = getattr(before, field), getattr(after, field)
-        return [(title, show(a), show(b), _ratio(a, b), after.evidence)] if a is not None and b is not None else []
+        return (
+            [(title, show(a), show(b), _ratio(*((b, a) if costs else (a, b))), after.evidence)]
+            if a is not None and b is not None
+            else []
+        )
 
     def milliseconds(value: float) -> str:
         return f"{value:.3g} ms"
@@ -204,7 +233,8 @@ def _measured_rows(before: Measurement, after: Measurement) -> list[tuple[str, s
 
 def _layer_table(result: Report) -> Table:
     table = Table(
-        title=f"{result.model.name} · {result.method} · {result.target} · {result.runtime}", title_justify="left"
+        title=f"{result.model.name} · {result.method} · {result.target} · {result.runtime}{' · stock' * result.stock}",
+        title_justify="left",
     )
     for title in ("layer", "method", "original", "now", "bits/weight", "weights", "outputs"):
         table.add_column(title, justify="left" if title in ("layer", "method") else "right")
@@ -221,11 +251,11 @@ def _layer_table(result: Report) -> Table:
     return table
 
 
-def _figure_table(result: Report) -> Table:
+def _figure_table(titles: tuple[str, ...], rows: list[tuple[str, str, str, str, str]]) -> Table:
     table = Table()
-    for title in ("", "original", "compressed", "ratio", "evidence"):
-        table.add_column(title, justify="left" if title in ("", "evidence") else "right")
-    for row in _figures(result):
+    for title in titles:
+        table.add_column(title, justify="left" if title in (titles[0], "evidence") else "right")
+    for row in rows:
         table.add_row(*row)
     return table
 

@@ -132,6 +132,15 @@ def write(model: Any, path: Path) -> None:
         partial.write_bytes(builder.Output())
 
 
+def make_builtin(model: Any, custom: str, builtin: int) -> None:
+    """Makes the custom ops of a name builtin ones, which need no options."""
+    for number, code in enumerate(model.operatorCodes):
+        if code.customCode == custom.encode():
+            code.customCode, code.builtinCode, code.deprecatedBuiltinCode = None, builtin, min(builtin, 127)
+            for op in (op for graph in model.subgraphs for op in graph.operators if op.opcodeIndex == number):
+                op.customOptions = None
+
+
 class _Aligned(schema.BufferT):
     """A buffer whose bytes begin at a multiple of 64 in the file."""
 

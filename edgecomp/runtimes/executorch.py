@@ -103,6 +103,15 @@ def constants(path: Path) -> list[Constant]:
     return found
 
 
+def operators(path: Path) -> set[str]:
+    """Names of the operators outside of delegates, like `aten::add.out`, and of the delegates."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    plans = deserialize_pte_binary(path.read_bytes()).program.execution_plan
+    names = {f"{op.name}.{op.overload}" for plan in plans for op in plan.operators}
+    return names | {delegate.id for plan in plans for delegate in plan.delegates}
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter logs and warns about its own innards; a user can do nothing about any of it."""

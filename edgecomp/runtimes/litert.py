@@ -31,9 +31,11 @@ from ..layers.codebook import Coded
 from ..layers.matrix import kind_of, one_channel_per_group
 from ..layers.packing import pack_signed
 from ..layers.quantized import Arithmetic, Quantized
+from ..layers.stock import Stock
 from . import Constant
 
 SUFFIX = ".tflite"
+_WIDEN = "edgecomp_widen"  # a cast that the converter does not see through, and so does not do in the file
 
 
 def version() -> str:
@@ -70,6 +72,7 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         except Exception as error:
             raise BuildError(f"LiteRT cannot export the model: {type(error).__name__}: {error}") from error
     _litert_quantize.store_integers(model, integers)
+    tflite.make_builtin(model, _WIDEN, tflite.schema.BuiltinOperator.CAST)
     tflite.write(model, path)
 
 
@@ -108,12 +111,23 @@ def constants(path: Path) -> list[Constant]:
     return found
 
 
+def operators(path: Path) -> set[str]:
+    """Names of the operators of the file, as the schema has them; those of custom ones are their own."""
+    from .. import tflite
+
+    names = {value: name for name, value in vars(tflite.schema.BuiltinOperator).items() if isinstance(value, int)}
+    codes = tflite.read(path).operatorCodes
+    return {code.customCode.decode() if code.customCode else names[code.builtinCode] for code in codes}
+
+
 def _convertible(net: nn.Module) -> nn.Module:
-    """The same with codes as int8: the converter knows no unsigned constants."""
+    """The same with codes as int8: the converter knows no unsigned constants, and with codebooks kept as they are."""
     net = copy.deepcopy(net).eval()
     for layer in net.modules():
         if isinstance(layer, Coded):
             layer.codes = layer.codes.view(torch.int8)
+        elif isinstance(layer, Stock):
+            layer.widen = torch.ops.edgecomp_litert.widen
     return net
 
 
@@ -133,7 +147,7 @@ def _teach_converter() -> None:
             results=utils.node_meta_to_ir_types(context.node),
             operands=operands,
             attributes={
-                "custom_code": ir.StringAttr.get(f"edgecomp_{name}"),
+                "custom_code": ir.StringAttr.get(name),
                 "custom_option": ir.Attribute.parse('#tfl<const_bytes : "0x00">'),
             },
         )
@@ -150,13 +164,15 @@ def _teach_converter() -> None:
     def linear(context, x, codes, codebook, scale, bias, rows, axis, tile):  # type: ignore[no-untyped-def]
         bias = some_bias(scale, bias, rows)
         settings = [rows, axis, tile, scale is not None, bias is not None]
-        return custom(context, "codebook_linear", [x, *matrix(codes, codebook, scale, bias), constant(settings)])
+        return custom(
+            context, "edgecomp_codebook_linear", [x, *matrix(codes, codebook, scale, bias), constant(settings)]
+        )
 
     @lower(torch.ops.edgecomp.codebook_embedding)
     def embedding(context, index, codes, codebook, scale, rows, columns, axis, tile):  # type: ignore[no-untyped-def]
         settings = [rows, axis, tile, scale is not None, False]
         operands = [index, *matrix(codes, codebook, scale, None), constant(settings), constant([0] * columns, np.int8)]
-        return custom(context, "codebook_embedding", operands)
+        return custom(context, "edgecomp_codebook_embedding", operands)
 
     @lower(torch.ops.edgecomp_litert.codebook_conv2d)
     def conv2d(context, x, codes, codebook, scale, bias, rows, axis, tile, *geometry):  # type: ignore[no-untyped-def]
@@ -165,7 +181,11 @@ def _teach_converter() -> None:
         _, height, width, _ = context.node.meta["val"].shape
         operands = [x, *matrix(codes, codebook, scale, bias), constant(settings)]
         operands += [constant([0] * height, np.int8), constant([0] * width, np.int8)]
-        return custom(context, "codebook_conv2d", operands)
+        return custom(context, "edgecomp_codebook_conv2d", operands)
+
+    @lower(torch.ops.edgecomp_litert.widen)
+    def widen(context, x):  # type: ignore[no-untyped-def]
+        return custom(context, _WIDEN, [x])
 
     @layout_rewrite.rewriters.register(torch.ops.edgecomp.codebook_conv2d)
     def take_channels_last(node: torch.fx.Node) -> None:
@@ -185,6 +205,13 @@ _library.define(
     "codebook_conv2d(Tensor x, Tensor codes, Tensor codebook, Tensor? scale, Tensor? bias, int rows, int axis, "
     "int tile, int[] kernel, int[] stride, int[] padding, int[] dilation) -> Tensor"
 )
+_library.define("widen(Tensor x) -> Tensor")
+_library.impl("widen", lambda x: x.float(), "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("edgecomp_litert::widen")
+def _fake_widen(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.float32)
 
 
 @torch.library.register_fake("edgecomp_litert::codebook_conv2d")
