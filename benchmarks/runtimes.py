@@ -83,14 +83,17 @@ def _build(model: Model, out: Path) -> list[Row]:
                 artifact = export(model, plan, compressed, work)
             if not found:
                 found.append(Row(runtime, "fp32", artifact.original_path))
-            found.append(Row(runtime, net, artifact.path, _left_alone(artifact)))
+            found.append(Row(runtime, net, artifact.path, _left_alone(artifact, method)))
     return [row for found in rows.values() for row in found]
 
 
-def _left_alone(artifact: Artifact) -> str:
+def _left_alone(artifact: Artifact, method: str) -> str:
     """Layers that their method or the runtime could not take, not those that it was not meant for."""
-    reasons = [(line.name, line.method, line.reason) for line in artifact.layers[:-1] if " takes " not in line.reason]
-    return "; ".join(text.plain for text in left_alone(reasons))
+    lines = artifact.layers[:-1]
+    unused = set(method.split("+")) - {line.method for line in lines}
+    reasons = [(line.name, line.method, line.reason) for line in lines if " takes " not in line.reason]
+    left = [f"no layer can be {name} in this runtime" for name in sorted(unused)]
+    return "; ".join(left + [text.plain for text in left_alone(reasons)])
 
 
 def _run(model: Model, rows: list[Row], inputs: Path, folder: Path) -> None:

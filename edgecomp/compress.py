@@ -40,11 +40,8 @@ def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
     before it produce.
     """
     data_name = model.data.calibration.name if model.data else "data-free"
-    key = stage_key(
-        "compress",
-        plan.model_dump_json(exclude={"target", "runtime", "stock", "budget_bytes", "max_drop_points", "recover_epochs"}),
-        data_name,
-    )
+    later = {"target", "runtime", "stock", "budget_bytes", "max_drop_points", "recover_epochs"}  # stages ask for these
+    key = stage_key("compress", plan.model_dump_json(exclude=later), data_name)
     path = work.stages / "compressed.safetensors"
     with progress.stage("compress"):
         done = work.recall("compress", key)
