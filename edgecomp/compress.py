@@ -42,7 +42,9 @@ def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
     data_name = model.data.calibration.name if model.data else "data-free"
     key = stage_key(
         "compress",
-        plan.model_dump_json(exclude={"target", "runtime", "budget_bytes", "max_drop_points", "recover_epochs"}),
+        plan.model_dump_json(
+            exclude={"target", "runtime", "budget_bytes", "max_drop_points", "recover_epochs", "stock"}
+        ),
         data_name,
     )
     path = work.stages / "compressed.safetensors"
