@@ -28,6 +28,7 @@ from .records import (
     Model,
     ModelReport,
     Plan,
+    Proof,
     Report,
     SizeReport,
     Verdict,
@@ -37,6 +38,7 @@ from .workspace import Workspace
 
 # The classical demand: 200 MB → 10 MB (Gong et al. 2014).
 _DEFAULT_BUDGET = 20
+_NOTEWORTHY = 0.1  # relative difference of outputs from exact arithmetic that is worth a remark
 _FIGURES = ("", "original", "compressed", "ratio", "evidence")
 _PRICE = ("without custom ops", "custom ops", "stock", "stock costs", "evidence")
 
@@ -66,7 +68,7 @@ def report(
         proof=artifact.proof,
         compress_seconds=round(compressed.seconds, 2),
         calibration=compressed.calibration,
-        notes=[*compressed.notes, *measured.notes],
+        notes=[*compressed.notes, *measured.notes, *_about_outputs(artifact.proof)],
         environment=_environment(artifact),
     )
     with progress.stage("report", str(work.folder)):
@@ -82,7 +84,7 @@ def read_report(path: Path) -> Report:
 
 def print_report(result: Report, console: Console) -> None:
     """The table for the terminal; the verdict comes last, where the eye is."""
-    notes = _left_alone(result)
+    notes = [*_left_alone(result), *(Text(note, "dim") for note in result.notes)]
     errors = Text(
         "weights, outputs: relative error of the layer's weights, and of its outputs on calibration inputs\n", "dim"
     )
@@ -154,6 +156,15 @@ def _size(artifact: Artifact) -> SizeReport:
         installed_bytes=len(data) + sum(path.stat().st_size for path in [*runtime, *program]),
         custom_op_bytes=artifact.custom_op_path.stat().st_size if artifact.custom_op_path else None,
     )
+
+
+def _about_outputs(proof: Proof) -> list[str]:
+    if proof.relative_difference <= _NOTEWORTHY:
+        return []
+    return [
+        f"outputs are {100 * proof.relative_difference:.0f} % from those of the {proof.reference}: in a deep net the "
+        "8-bit tables of many layers with k=16 add up; with another k products are looked up exactly"
+    ]
 
 
 def _environment(artifact: Artifact) -> Environment:

@@ -10,7 +10,8 @@ import pytest
 from conftest import TINY_MODEL
 from safetensors import safe_open
 
-from edgecomp.report import read_report
+from edgecomp.records import Proof
+from edgecomp.report import _about_outputs, read_report
 
 STAGES = ("load", "plan", "compress", "recover", "export", "measure", "report")
 
@@ -60,7 +61,7 @@ def test_the_default_build_meets_its_budget_on_the_emulator(edgecomp, tmp_path):
 
 
 COMBINED = {"scheme2:kmeans", "tucker+int8", "cp+pq", "int4+int8"}  # run on the emulator too
-CODED = {*("kmeans", "pq", "rq", "binary", "int8"), *("svd:pq", "scheme2:int8", "cp:pq"), *COMBINED}
+CODED = {*("kmeans", "palettize", "pq", "rq", "binary", "int8"), *("svd:pq", "scheme2:int8", "cp:pq"), *COMBINED}
 
 
 @pytest.mark.parametrize("method", [*sorted(CODED), "svd", "scheme1", "scheme2", "tucker", "cp", "tt", "coupled_tt"])
@@ -151,6 +152,13 @@ def test_dry_run_prints_the_plan_and_builds_nothing(edgecomp, tiny_model, tmp_pa
     done = edgecomp("build", tiny_model, "--dry-run", "-o", "out")
     assert done.returncode == 0 and "dense1" in done.stdout and "predicted" in done.stdout
     assert not (tmp_path / "out" / "model.pte").exists()
+
+
+def test_outputs_far_from_exact_ones_are_remarked():
+    proof = {"codes_stored": True, "max_abs_difference": 1.0, "reference": "torch module on 32 random inputs"}
+    assert _about_outputs(Proof(relative_difference=0.05, **proof)) == []
+    (note,) = _about_outputs(Proof(relative_difference=0.28, **proof))
+    assert "28 % from those of the torch module" in note
 
 
 def test_report_renders_again(edgecomp, tiny_model, tmp_path):
