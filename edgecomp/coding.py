@@ -7,8 +7,9 @@ Three ways to fit, from the paper's to the best:
   again, each given all others (see `feedback`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,8 +19,8 @@ from . import kmeans
 from .calibration import Inputs
 from .feedback import code_blocks, damped, refine
 from .layers.codebook import Coded, CodeFormat
-from .layers.matrix import coded_layer, weight_matrix
-from .records import Record
+from .layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
+from .records import Cost, Record
 
 _SAMPLE = 1 << 20  # segments from which a codebook that many blocks share is fitted
 
@@ -44,10 +45,23 @@ class Coding:
     codebook: Tensor
 
 
-def fitted_layer(layer: nn.Module, format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coded:
-    """The codebook layer of the given format that takes the place of `layer`."""
-    coding = fit(weight_matrix(layer), format, fitting, inputs, seed)
-    return coded_layer(layer, format, coding.codes, coding.codebook)
+def interface(
+    format_of: Callable[[nn.Module, Any], CodeFormat],
+) -> tuple[Callable[..., str], Callable[..., Cost], Callable[..., Coded]]:
+    """`refuse`, `predict` and `compress` of a method that fits codes of the format that its config makes of a layer."""
+
+    def refuse(layer: nn.Module, config: Fitting) -> str:
+        return unsupported(layer)
+
+    def predict(layer: nn.Module, config: Fitting) -> Cost:
+        return format_of(layer, config).cost(has_bias(layer))
+
+    def compress(layer: nn.Module, config: Fitting, inputs: Inputs | None, seed: int) -> Coded:
+        format = format_of(layer, config)
+        coding = fit(weight_matrix(layer), format, config, inputs, seed)
+        return coded_layer(layer, format, coding.codes, coding.codebook)
+
+    return refuse, predict, compress
 
 
 def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coding:

@@ -9,11 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-from ..calibration import Inputs
-from ..coding import Fitting, fitted_layer
+from ..coding import Fitting, interface
 from ..layers import CodeFormat
-from ..layers.matrix import has_bias, unsupported, weight_matrix
-from ..records import Cost
+from ..layers.matrix import weight_matrix
 
 KINDS = ("dense", "conv", "embedding")
 CODES = True
@@ -26,21 +24,12 @@ class Config(Fitting):
     rows: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
 
 
-def refuse(layer: nn.Module, config: Config) -> str:
-    return unsupported(layer)
-
-
-def predict(layer: nn.Module, config: Config) -> Cost:
-    return _format(layer, config).cost(has_bias(layer))
-
-
-def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> nn.Module:
-    return fitted_layer(layer, _format(layer, config), config, inputs, seed)
-
-
-def _format(layer: nn.Module, config: Config) -> CodeFormat:
+def format_of(layer: nn.Module, config: Config) -> CodeFormat:
     """Segments of one weight: seen along the rows for one codebook, down the columns for one per group of rows."""
     rows, columns = weight_matrix(layer).shape
     half, axis = config.codebook_dtype == "float16", 0 if config.rows == "all" else 1
     format = CodeFormat(rows=rows, columns=columns, k=config.k, s=1, axis=axis, half=half)
     return format.shared("shared" if config.rows == "all" else config.rows)
+
+
+refuse, predict, compress = interface(format_of)

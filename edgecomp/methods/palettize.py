@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-from ..calibration import Inputs
-from ..coding import Fitting
-from ..records import Cost
+from ..coding import Fitting, interface
+from ..layers import CodeFormat
 from . import kmeans
 from .kmeans import CODES, KINDS
 
@@ -24,18 +23,9 @@ class Config(Fitting):
     channels: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
 
 
-def refuse(layer: nn.Module, config: Config) -> str:
-    return kmeans.refuse(layer, _as_kmeans(config))
-
-
-def predict(layer: nn.Module, config: Config) -> Cost:
-    return kmeans.predict(layer, _as_kmeans(config))
-
-
-def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> nn.Module:
-    return kmeans.compress(layer, _as_kmeans(config), inputs, seed)
-
-
-def _as_kmeans(config: Config) -> kmeans.Config:
+def _format(layer: nn.Module, config: Config) -> CodeFormat:
     common = config.model_dump(exclude={"bits", "channels"})
-    return kmeans.Config(k=2**config.bits, rows=config.channels, **common)
+    return kmeans.format_of(layer, kmeans.Config(k=2**config.bits, rows=config.channels, **common))
+
+
+refuse, predict, compress = interface(_format)

@@ -10,11 +10,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-from ..calibration import Inputs
-from ..coding import Fitting, fitted_layer
+from ..coding import Fitting, interface
 from ..layers import CodeFormat
-from ..layers.matrix import has_bias, unsupported, weight_matrix
-from ..records import Cost
+from ..layers.matrix import weight_matrix
 
 KINDS = ("dense", "embedding")
 CODES = True
@@ -32,20 +30,11 @@ class Config(Fitting):
     codebooks: Literal["own", "shared"] | Annotated[int, Field(ge=1)] = "own"
 
 
-def refuse(layer: nn.Module, config: Config) -> str:
-    return unsupported(layer)
-
-
-def predict(layer: nn.Module, config: Config) -> Cost:
-    return _format(layer, config).cost(has_bias(layer))
-
-
-def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> nn.Module:
-    return fitted_layer(layer, _format(layer, config), config, inputs, seed)
-
-
 def _format(layer: nn.Module, config: Config) -> CodeFormat:
     rows, columns = weight_matrix(layer).shape
     axis, half = (0 if config.axis == "x" else 1), config.codebook_dtype == "float16"
     format = CodeFormat(rows=rows, columns=columns, k=config.k, s=config.s, axis=axis, half=half)
     return format.shared(config.codebooks)
+
+
+refuse, predict, compress = interface(_format)

@@ -9,11 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-from ..calibration import Inputs
-from ..coding import Fitting, fitted_layer
+from ..coding import Fitting, interface
 from ..layers import CodeFormat
-from ..layers.matrix import has_bias, unsupported, weight_matrix
-from ..records import Cost
+from ..layers.matrix import weight_matrix
 
 KINDS = ("dense", "embedding")
 CODES = True
@@ -29,21 +27,12 @@ class Config(Fitting):
     codebooks: Literal["own", "shared"] | Annotated[int, Field(ge=1)] = "own"
 
 
-def refuse(layer: nn.Module, config: Config) -> str:
-    return unsupported(layer)
-
-
-def predict(layer: nn.Module, config: Config) -> Cost:
-    return _format(layer, config).cost(has_bias(layer))
-
-
-def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> nn.Module:
-    return fitted_layer(layer, _format(layer, config), config, inputs, seed)
-
-
 def _format(layer: nn.Module, config: Config) -> CodeFormat:
     rows, columns = weight_matrix(layer).shape
     half = config.codebook_dtype == "float16"
     return CodeFormat(rows=rows, columns=columns, k=config.k, s=config.s, stages=config.t, half=half).shared(
         config.codebooks
     )
+
+
+refuse, predict, compress = interface(_format)
