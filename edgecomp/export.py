@@ -48,12 +48,13 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
     runtime = discover.runtime(plan.runtime)
     path = work.path(f"model{runtime.SUFFIX}")
     custom_op_path = work.path(f"custom-op{runtime.SUFFIX}")
-    custom_op_path.unlink(missing_ok=True) if not plan.stock else None
     nets = {path: compressed.net}
     if plan.stock:
         nets = {path: without_custom_ops(compressed.net, model.example_inputs)}
         if any(isinstance(layer, Stock) for layer in nets[path].modules()):
             nets[custom_op_path] = compressed.net
+    else:
+        custom_op_path.unlink(missing_ok=True)  # of an earlier build
     digest = sha256_file(compressed.checkpoint)
     key = stage_key("export", digest, plan.runtime, runtime.version(), _shapes(model), plan.stock)
     with progress.stage("export", plan.runtime):
@@ -147,12 +148,8 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
     stored = {hashlib.sha256(c.data).digest() for c in runtime.constants(path)}
     coded, rounding, stock = 0, 0, 0
     for name, layer in net.named_modules():
-        if isinstance(layer, Stock):
-            stock += 1
-            _find(stored, [layer.codes], f"{path}: the codes of {name}")
-            _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
-        elif isinstance(layer, Coded):
-            coded += 1
+        if isinstance(layer, (Coded, Stock)):
+            coded, stock = coded + isinstance(layer, Coded), stock + isinstance(layer, Stock)
             _find(stored, [layer.codes], f"{path}: the codes of {name}")
             _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
         elif isinstance(layer, Quantized):

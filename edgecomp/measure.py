@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import devices, discover, native, progress
+from . import devices, discover, native, progress, timing
 from .devices import Device
 from .devices.host import Host
 from .errors import BuildError
@@ -23,8 +23,6 @@ from .export import HOST_TARGET, flat_output, output_values, proof_inputs, read_
 from .files import atomic_file, cache_folder, sha256_file
 from .records import Accuracy, Artifact, Data, EmulatorCheck, Measured, Measurement, Model, Plan, Request
 
-_ROUNDS = 5
-_ROUND_SECONDS = 1.0
 _EMULATED_SAMPLES = 32
 _EMULATED_TOLERANCE = 0.01  # relative difference from the host's outputs; the same sums in another order
 
@@ -113,27 +111,12 @@ def _first_record(model: Model) -> list[Tensor]:
 
 
 def _on_host(model: Model, plan: Plan, artifact: Artifact) -> list[Measurement]:
-    """Times in rounds, all files in turns, one thread; memory in processes of their own."""
-    host = Host()
-    bundle = native.host_bundle(discover.target(HOST_TARGET), plan.runtime)
-    paths = artifact.files
-    samples: dict[str, list[float]] = {name: [] for name in paths}
-    loads: dict[str, list[float]] = {name: [] for name in paths}
-    memory: dict[str, int] = {}
-    with tempfile.TemporaryDirectory() as temporary, progress.bar("timing on the host", _ROUNDS) as advance:
+    """Times and memory of all files, in turns, one thread."""
+    host, bundle = Host(), native.host_bundle(discover.target(HOST_TARGET), plan.runtime)
+    with tempfile.TemporaryDirectory() as temporary:
         records = Path(temporary, "inputs")
         write_records(records, _first_record(model))
-        repeats = {}
-        for name, path in paths.items():
-            run = host.run(bundle, path, records, threads=1, warmup=2, repeat=3)
-            memory[name] = host.run(bundle, path, records, threads=1).peak_rss_bytes
-            repeats[name] = int(min(200, max(20, 1000 * _ROUND_SECONDS / min(run.samples_ms))))
-        for _ in range(_ROUNDS):
-            for name, path in paths.items():
-                run = host.run(bundle, path, records, threads=1, warmup=5, repeat=repeats[name])
-                samples[name] += run.samples_ms
-                loads[name].append(run.load_ms)
-            advance()
+        timings = timing.in_turns({name: timing.Job(bundle, path, records) for name, path in artifact.files.items()})
     return [
         Measurement(
             evidence=host.evidence,
@@ -141,14 +124,14 @@ def _on_host(model: Model, plan: Plan, artifact: Artifact) -> list[Measurement]:
             runtime=plan.runtime,
             threads=1,
             **dict(
-                zip(("p50_ms", "p90_ms", "p99_ms"), np.percentile(samples[name], (50, 90, 99)).round(4), strict=True)
+                zip(("p50_ms", "p90_ms", "p99_ms"), np.percentile(found.samples_ms, (50, 90, 99)).round(4), strict=True)
             ),
-            samples=samples[name],
-            load_ms=float(np.median(loads[name])),
-            peak_rss_bytes=memory[name],
+            samples=found.samples_ms,
+            load_ms=float(np.median(found.load_ms)),
+            peak_rss_bytes=found.peak_rss_bytes,
             device=host.describe(),
         )
-        for name in paths
+        for name, found in timings.items()
     ]
 
 

@@ -111,6 +111,12 @@ def name_of(enumeration: type, value: int) -> str:
     return next((name for name, number in vars(enumeration).items() if number == value), f"number {value}")
 
 
+def operation(code: Any) -> str:
+    """The name of an `OperatorCodeT`; of a custom one its own."""
+    name = name_of(schema.BuiltinOperator, max(code.builtinCode, code.deprecatedBuiltinCode))
+    return text(code.customCode) if name == "CUSTOM" else name
+
+
 def text(stored: bytes | str | None) -> str:
     """A string of the tree."""
     return stored.decode(errors="replace") if isinstance(stored, bytes) else stored or ""

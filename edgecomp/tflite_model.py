@@ -238,9 +238,7 @@ class _Reader:
 
     def _operation(self, op: Any) -> str:
         """The operation's name; of a custom one its own."""
-        code = self.model.operatorCodes[op.opcodeIndex]
-        name = tflite.name_of(schema.BuiltinOperator, max(code.builtinCode, code.deprecatedBuiltinCode))
-        return tflite.text(code.customCode) if name == "CUSTOM" else name
+        return tflite.operation(self.model.operatorCodes[op.opcodeIndex])
 
     def _name(self, op: Any, index: int) -> str:
         """A layer's name after its weights or outputs: `block1/conv` of `net/block1/conv/Conv2D;net/block1/conv/k`."""

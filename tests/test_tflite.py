@@ -273,3 +273,5 @@ def test_a_file_of_tensorflows(tmp_path):
     path = Path(shutil.copy(os.environ["EDGECOMP_TENSORFLOW_TFLITE"], tmp_path))
     result, _ = build(path, on="qemu")
     assert result.proof.codes_stored
+    assert result.size.artifact_bytes < result.size.original_bytes == path.stat().st_size
+    assert result.check.relative_difference < 0.01 and result.proof.relative_difference < 0.05

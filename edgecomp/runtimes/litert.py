@@ -101,13 +101,13 @@ def constants(path: Path) -> list[Constant]:
     from .. import tflite
 
     model = tflite.read(path)
-    names = {value: name for name, value in vars(tflite.schema.TensorType).items() if isinstance(value, int)}
     found = []
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             data = model.buffers[tensor.buffer].data
             if data is not None:
-                found.append(Constant(names[tensor.type].lower(), bytes(data)))
+                dtype = tflite.name_of(tflite.schema.TensorType, tensor.type).lower()
+                found.append(Constant(dtype, bytes(data)))
     return found
 
 
@@ -115,9 +115,7 @@ def operators(path: Path) -> set[str]:
     """Names of the operators of the file, as the schema has them; those of custom ones are their own."""
     from .. import tflite
 
-    names = {value: name for name, value in vars(tflite.schema.BuiltinOperator).items() if isinstance(value, int)}
-    codes = tflite.read(path).operatorCodes
-    return {code.customCode.decode() if code.customCode else names[code.builtinCode] for code in codes}
+    return {tflite.operation(code) for code in tflite.read(path).operatorCodes}
 
 
 def _convertible(net: nn.Module) -> nn.Module:
