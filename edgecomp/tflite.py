@@ -117,6 +117,37 @@ def operation(code: Any) -> str:
     return text(code.customCode) if name == "CUSTOM" else name
 
 
+def operator(model: Any, kind: str, inputs: list[int], output: int, options: Any = None, custom: str = "") -> Any:
+    """A new `OperatorT` of a kind: a builtin's name, or CUSTOM with its own. The model gets its code if it lacks it.
+
+    Args:
+        inputs, output: tensors of the graph. options: a builtin's, such as `PadOptionsT()`.
+    """
+    op = schema.OperatorT()
+    op.opcodeIndex = _code(model, getattr(schema.BuiltinOperator, kind), custom)
+    op.inputs, op.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
+    if options is not None:
+        op.builtinOptions = options
+        op.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+    if custom:
+        op.customOptions = [0]
+    return op
+
+
+def _code(model: Any, builtin: int, custom: str) -> int:
+    """The index of an operator code, added if it is not there in version 1."""
+    for index, code in enumerate(model.operatorCodes):
+        known = max(code.builtinCode, code.deprecatedBuiltinCode), text(code.customCode), code.version
+        if known == (builtin, custom, 1):
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.version = builtin, 1
+    code.deprecatedBuiltinCode = min(builtin, schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES)
+    code.customCode = custom or None
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
 def text(stored: bytes | str | None) -> str:
     """A string of the tree."""
     return stored.decode(errors="replace") if isinstance(stored, bytes) else stored or ""

@@ -83,8 +83,7 @@ class _Writer:
         return {int(index) for indices in (*taken, self.graph.outputs) for index in indices} - {-1}
 
     def _dequantizes(self, op: Any) -> bool:
-        code = self.model.operatorCodes[op.opcodeIndex]
-        return max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.DEQUANTIZE
+        return tflite.operation(self.model.operatorCodes[op.opcodeIndex]) == "DEQUANTIZE"
 
     def _coded(self, name: str, op: Any, layer: Coded, site: Site) -> list[Any]:
         """The operators that take the place of one."""
@@ -99,11 +98,11 @@ class _Writer:
         if activation is not None:
             like = self.graph.tensors[y]
             inner = self._tensor(f"{name}/before_{activation.lower()}", like.shape, like.shapeSignature)
-            after = [self._operator(activation, [inner], y)]
+            after = [tflite.operator(self.model, activation, [inner], y)]
             y = inner
         custom = "edgecomp_codebook_conv2d" if isinstance(layer, CodebookConv2d) else "edgecomp_codebook_linear"
         inputs = [x, *self._constants(name, layer, site, self.graph.tensors[y].shape)]
-        return [*before, self._operator("CUSTOM", inputs, y, custom=custom), *after]
+        return [*before, tflite.operator(self.model, "CUSTOM", inputs, y, custom=custom), *after]
 
     def _constants(self, name: str, layer: Coded, site: Site, made: Any) -> list[int]:
         """The inputs of a custom operator behind x; its outputs are of the shape `made`."""
@@ -145,7 +144,7 @@ class _Writer:
         open_shape = None if signature is None or not len(signature) else signature + amounts.sum(1)
         y = self._tensor(f"{name}/padded", tensor.shape + amounts.sum(1), open_shape)
         inputs = [x, self._constant(f"{name}/padding", amounts)]
-        operators.append(self._operator("PAD", inputs, y, schema.PadOptionsT()))
+        operators.append(tflite.operator(self.model, "PAD", inputs, y, schema.PadOptionsT()))
         return y
 
     def _folded(self, name: str, x: int, columns: int, operators: list[Any]) -> int:
@@ -157,7 +156,7 @@ class _Writer:
         inputs = [x, self._constant(f"{name}/shape_of_rows", np.array([-1, columns], np.int32))]
         options = schema.ReshapeOptionsT()
         options.newShape = [-1, columns]
-        operators.append(self._operator("RESHAPE", inputs, y, options))
+        operators.append(tflite.operator(self.model, "RESHAPE", inputs, y, options))
         return y
 
     # --- the tree -----------------------------------------------------------------------------------------
@@ -180,31 +179,6 @@ class _Writer:
         tensor.type, tensor.buffer = schema.TensorType.FLOAT32, self._empty
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
-
-    def _operator(self, kind: str, inputs: list[int], output: int, options: Any = None, custom: str = "") -> Any:
-        op = schema.OperatorT()
-        op.opcodeIndex = self._code(kind, custom)
-        op.inputs, op.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
-        if options is not None:
-            op.builtinOptions = options
-            op.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
-        if custom:
-            op.customOptions = [0]
-        return op
-
-    def _code(self, kind: str, custom: str) -> int:
-        """The index of an operator code, added if it is not there in version 1."""
-        builtin = getattr(schema.BuiltinOperator, kind)
-        for index, code in enumerate(self.model.operatorCodes):
-            known = max(code.builtinCode, code.deprecatedBuiltinCode), tflite.text(code.customCode), code.version
-            if known == (builtin, custom, 1):
-                return index
-        code = schema.OperatorCodeT()
-        code.builtinCode, code.version = builtin, 1
-        code.deprecatedBuiltinCode = min(builtin, schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES)
-        code.customCode = custom or None
-        self.model.operatorCodes.append(code)
-        return len(self.model.operatorCodes) - 1
 
 
 def _bytes(values: Tensor | np.ndarray) -> np.ndarray:

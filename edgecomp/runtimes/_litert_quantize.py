@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import tflite
 from ..errors import BuildError
 from ..layers.packing import pack_signed
 from ..layers.quantized import Quantized, QuantizedLinear, grid
@@ -115,8 +116,8 @@ class _Rewriter:
             bias = torch.from_numpy(np.frombuffer(bytes(self._data(op.inputs[2])), np.float32).copy())
             levels = (bias / unit).round().clamp(-(2**31), 2**31 - 1).to(torch.int32)
             op.inputs[2] = self._tensor(op.inputs[2], "/int32", [len(bias)], 32, unit.float().numpy(), data=levels)
-        before = self._op(schema.BuiltinOperator.QUANTIZE, x, op.inputs[0], "Quantize")
-        after = self._op(schema.BuiltinOperator.DEQUANTIZE, op.outputs[0], y, "Dequantize")
+        before = tflite.operator(self.model, "QUANTIZE", [x], op.inputs[0], schema.QuantizeOptionsT())
+        after = tflite.operator(self.model, "DEQUANTIZE", [op.outputs[0]], y, schema.DequantizeOptionsT())
         self.around[id(op)] = (before, after)
 
     def _data(self, tensor: int) -> Any:
@@ -140,19 +141,6 @@ class _Rewriter:
             tensor.buffer = len(self.model.buffers) - 1
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
-
-    def _op(self, code: int, x: int, y: int, name: str) -> Any:
-        known = [c.builtinCode for c in self.model.operatorCodes]
-        if code not in known:
-            new = schema.OperatorCodeT()
-            new.builtinCode = new.deprecatedBuiltinCode = code
-            self.model.operatorCodes.append(new)
-            known.append(code)
-        op = schema.OperatorT()
-        op.opcodeIndex, op.inputs, op.outputs = known.index(code), [x], [y]
-        op.builtinOptionsType = getattr(schema.BuiltinOptions, f"{name}Options")
-        op.builtinOptions = getattr(schema, f"{name}OptionsT")()
-        return op
 
 
 def _drop_unused(model: Any) -> None:
