@@ -38,14 +38,14 @@ bool read_matrix(const Tensor &codes, const Tensor &codebook, const optional<Ten
                  const optional<Tensor> &bias, int64_t rows, int64_t columns, int64_t axis, int64_t tile,
                  edgecomp_matrix *w) {
   const bool half = codebook.scalar_type() == ScalarType::Half;
-  if (!fits(rows) || !fits(columns) || axis < 0 || axis > 1 || tile < 8 || tile > 32) return false;
+  if (!fits(rows) || !fits(columns) || axis < 0 || axis > 1 || tile < 8 || tile > 128) return false;
   if (!is_contiguous(codes, ScalarType::Byte) || codebook.dim() != 4) return false;
   if (!is_contiguous(codebook, half ? ScalarType::Half : ScalarType::Float)) return false;
   for (int i = 0; i < 4; ++i)
     if (!fits(codebook.size(i))) return false;
   *w = {int32_t(rows), int32_t(columns), int32_t(axis), int32_t(tile), int32_t(codebook.size(0)),
         int32_t(codebook.size(1)), int32_t(codebook.size(2)), int32_t(codebook.size(3)),
-        codes.const_data_ptr<uint8_t>(), codebook.const_data_ptr(), half, nullptr, nullptr};
+        codes.const_data_ptr<uint8_t>(), codebook.const_data_ptr(), half, nullptr, nullptr, 8, 64, 0};
   return edgecomp_matrix_is_valid(w) && size_t(codes.numel()) == edgecomp_codes_bytes(w) &&
          read_vector(scale, rows, &w->scale) && read_vector(bias, rows, &w->bias);
 }

@@ -23,7 +23,7 @@ extern "C" {
 typedef struct {
   int32_t rows, columns;    /* shape of W */
   int32_t axis;             /* 0: segments along rows, 1: down columns */
-  int32_t tile;             /* lanes per tile: 8, 16 or 32 */
+  int32_t tile;             /* lanes per tile: 8, 16, 32, 64 or 128 */
   int32_t stages, groups;   /* codes per segment; codebooks per stage */
   int32_t segment;          /* s, weights per code */
   int32_t codewords;        /* k, at most 256 */
@@ -32,6 +32,9 @@ typedef struct {
   int32_t codebook_is_half;
   const float *scale;       /* one factor per row, or NULL */
   const float *bias;        /* one summand per row, or NULL */
+  int32_t table_bits;       /* products of inputs and codewords are looked up as integers of 8 or 16 bits, or as fp32 (32) */
+  int32_t table_group;      /* neighbouring tables that share the scale of their integers: 16, 32 or 64 */
+  int32_t relu;             /* 1: negative outputs become 0 */
 } edgecomp_matrix;
 
 static inline int32_t edgecomp_divide_up(int32_t a, int32_t b) { return (int32_t)(((int64_t)a + b - 1) / b); }
@@ -69,9 +72,11 @@ static inline size_t edgecomp_codebook_elements(const edgecomp_matrix *w) {
  * either below `codewords` or reads as the last codeword, so that no content of a file can lead outside a table. */
 static inline int edgecomp_matrix_is_valid(const edgecomp_matrix *w) {
   return w->rows > 0 && w->columns > 0 && (w->axis == 0 || w->axis == 1) &&
-         (w->tile == 8 || w->tile == 16 || w->tile == 32) && w->stages > 0 && w->stages <= 16 && w->groups > 0 &&
-         w->segment > 0 && w->segment <= 64 && w->codewords >= 2 && w->codewords <= 256 &&
-         w->groups <= edgecomp_blocks(w);
+         (w->tile == 8 || w->tile == 16 || w->tile == 32 || w->tile == 64 || w->tile == 128) && w->stages > 0 &&
+         w->stages <= 16 && w->groups > 0 && w->segment > 0 && w->segment <= 64 && w->codewords >= 2 &&
+         w->codewords <= 256 && w->groups <= edgecomp_blocks(w) &&
+         (w->table_bits == 8 || w->table_bits == 16 || w->table_bits == 32) &&
+         (w->table_group == 16 || w->table_group == 32 || w->table_group == 64) && (w->relu == 0 || w->relu == 1);
 }
 
 #ifdef __cplusplus

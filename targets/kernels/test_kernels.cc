@@ -39,7 +39,7 @@ struct Case {
   std::vector<float> scale, bias;
 
   Case(int rows, int columns, int axis, int tile, int stages, int groups, int s, int k, bool half, bool scaled) {
-    w = {rows, columns, axis, tile, stages, groups, s, k, nullptr, nullptr, half, nullptr, nullptr};
+    w = {rows, columns, axis, tile, stages, groups, s, k, nullptr, nullptr, half, nullptr, nullptr, 8, 64, 0};
     if (w.groups == 0) w.groups = edgecomp_blocks(&w);
     codes = Buffer(edgecomp_codes_bytes(&w), 1);
     for (size_t i = 0; i < edgecomp_codes_bytes(&w); ++i) codes.data[i] = uint8_t(generator());

@@ -46,7 +46,7 @@ bool read_matrix(const std::vector<OpTensor> &inputs, int64_t columns, Arguments
   if (columns <= 0 || columns > INT32_MAX || found - inputs.begin() != 3 + (s[3] != 0) + (s[4] != 0)) return false;
   const std::vector<int32_t> &words = codebook.shape;
   out->w = {s[0], int32_t(columns), s[1], s[2], words[0], words[1], words[2], words[3],
-            static_cast<const uint8_t *>(codes.data), codebook.data, half, nullptr, nullptr};
+            static_cast<const uint8_t *>(codes.data), codebook.data, half, nullptr, nullptr, 8, 64, 0};
   if (!edgecomp_matrix_is_valid(&out->w) || size_t(codes.elements()) != edgecomp_codes_bytes(&out->w)) return false;
   const float **vectors[] = {&out->w.scale, &out->w.bias};
   for (int i = 0, next = 3; i < 2; ++i) {
