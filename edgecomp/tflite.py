@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,23 @@ def operator(model: Any, kind: str, inputs: list[int], output: int, options: Any
     if custom:
         op.customOptions = [0]
     return op
+
+
+def op_settings(
+    matrix: tuple[int, int, int],
+    scaled: bool,
+    biased: bool,
+    lookup: tuple[int, int, bool],
+    geometry: Iterable[int] = (),
+) -> np.ndarray:
+    """What our custom operators must know beyond shapes, (n,) int32, in the order of `targets/litert/op.h`.
+
+    Args:
+        matrix: rows, axis, tile. scaled, biased: whether there are row scales, a bias.
+        lookup: bits and group of the tables, ReLU.
+        geometry: of a convolution, height and width of kernel, stride, padding, dilation.
+    """
+    return np.array([*matrix, scaled, biased, *lookup, *geometry], np.int32)
 
 
 def _code(model: Any, builtin: int, custom: str) -> int:

@@ -1,7 +1,8 @@
 """Writes a `.tflite` again with its layers as they are now. What is no layer, or has not changed, stays as it was.
 
 A coded layer becomes a custom operator, see `runtimes/litert.py`. Its codes take the place of its weights, in the same
-tensor and buffer; what the file's operator did besides (activation, uneven padding) becomes operators of their own.
+tensor and buffer; a ReLU goes into it, and what the file's operator did besides (another activation, uneven padding)
+becomes operators of their own.
 """
 
 from __future__ import annotations
@@ -95,17 +96,18 @@ class _Writer:
             x = self._folded(name, x, layer.format.columns, before)
         fused = getattr(op.builtinOptions, "fusedActivationFunction", schema.ActivationFunctionType.NONE)
         activation = FUSED[tflite.name_of(schema.ActivationFunctionType, fused)]
-        if activation is not None:
+        relu = activation == "RELU"
+        if activation is not None and not relu:
             like = self.graph.tensors[y]
             inner = self._tensor(f"{name}/before_{activation.lower()}", like.shape, like.shapeSignature)
             after = [tflite.operator(self.model, activation, [inner], y)]
             y = inner
         custom = "edgecomp_codebook_conv2d" if isinstance(layer, CodebookConv2d) else "edgecomp_codebook_linear"
-        inputs = [x, *self._constants(name, layer, site, self.graph.tensors[y].shape)]
+        inputs = [x, *self._constants(name, layer, site, self.graph.tensors[y].shape, relu)]
         return [*before, tflite.operator(self.model, "CUSTOM", inputs, y, custom=custom), *after]
 
-    def _constants(self, name: str, layer: Coded, site: Site, made: Any) -> list[int]:
-        """The inputs of a custom operator behind x; its outputs are of the shape `made`."""
+    def _constants(self, name: str, layer: Coded, site: Site, made: Any, relu: bool) -> list[int]:
+        """The inputs of a custom operator behind x; its outputs are of the shape `made`, with a ReLU or without."""
         codes = self.graph.tensors[site.weight]
         codes.type, codes.shape, codes.shapeSignature = schema.TensorType.INT8, [layer.format.codes_bytes], None
         codes.quantization = None
@@ -118,11 +120,12 @@ class _Writer:
             bias = self._constant(f"{name}/bias", np.zeros(f.rows, np.float32))
         if bias != -1:
             inputs.append(bias)
-        settings, sizes = [f.rows, f.axis, f.tile, layer.scale is not None, bias != -1], {}
+        geometry, sizes, lookup = [], {}, (layer.lookup.bits, layer.lookup.group, relu)
         if isinstance(layer, CodebookConv2d):
-            settings += [n for key in ("kernel", "stride", "padding", "dilation") for n in layer.geometry[key]]
+            geometry = [n for key in ("kernel", "stride", "padding", "dilation") for n in layer.geometry[key]]
             sizes = dict(zip(("height", "width"), made[1:3], strict=True))
-        inputs.append(self._constant(f"{name}/settings", np.array(settings, np.int32)))
+        settings = tflite.op_settings((f.rows, f.axis, f.tile), layer.scale is not None, bias != -1, lookup, geometry)
+        inputs.append(self._constant(f"{name}/settings", settings))
         return inputs + [self._constant(f"{name}/{which}", np.zeros(n, np.int8)) for which, n in sizes.items()]
 
     def _bias(self, name: str, layer: nn.Module, site: Site) -> int:

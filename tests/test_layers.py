@@ -87,6 +87,7 @@ def test_convolution_columns_run_over_height_width_channel(stride, padding, dila
         8,
         0,
         layer.format.tile,
+        *(32, 64, False),
         *geometry.values(),
     )
     assert meta.shape == conv(x).shape

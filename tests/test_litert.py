@@ -79,8 +79,8 @@ def test_an_error_inside_an_op_is_reported(coded):
     model, _, path = coded
     file = tflite.read(path)
     for tensor in file.subgraphs[0].tensors:
-        if tensor.type == tflite.schema.TensorType.INT32 and list(tensor.shape) == [5]:
-            file.buffers[tensor.buffer].data = np.full(20, 77, np.uint8)  # settings that make no sense
+        if tensor.type == tflite.schema.TensorType.INT32 and list(tensor.shape) == [8]:
+            file.buffers[tensor.buffer].data = np.full(32, 77, np.uint8)  # settings that make no sense
     tflite.write(file, path)
     with pytest.raises(DeviceError, match="codebook_linear: the arguments do not fit together"):
         export.run_on_host("litert", path, [model.data.test.inputs[:1]], 10)

@@ -6,7 +6,7 @@ input channel), so that a segment covers neighbouring channels at one position.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,16 @@ class CodeFormat(Record):
         codebook = self.stages * self.groups * self.s * self.k * (2 if self.half else 4)
         return self.codes_bytes + codebook + (4 * self.rows if self.scaled else 0)
 
+    @property
+    def rounds(self) -> bool:
+        """Kernels can look up products as integers: codes take 4 bits, and segments run along the rows."""
+        return self.axis == 0 and self.bits == 4
+
+    @property
+    def tables(self) -> Tables:
+        """The fastest that are exact, to about 0.01 %: single weights are decoded faster than their products found."""
+        return Tables(bits=16 if self.rounds and self.s > 1 else 32)
+
     def shared(self, blocks: Literal["own", "shared"] | int) -> CodeFormat:
         """The same with as few codebooks as it takes if so many neighbouring blocks share one."""
         sharing = {"own": 1, "shared": self.blocks}.get(blocks, blocks)  # type: ignore[call-overload]
@@ -81,12 +91,31 @@ class CodeFormat(Record):
         return Cost(bytes=self.bytes + 4 * self.rows * bias, macs=words + self.stages * self.blocks * self.lanes)
 
 
-class Coded(nn.Module):
-    """What the two layers share: the buffers, and `decode`."""
+class Tables(Record):
+    """How a kernel looks up products of inputs and codewords; what it gives for k from 9 to 16 along the rows.
 
-    def __init__(self, format: CodeFormat, bias: bool) -> None:
+    Attributes:
+        bits: 8 or 16: products are rounded to integers that share a scale. 32: they are exact.
+        group: tables whose products share a scale, 64, 32 or 16; a table is the products of one segment.
+        error: what rounding adds to the layer's outputs on calibration inputs, relative; None if it was not measured.
+    """
+
+    bits: Literal[8, 16, 32]
+    group: Literal[16, 32, 64] = 64
+    error: float | None = None
+
+
+class Coded(nn.Module):
+    """What the layers share: the buffers, and `decode`.
+
+    Attributes:
+        tables: how products are looked up on a device, None until that is chosen: then as exactly as is fast. torch
+            multiplies exactly.
+    """
+
+    def __init__(self, format: CodeFormat, bias: bool, tables: Tables | None = None) -> None:
         super().__init__()
-        self.format = format
+        self.format, self.tables = format, tables
         dtype = torch.float16 if format.half else torch.float32
         self.register_buffer("codes", torch.zeros(format.codes_bytes, dtype=torch.uint8))
         self.register_buffer("codebook", torch.zeros(format.codebook_shape, dtype=dtype))
@@ -119,13 +148,26 @@ class Coded(nn.Module):
         f = self.format
         return unpack(self.codes, f.stages, f.blocks, f.lanes, f.bits, f.tile)
 
+    @property
+    def lookup(self) -> Tables:
+        """The tables, or what stands for them until they are chosen."""
+        return self.tables or self.format.tables
+
     def _matrix_arguments(self) -> tuple[Any, ...]:
-        f = self.format
-        return self.codes, self.codebook, self.scale, self.bias, f.rows, f.axis, f.tile
+        f, tables = self.format, self.lookup
+        lookup = (tables.bits, tables.group, False)
+        return self.codes, self.codebook, self.scale, self.bias, f.rows, f.axis, f.tile, *lookup
 
     def structure(self) -> dict[str, Any]:
         """Arguments that build an empty layer of this shape, for the checkpoint."""
-        return {"format": self.format.model_dump(), "bias": self.bias is not None}
+        tables = self.tables and self.tables.model_dump()
+        return {"format": self.format.model_dump(), "bias": self.bias is not None, "tables": tables}
+
+    @classmethod
+    def from_structure(cls, structure: dict[str, Any]) -> Self:
+        arguments = {name: value for name, value in structure.items() if name != "class"}
+        tables = arguments.get("tables")  # older checkpoints have none
+        return cls(**{**arguments, "format": CodeFormat(**arguments["format"]), "tables": tables and Tables(**tables)})
 
     def extra_repr(self) -> str:
         return str(self.format)
@@ -137,16 +179,14 @@ class CodebookLinear(Coded):
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.edgecomp.codebook_linear(x, *self._matrix_arguments())
 
-    @classmethod
-    def from_structure(cls, structure: dict[str, Any]) -> CodebookLinear:
-        return cls(CodeFormat(**structure["format"]), structure["bias"])
-
 
 class CodebookConv2d(Coded):
     """(N, channels, H, W) → (N, rows, H', W'); zero padding, one group."""
 
-    def __init__(self, format: CodeFormat, bias: bool, geometry: dict[str, list[int]]) -> None:
-        super().__init__(format, bias)
+    def __init__(
+        self, format: CodeFormat, bias: bool, geometry: dict[str, list[int]], tables: Tables | None = None
+    ) -> None:
+        super().__init__(format, bias, tables)
         self.geometry = geometry
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,19 +197,11 @@ class CodebookConv2d(Coded):
     def structure(self) -> dict[str, Any]:
         return {**super().structure(), "geometry": self.geometry}
 
-    @classmethod
-    def from_structure(cls, structure: dict[str, Any]) -> CodebookConv2d:
-        return cls(CodeFormat(**structure["format"]), structure["bias"], structure["geometry"])
-
 
 class CodebookEmbedding(Coded):
     """(…) int64 → (…, columns): rows of the coded matrix."""
 
     def forward(self, index: Tensor) -> Tensor:
         f = self.format
-        tables = (self.codes, self.codebook, self.scale)
-        return torch.ops.edgecomp.codebook_embedding(index, *tables, f.rows, f.columns, f.axis, f.tile)
-
-    @classmethod
-    def from_structure(cls, structure: dict[str, Any]) -> CodebookEmbedding:
-        return cls(CodeFormat(**structure["format"]), structure["bias"])
+        stored = (self.codes, self.codebook, self.scale)
+        return torch.ops.edgecomp.codebook_embedding(index, *stored, f.rows, f.columns, f.axis, f.tile)

@@ -1,7 +1,8 @@
 """The custom operators, as torch sees them: `edgecomp::codebook_linear`, `codebook_conv2d` and `codebook_embedding`.
 
 Here they decode and multiply, which is their definition. On the device the kernels of `targets/kernels` compute on
-the codes. All take the codes as stored, see `packing`, and codebooks of shape (stages, groups, s, k).
+the codes. All take the codes as stored, see `packing`, and codebooks of shape (stages, groups, s, k). `table_bits` and
+`table_group` say how kernels look up products, see `Tables`; nothing changes here. `relu`: negative outputs become 0.
 """
 
 import torch
@@ -10,15 +11,18 @@ from torch.nn import functional as F
 
 from .packing import bits_per_code, unpack
 
-_MATRIX = "Tensor codes, Tensor codebook, Tensor? scale, Tensor? bias, int rows, int axis, int tile"
-_CONVOLUTION = "int[] kernel, int[] stride, int[] padding, int[] dilation"
+MATRIX = (
+    "Tensor codes, Tensor codebook, Tensor? scale, Tensor? bias, int rows, int axis, int tile, "
+    "int table_bits, int table_group, bool relu"
+)
+CONVOLUTION = "int[] kernel, int[] stride, int[] padding, int[] dilation"
 
 _TABLE = "Tensor codes, Tensor codebook, Tensor? scale, int rows, int columns, int axis, int tile"
 
 _library = torch.library.Library("edgecomp", "DEF")
 for _name, _arguments in (
-    ("codebook_linear", f"Tensor x, {_MATRIX}"),
-    ("codebook_conv2d", f"Tensor x, {_MATRIX}, {_CONVOLUTION}"),
+    ("codebook_linear", f"Tensor x, {MATRIX}"),
+    ("codebook_conv2d", f"Tensor x, {MATRIX}, {CONVOLUTION}"),
     ("codebook_embedding", f"Tensor index, {_TABLE}"),
 ):
     _library.define(f"{_name}({_arguments}) -> Tensor")
@@ -55,15 +59,19 @@ def decode(
     return matrix if scale is None else matrix * scale[:, None]
 
 
-def _linear(x, codes, codebook, scale, bias, rows, axis, tile):  # type: ignore[no-untyped-def]
-    return F.linear(x, decode(codes, codebook, scale, rows, x.shape[-1], axis, tile), bias)
+def _linear(x, codes, codebook, scale, bias, rows, axis, tile, table_bits, table_group, relu):  # type: ignore[no-untyped-def]
+    y = F.linear(x, decode(codes, codebook, scale, rows, x.shape[-1], axis, tile), bias)
+    return y.relu() if relu else y
 
 
-def _conv2d(x, codes, codebook, scale, bias, rows, axis, tile, kernel, stride, padding, dilation):  # type: ignore[no-untyped-def]
+def _conv2d(  # type: ignore[no-untyped-def]
+    x, codes, codebook, scale, bias, rows, axis, tile, table_bits, table_group, relu, kernel, stride, padding, dilation
+):
     channels = x.shape[1]
     matrix = decode(codes, codebook, scale, rows, channels * kernel[0] * kernel[1], axis, tile)
     weight = matrix.reshape(rows, *kernel, channels).permute(0, 3, 1, 2)
-    return F.conv2d(x, weight, bias, stride, padding, dilation)
+    y = F.conv2d(x, weight, bias, stride, padding, dilation)
+    return y.relu() if relu else y
 
 
 def _embedding(index, codes, codebook, scale, rows, columns, axis, tile):  # type: ignore[no-untyped-def]
@@ -76,12 +84,14 @@ _library.impl("codebook_embedding", _embedding, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("edgecomp::codebook_linear")
-def _fake_linear(x, codes, codebook, scale, bias, rows, axis, tile):  # type: ignore[no-untyped-def]
+def _fake_linear(x, codes, codebook, scale, bias, rows, *settings):  # type: ignore[no-untyped-def]
     return x.new_empty(*x.shape[:-1], rows)
 
 
 @torch.library.register_fake("edgecomp::codebook_conv2d")
-def _fake_conv2d(x, codes, codebook, scale, bias, rows, axis, tile, kernel, stride, padding, dilation):  # type: ignore[no-untyped-def]
+def _fake_conv2d(  # type: ignore[no-untyped-def]
+    x, codes, codebook, scale, bias, rows, axis, tile, table_bits, table_group, relu, kernel, stride, padding, dilation
+):
     size = [(x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     return x.new_empty(x.shape[0], rows, *size)
 

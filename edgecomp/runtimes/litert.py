@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import BuildError
 from ..file_net import FileNet
+from ..layers import ops
 from ..layers.codebook import Coded
 from ..layers.matrix import kind_of, one_channel_per_group
 from ..layers.packing import pack_signed
@@ -136,8 +137,10 @@ def _teach_converter() -> None:
     from litert_torch._convert.fx_passes.optimize_layout_transposes_pass import layout_check, layout_rewrite
     from litert_torch.backend.lowerings import lower, utils
 
-    def constant(values: list[int], dtype: type = np.int32) -> Any:
-        return utils.numpy_array_constant(np.array(values, dtype))
+    from .. import tflite
+
+    def zeros(count: int, dtype: type = np.int8) -> Any:
+        return utils.numpy_array_constant(np.zeros(count, dtype))
 
     def custom(context: Any, name: str, operands: list[Any]) -> Any:
         op = ir.Operation.create(
@@ -154,31 +157,31 @@ def _teach_converter() -> None:
     def matrix(codes: Any, codebook: Any, scale: Any, bias: Any) -> list[Any]:
         return [codes, codebook, *(given for given in (scale, bias) if given is not None)]
 
+    def settings(matrix: tuple[int, int, int], scale: Any, bias: Any, *more: Any) -> Any:
+        return utils.numpy_array_constant(tflite.op_settings(matrix, scale is not None, bias is not None, *more))
+
     def some_bias(scale: Any, bias: Any, rows: int) -> Any:
         """The number of rows must be seen in some shape."""
-        return constant([0] * rows, np.float32) if scale is None and bias is None else bias
+        return zeros(rows, np.float32) if scale is None and bias is None else bias
 
     @lower(torch.ops.edgecomp.codebook_linear)
-    def linear(context, x, codes, codebook, scale, bias, rows, axis, tile):  # type: ignore[no-untyped-def]
+    def linear(context, x, codes, codebook, scale, bias, rows, axis, tile, *lookup):  # type: ignore[no-untyped-def]
         bias = some_bias(scale, bias, rows)
-        settings = [rows, axis, tile, scale is not None, bias is not None]
-        return custom(
-            context, "edgecomp_codebook_linear", [x, *matrix(codes, codebook, scale, bias), constant(settings)]
-        )
+        given = settings((rows, axis, tile), scale, bias, lookup)
+        return custom(context, "edgecomp_codebook_linear", [x, *matrix(codes, codebook, scale, bias), given])
 
     @lower(torch.ops.edgecomp.codebook_embedding)
     def embedding(context, index, codes, codebook, scale, rows, columns, axis, tile):  # type: ignore[no-untyped-def]
-        settings = [rows, axis, tile, scale is not None, False]
-        operands = [index, *matrix(codes, codebook, scale, None), constant(settings), constant([0] * columns, np.int8)]
+        given = settings((rows, axis, tile), scale, None, (32, 64, False))
+        operands = [index, *matrix(codes, codebook, scale, None), given, zeros(columns)]
         return custom(context, "edgecomp_codebook_embedding", operands)
 
     @lower(torch.ops.edgecomp_litert.codebook_conv2d)
-    def conv2d(context, x, codes, codebook, scale, bias, rows, axis, tile, *geometry):  # type: ignore[no-untyped-def]
-        bias = some_bias(scale, bias, rows)
-        settings = [rows, axis, tile, scale is not None, bias is not None, *(i for pair in geometry for i in pair)]
+    def conv2d(context, x, codes, codebook, scale, bias, rows, axis, tile, *more):  # type: ignore[no-untyped-def]
+        bias, lookup, geometry = some_bias(scale, bias, rows), more[:3], [i for pair in more[3:] for i in pair]
         _, height, width, _ = context.node.meta["val"].shape
-        operands = [x, *matrix(codes, codebook, scale, bias), constant(settings)]
-        operands += [constant([0] * height, np.int8), constant([0] * width, np.int8)]
+        given = settings((rows, axis, tile), scale, bias, lookup, geometry)
+        operands = [x, *matrix(codes, codebook, scale, bias), given, zeros(height), zeros(width)]
         return custom(context, "edgecomp_codebook_conv2d", operands)
 
     @lower(torch.ops.edgecomp_litert.widen)
@@ -199,10 +202,7 @@ def _teach_converter() -> None:
 
 
 _library = torch.library.Library("edgecomp_litert", "DEF")
-_library.define(
-    "codebook_conv2d(Tensor x, Tensor codes, Tensor codebook, Tensor? scale, Tensor? bias, int rows, int axis, "
-    "int tile, int[] kernel, int[] stride, int[] padding, int[] dilation) -> Tensor"
-)
+_library.define(f"codebook_conv2d(Tensor x, {ops.MATRIX}, {ops.CONVOLUTION}) -> Tensor")
 _library.define("widen(Tensor x) -> Tensor")
 _library.impl("widen", lambda x: x.float(), "CompositeExplicitAutograd")
 

@@ -33,19 +33,26 @@ bool read_vector(const optional<Tensor> &t, int64_t rows, const float **out) {
 
 bool fits(int64_t value) { return value > 0 && value <= INT32_MAX; }
 
+struct Lookup {
+  int64_t bits, group;
+  bool relu;
+};
+
 // Fills `w` from the op's arguments; false if they do not describe a matrix with `columns` columns.
 bool read_matrix(const Tensor &codes, const Tensor &codebook, const optional<Tensor> &scale,
                  const optional<Tensor> &bias, int64_t rows, int64_t columns, int64_t axis, int64_t tile,
-                 edgecomp_matrix *w) {
+                 const Lookup &lookup, edgecomp_matrix *w) {
   const bool half = codebook.scalar_type() == ScalarType::Half;
   if (!fits(rows) || !fits(columns) || axis < 0 || axis > 1 || tile < 8 || tile > 128) return false;
+  if (!fits(lookup.bits) || !fits(lookup.group)) return false;
   if (!is_contiguous(codes, ScalarType::Byte) || codebook.dim() != 4) return false;
   if (!is_contiguous(codebook, half ? ScalarType::Half : ScalarType::Float)) return false;
   for (int i = 0; i < 4; ++i)
     if (!fits(codebook.size(i))) return false;
   *w = {int32_t(rows), int32_t(columns), int32_t(axis), int32_t(tile), int32_t(codebook.size(0)),
         int32_t(codebook.size(1)), int32_t(codebook.size(2)), int32_t(codebook.size(3)),
-        codes.const_data_ptr<uint8_t>(), codebook.const_data_ptr(), half, nullptr, nullptr, 8, 64, 0};
+        codes.const_data_ptr<uint8_t>(), codebook.const_data_ptr(), half, nullptr, nullptr,
+        int32_t(lookup.bits), int32_t(lookup.group), lookup.relu};
   return edgecomp_matrix_is_valid(w) && size_t(codes.numel()) == edgecomp_codes_bytes(w) &&
          read_vector(scale, rows, &w->scale) && read_vector(bias, rows, &w->bias);
 }
@@ -60,10 +67,11 @@ void *scratch_memory(KernelRuntimeContext &context, size_t bytes) {
 
 Tensor &codebook_linear(KernelRuntimeContext &context, const Tensor &x, const Tensor &codes, const Tensor &codebook,
                         optional<Tensor> scale, optional<Tensor> bias, int64_t rows, int64_t axis, int64_t tile,
-                        Tensor &out) {
+                        int64_t table_bits, int64_t table_group, bool relu, Tensor &out) {
   edgecomp_matrix w;
+  const Lookup lookup = {table_bits, table_group, relu};
   const bool valid = x.dim() > 0 && is_contiguous(x, ScalarType::Float) && is_contiguous(out, ScalarType::Float) &&
-                     read_matrix(codes, codebook, scale, bias, rows, x.size(x.dim() - 1), axis, tile, &w) &&
+                     read_matrix(codes, codebook, scale, bias, rows, x.size(x.dim() - 1), axis, tile, lookup, &w) &&
                      out.numel() == x.numel() / w.columns * w.rows;
   if (!valid) {
     ET_LOG(Error, "edgecomp::codebook_linear: the arguments do not fit together");
@@ -87,8 +95,8 @@ bool read_pair(ArrayRef<int64_t> values, int32_t *out) {
 
 Tensor &codebook_conv2d(KernelRuntimeContext &context, const Tensor &x, const Tensor &codes, const Tensor &codebook,
                         optional<Tensor> scale, optional<Tensor> bias, int64_t rows, int64_t axis, int64_t tile,
-                        ArrayRef<int64_t> kernel, ArrayRef<int64_t> stride, ArrayRef<int64_t> padding,
-                        ArrayRef<int64_t> dilation, Tensor &out) {
+                        int64_t table_bits, int64_t table_group, bool relu, ArrayRef<int64_t> kernel,
+                        ArrayRef<int64_t> stride, ArrayRef<int64_t> padding, ArrayRef<int64_t> dilation, Tensor &out) {
   edgecomp_matrix w;
   edgecomp_conv2d c = {};
   bool valid = x.dim() == 4 && is_contiguous(x, ScalarType::Float) && is_contiguous(out, ScalarType::Float) &&
@@ -97,7 +105,7 @@ Tensor &codebook_conv2d(KernelRuntimeContext &context, const Tensor &x, const Te
   if (valid) {
     c.batch = x.size(0), c.channels = x.size(1), c.height = x.size(2), c.width = x.size(3);
     const int64_t columns = int64_t(c.channels) * c.kernel[0] * c.kernel[1];
-    valid = read_matrix(codes, codebook, scale, bias, rows, columns, axis, tile, &w) &&
+    valid = read_matrix(codes, codebook, scale, bias, rows, columns, axis, tile, {table_bits, table_group, relu}, &w) &&
             edgecomp_conv2d_is_valid(&c, &w) &&
             out.numel() == int64_t(c.batch) * w.rows * edgecomp_conv2d_output(&c, 0) * edgecomp_conv2d_output(&c, 1);
   }
@@ -116,7 +124,7 @@ Tensor &codebook_embedding(KernelRuntimeContext &context, const Tensor &index, c
                            int64_t tile, Tensor &out) {
   edgecomp_matrix w;
   const bool valid = is_contiguous(index, ScalarType::Long) && is_contiguous(out, ScalarType::Float) &&
-                     read_matrix(codes, codebook, scale, {}, rows, columns, axis, tile, &w) &&
+                     read_matrix(codes, codebook, scale, {}, rows, columns, axis, tile, {32, 64, false}, &w) &&
                      out.numel() == index.numel() * w.columns;
   if (!valid || !edgecomp_embedding_run(&w, index.const_data_ptr<int64_t>(), index.numel(),
                                         out.mutable_data_ptr<float>())) {

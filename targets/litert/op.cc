@@ -11,7 +11,7 @@
 namespace edgecomp {
 namespace {
 
-constexpr size_t kMatrixSettings = 5, kConv2dSettings = 13;
+constexpr size_t kMatrixSettings = 8, kConv2dSettings = 16;
 
 // Memory aligned to 64 bytes, kept by the thread from one inference to the next.
 void *scratch_memory(size_t bytes) {
@@ -46,7 +46,7 @@ bool read_matrix(const std::vector<OpTensor> &inputs, int64_t columns, Arguments
   if (columns <= 0 || columns > INT32_MAX || found - inputs.begin() != 3 + (s[3] != 0) + (s[4] != 0)) return false;
   const std::vector<int32_t> &words = codebook.shape;
   out->w = {s[0], int32_t(columns), s[1], s[2], words[0], words[1], words[2], words[3],
-            static_cast<const uint8_t *>(codes.data), codebook.data, half, nullptr, nullptr, 8, 64, 0};
+            static_cast<const uint8_t *>(codes.data), codebook.data, half, nullptr, nullptr, s[5], s[6], s[7]};
   if (!edgecomp_matrix_is_valid(&out->w) || size_t(codes.elements()) != edgecomp_codes_bytes(&out->w)) return false;
   const float **vectors[] = {&out->w.scale, &out->w.bias};
   for (int i = 0, next = 3; i < 2; ++i) {

@@ -27,7 +27,7 @@ struct Layer {
   std::vector<float> x = std::vector<float>(2 * 6 * 7 * 3), y, codebook = std::vector<float>(4 * 3 * 4), bias{1, 2, 3, 4, 5};
   std::vector<int32_t> index{0, 4, 2};
   std::vector<uint8_t> codes;
-  std::vector<int32_t> settings{5, 0, 8, 0, 1, 2, 2, 1, 2, 1, 0, 1, 1};
+  std::vector<int32_t> settings{5, 0, 8, 0, 1, 32, 64, 0, 2, 2, 1, 2, 1, 0, 1, 1};
   std::vector<int8_t> extent = std::vector<int8_t>(16);
   std::vector<OpTensor> inputs;
   OpTensor output;
@@ -37,8 +37,8 @@ struct Layer {
     for (auto *values : {&x, &codebook})
       for (float &value : *values) value = normal(generator);
     for (uint8_t &byte : codes) byte = uint8_t(generator());
-    if (op == Op::kLinear) settings.resize(5);
-    if (op == Op::kEmbedding) settings = {5, 0, 8, 0, 0};
+    if (op != Op::kConv2d) settings.resize(8);
+    if (op == Op::kEmbedding) settings[4] = 0;
     const std::vector<int32_t> x_shape = op == Op::kConv2d ? std::vector<int32_t>{2, 6, 7, 3} : std::vector<int32_t>{21, 12};
     inputs = {op == Op::kEmbedding ? OpTensor{ElementType::kInt32, {3}, index.data()}
                                    : OpTensor{ElementType::kFloat32, x_shape, x.data()},
@@ -57,7 +57,8 @@ struct Layer {
   }
 
   edgecomp_matrix matrix() const {
-    return {5, 12, 0, 8, 1, 4, 3, 4, codes.data(), codebook.data(), 0, nullptr, op == Op::kEmbedding ? nullptr : bias.data()};
+    return {5, 12, 0, 8, 1, 4, 3, 4, codes.data(), codebook.data(), 0, nullptr, op == Op::kEmbedding ? nullptr : bias.data(),
+            32, 64, 0};
   }
 };
 
@@ -83,6 +84,17 @@ void check_results() {
     }
     for (size_t i = 0; i < exact.size(); ++i) expect(std::abs(exact[i] - layer.y[i]) < 1e-4, kOpNames[int(op)]);
   }
+}
+
+// Settings that no kernel knows.
+void check_settings() {
+  for (Op op : {Op::kLinear, Op::kConv2d, Op::kEmbedding})
+    for (const auto &[place, value] : std::vector<std::pair<int, int32_t>>{
+             {5, 0}, {5, 4}, {5, 24}, {5, -8}, {5, 64}, {6, 0}, {6, 8}, {6, 48}, {6, 128}, {6, -64}, {7, 2}, {7, -1}}) {
+      Layer layer(op);
+      layer.settings[place] = value;
+      expect(!run_op(op, layer.inputs, layer.output).empty(), "wrong table bits, table group or relu are accepted");
+    }
 }
 
 constexpr ElementType kTypes[] = {ElementType::kInt8, ElementType::kUInt8, ElementType::kFloat16, ElementType::kInt32,
@@ -115,6 +127,7 @@ void check_damage() {
 
 int main() {
   check_results();
+  check_settings();
   check_damage();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures ? 1 : 0;
