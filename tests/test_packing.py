@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from edgecomp.layers.packing import best_tile, bits_per_code, pack, pack_signed, packed_bytes, unpack, unpack_signed
 
-SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 70))
+SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 150))
 
 
-@given(SHAPES, st.integers(1, 8), st.sampled_from([8, 16, 32]), st.integers(0, 1000))
+@given(SHAPES, st.integers(1, 8), st.sampled_from([8, 16, 32, 64, 128]), st.integers(0, 1000))
 def test_unpack_inverts_pack(shape, bits, tile, seed):
     codes = torch.randint(0, 2**bits, shape, generator=torch.Generator().manual_seed(seed))
     packed = pack(codes, bits, tile)
@@ -30,7 +30,7 @@ def test_signed_values_lie_side_by_side(count, bits, seed):
     assert [number >> bits * i & 2**bits - 1 for i in range(count)] == [v % 2**bits for v in values.tolist()]
 
 
-@given(SHAPES, st.integers(1, 8), st.sampled_from([8, 16, 32]), st.integers(0, 1000))
+@given(SHAPES, st.integers(1, 8), st.sampled_from([8, 16, 32, 64, 128]), st.integers(0, 1000))
 def test_layout_is_the_documented_one(shape, bits, tile, seed):
     """The formula of `packing`'s docstring, read bit by bit."""
     stages, blocks, lanes = shape
@@ -65,3 +65,8 @@ def test_bits_tell_all_codewords_apart(k):
 def test_padding_of_large_layers_is_small(lanes):
     tile = best_tile(lanes)
     assert -lanes % tile <= lanes / 8
+    assert all(-lanes % wider > lanes / 8 for wider in (16, 32, 64, 128) if wider > tile)
+
+
+def test_the_widest_tile_is_that_of_layers_with_many_rows():
+    assert [best_tile(lanes) for lanes in (4096, 1000, 192, 96, 64, 40, 10)] == [128, 128, 64, 32, 64, 8, 8]

@@ -6,13 +6,13 @@ tiles, the last one padded with code 0. The order is tile, block, stage; one suc
 bits each, split into bit planes whose widths are the powers of two that add up to `bits`, widest (and lowest bits)
 first. In a plane of width w, lane l of the tile is in byte l mod (tile·w/8), shifted left by w·(l div (tile·w/8)).
 
-With 4 bits and tiles of 32 a cell is 16 bytes: low nibbles are lanes 0–15, high nibbles lanes 16–31, which is what
-one table-lookup instruction takes.
+With 4 bits and tiles of 128 a cell is 64 bytes, a line of the cache: low nibbles are lanes 0–63, high nibbles lanes
+64–127. Every 16 bytes are what one table-lookup instruction takes, for 32 lanes.
 """
 
 import torch
 
-_TILES = (32, 16, 8)
+_TILES = (128, 64, 32, 16, 8)
 
 
 def bits_per_code(k: int) -> int:
