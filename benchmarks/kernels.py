@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from edgecomp import calibration, chain, devices, discover, graph, native, progress, timing
+from edgecomp import calibration, chain, devices, discover, graph, lookup, native, progress, timing
 from edgecomp.export import HOST_TARGET, write_records
 from edgecomp.units import format_bytes, format_count
 
@@ -104,6 +104,7 @@ def nets(layer: nn.Module, inputs: torch.Tensor, refused: list[str]) -> Iterator
             continue
         made = compressor.compress(layer, None, 0)
         calibration.fix_ranges(original, layer, made, inputs)
+        lookup.choose_tables(original, layer, made, inputs)
         yield name, nn.Sequential(made).eval()
 
 

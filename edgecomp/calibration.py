@@ -95,7 +95,7 @@ def fix_ranges(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples
 
     handles = [part.register_forward_hook(see) for part in seen]
     try:
-        for x in _inputs_of(net, layer, samples):
+        for x in inputs_of(net, layer, samples):
             replacement(x)
     finally:
         for handle in handles:
@@ -108,7 +108,7 @@ def fix_ranges(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples
 def _rows(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int) -> Iterator[Tensor]:
     """The inputs of a layer as rows of what its matrix multiplies; the same seed takes the same rows."""
     generator = torch.Generator().manual_seed(seed)
-    return _large(input_rows(layer, x.float(), _ROWS_PER_BATCH, generator) for x in _inputs_of(net, layer, samples))
+    return _large(input_rows(layer, x.float(), _ROWS_PER_BATCH, generator) for x in inputs_of(net, layer, samples))
 
 
 def _large(matrices: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -123,7 +123,8 @@ def _large(matrices: Iterator[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
-def _inputs_of(net: nn.Module, layer: nn.Module, samples: Tensor) -> Iterator[Tensor]:
+def inputs_of(net: nn.Module, layer: nn.Module, samples: Tensor) -> Iterator[Tensor]:
+    """What `layer` is called with when `net` is with the samples (N, …), at most 256 of them at a time."""
     caught: list[Tensor] = []
     format = torch.channels_last if samples.dim() == 4 else torch.contiguous_format
 

@@ -20,15 +20,16 @@ from .calibration import Inputs
 from .feedback import code_blocks, damped, refine
 from .layers.codebook import Coded, CodeFormat
 from .layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
-from .records import Cost, Record
+from .lookup import Lookup
+from .records import Cost
 
 _SAMPLE = 1 << 20  # segments from which a codebook that many blocks share is fitted
 
 
-class Fitting(Record):
-    """Settings of every codebook method. fit: `feedback`, `metric` or `plain`. passes: of refinement after feedback.
-    iterations: of k-means. codebook_dtype: how codewords are stored. permute: input channels in the order of their
-    energy, where the layer before can give them out so (see `permute`)."""
+class Fitting(Lookup):
+    """Settings of every method that fits codes. fit: `feedback`, `metric` or `plain`. passes: of refinement after
+    feedback. iterations: of k-means. codebook_dtype: how codewords are stored. permute: input channels in the order of
+    their energy, where the layer before can give them out so (see `permute`). tables: see `Lookup`."""
 
     codebook_dtype: Literal["float16", "float32"] = "float16"
     fit: Literal["feedback", "metric", "plain"] = "feedback"
@@ -59,7 +60,7 @@ def interface(
     def compress(layer: nn.Module, config: Fitting, inputs: Inputs | None, seed: int) -> Coded:
         format = format_of(layer, config)
         coding = fit(weight_matrix(layer), format, config, inputs, seed)
-        return coded_layer(layer, format, coding.codes, coding.codebook)
+        return coded_layer(layer, format, coding.codes, coding.codebook, tables=config.tables_for(format))
 
     return refuse, predict, compress
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import calibration, chain, checkpoint, graph, permute, progress
+from . import calibration, chain, checkpoint, graph, lookup, permute, progress
 from .calibration import Inputs
 from .chain import Chain, Together
 from .errors import UsageError
@@ -122,6 +122,8 @@ def _compressed_layer(
             aim_at_original(net, original, job.names[0], samples, inputs, seed)
     compressed = replace_weights(layer, job.method, inputs, seed)
     _fix_ranges(net, model, layer, compressed)
+    if model.data is not None:
+        lookup.choose_tables(net, layer, compressed, model.data.calibration.inputs, seed)
     difference = before - compressed.decode()
     weights, outputs = _ratio(difference, before), None
     if inputs is not None:

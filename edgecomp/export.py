@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import discover, native, progress
+from . import discover, lookup, native, progress
 from .devices.host import Host
 from .errors import BuildError
 from .file_net import FileNet
 from .files import atomic_folder, cache_folder, sha256_file
-from .layers.codebook import Coded
+from .layers.codebook import CodebookEmbedding, Coded
 from .layers.quantized import Quantized
 from .layers.stock import Stock, without_custom_ops
 from .plan import parameter_bytes
@@ -33,7 +33,8 @@ from .workspace import Workspace, stage_key
 HOST_TARGET = "linux-x86_64"
 _PROOF_SAMPLES = 32
 _EXACT = 1e-3  # relative difference between runtimes that both compute in fp32
-_LOOKUP = 0.05  # what the byte tables of one coded layer may add, see targets/kernels/codebook_linear
+_LOOKUP = 0.01  # what the tables of one coded layer may add: half of it on calibration inputs, see `lookup`
+_BYTES = 0.05  # the same where bytes were asked for, whatever they add
 _ROUNDING = 0.01  # what one int8 layer may: where sums differ in the last bit, inputs round to neighbouring levels
 
 
@@ -146,14 +147,17 @@ def _shapes(model: Model) -> str:
 def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof:
     runtime = discover.runtime(runtime_name)
     stored = {hashlib.sha256(c.data).digest() for c in runtime.constants(path)}
-    coded, rounding, stock = 0, 0, 0
+    added: list[float] = []
+    stock = 0
     for name, layer in net.named_modules():
         if isinstance(layer, (Coded, Stock)):
-            coded, stock = coded + isinstance(layer, Coded), stock + isinstance(layer, Stock)
+            if isinstance(layer, Coded):
+                added.append(_lookup_error(layer))
+            stock += isinstance(layer, Stock)
             _find(stored, [layer.codes], f"{path}: the codes of {name}")
             _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
         elif isinstance(layer, Quantized):
-            rounding += 1
+            added.append(_ROUNDING)
             _find(stored, runtime.stored(layer), f"{path}: the int{layer.bits} weights of {name}")
     ours = sorted(name for name in runtime.operators(path) if "edgecomp" in name) if stock else []
     if ours:
@@ -162,17 +166,24 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
     expected = _expected(model, runtime_name, net, inputs)
     got = run_on_host(runtime_name, path, inputs, expected.shape[1])
     difference = (got - expected).norm() / expected.norm().clamp(min=1e-30)
-    limit = _EXACT + math.hypot(_LOOKUP * math.sqrt(coded), _ROUNDING * math.sqrt(rounding))
+    limit = _EXACT + math.hypot(*added)
     if not difference <= limit:
         raise BuildError(
             f"{path}: outputs differ from the torch module's by {100 * difference:.2f} % (limit {100 * limit:.2f} %)"
         )
     return Proof(
-        codes_stored=coded + rounding + stock > 0,
+        codes_stored=len(added) + stock > 0,
         max_abs_difference=(got - expected).abs().max().item(),
         relative_difference=difference.item(),
         reference=reference,
     )
+
+
+def _lookup_error(layer: Coded) -> float:
+    """At most, of the layer's outputs."""
+    tables = layer.lookup
+    known = tables.error is not None and tables.error <= lookup.LIMIT
+    return _LOOKUP if tables.bits > 8 or known else _BYTES
 
 
 def _expected(model: Model, runtime_name: str, net: nn.Module, inputs: list[Tensor]) -> Tensor:
@@ -230,6 +241,7 @@ def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origin
                 bits_per_weight=8 * size / max(1, weights),
                 relative_error=_mean([compressed.weight_errors[n] for n in names if n in compressed.weight_errors]),
                 output_error=_mean([compressed.output_errors[n] for n in names if n in compressed.output_errors]),
+                tables=_tables(made),
                 reason="; ".join(dict.fromkeys(filter(None, [entry.reason, *_remarks(made)]))),
             )
         )
@@ -250,6 +262,11 @@ def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origin
         )
     )
     return tuple(lines)
+
+
+def _tables(made: nn.Module) -> str:
+    coded = [part for part in made.modules() if isinstance(part, Coded) and not isinstance(part, CodebookEmbedding)]
+    return "; ".join(dict.fromkeys(part.lookup.text for part in coded))
 
 
 def _remarks(made: nn.Module) -> list[str]:

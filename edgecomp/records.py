@@ -166,7 +166,8 @@ class Proof(Record):
 
 class LayerReport(Record):
     """One line of the ledger: a layer's bytes in the exported file, what was done to it, ‖W−Ŵ‖/‖W‖ of its weights and
-    ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖ of its outputs on calibration inputs."""
+    ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖ of its outputs on calibration inputs. `tables`: how products with its codewords are looked up, and
+    what that adds to the outputs."""
 
     name: str
     kind: str
@@ -178,6 +179,7 @@ class LayerReport(Record):
     bits_per_weight: float
     relative_error: float | None
     output_error: float | None = None
+    tables: str = ""
     reason: str
 
 

@@ -86,7 +86,9 @@ def print_report(result: Report, console: Console) -> None:
     """The table for the terminal; the verdict comes last, where the eye is."""
     notes = [*_left_alone(result), *(Text(note, "dim") for note in result.notes)]
     errors = Text(
-        "weights, outputs: relative error of the layer's weights, and of its outputs on calibration inputs\n", "dim"
+        "weights, outputs: relative error of the layer's weights, and of its outputs on calibration inputs\n"
+        "tables: in which products with codewords are looked up, and the error that this adds to the outputs\n",
+        "dim",
     )
     parts = [_layer_table(result), errors, *notes, Text(), _figure_table(_FIGURES, _figures(result)), Text()]
     if price := stock_price(result):
@@ -163,7 +165,7 @@ def _about_outputs(proof: Proof) -> list[str]:
         return []
     return [
         f"outputs are {100 * proof.relative_difference:.0f} % from those of the {proof.reference}: in a deep net the "
-        "8-bit tables of many layers with k=16 add up; with another k products are looked up exactly"
+        "rounded products of many layers add up; with --set tables=exact they are looked up as they are"
     ]
 
 
@@ -247,8 +249,8 @@ def _layer_table(result: Report) -> Table:
         title=f"{result.model.name} · {result.method} · {result.target} · {result.runtime}{' · stock' * result.stock}",
         title_justify="left",
     )
-    for title in ("layer", "method", "original", "now", "bits/weight", "weights", "outputs"):
-        table.add_column(title, justify="left" if title in ("layer", "method") else "right")
+    for title in ("layer", "method", "original", "now", "bits/weight", "weights", "outputs", "tables"):
+        table.add_column(title, justify="left" if title in ("layer", "method", "tables") else "right")
     for line in result.layers:
         table.add_row(
             line.name,
@@ -258,6 +260,7 @@ def _layer_table(result: Report) -> Table:
             f"{line.bits_per_weight:.2f}" if line.weights else "",
             "" if line.relative_error is None else f"{line.relative_error:.3f}",
             "" if line.output_error is None else f"{line.output_error:.3f}",
+            line.tables,
         )
     return table
 

@@ -104,6 +104,13 @@ class Tables(Record):
     group: Literal[16, 32, 64] = 64
     error: float | None = None
 
+    @property
+    def text(self) -> str:
+        """For the report: `8-bit, groups of 32, 0.48 %`."""
+        if self.bits != 8:
+            return f"{self.bits}-bit" if self.bits < 32 else "exact"
+        return f"8-bit, groups of {self.group}" + ("" if self.error is None else f", {100 * self.error:.2f} %")
+
 
 class Coded(nn.Module):
     """What the layers share: the buffers, and `decode`.

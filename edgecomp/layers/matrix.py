@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .codebook import CodebookConv2d, CodebookEmbedding, CodebookLinear, Coded, CodeFormat
+from .codebook import CodebookConv2d, CodebookEmbedding, CodebookLinear, Coded, CodeFormat, Tables
 from .quantized import Arithmetic, Quantized, QuantizedConv2d, QuantizedLinear
 
 KINDS = ("dense", "conv", "embedding")
@@ -91,12 +91,17 @@ def bias_of(replacement: nn.Module) -> Tensor:
 
 
 def coded_layer(
-    layer: nn.Module, format: CodeFormat, codes: Tensor, codebook: Tensor, scale: Tensor | None = None
+    layer: nn.Module,
+    format: CodeFormat,
+    codes: Tensor,
+    codebook: Tensor,
+    scale: Tensor | None = None,
+    tables: Tables | None = None,
 ) -> Coded:
     """The codebook layer that takes the place of `layer`; shapes as in `Coded.store`."""
     bias = layer.bias if has_bias(layer) else None
     if kind_of(layer) == "dense":
-        coded: Coded = CodebookLinear(format, bias is not None)
+        coded: Coded = CodebookLinear(format, bias is not None, tables)
     elif kind_of(layer) == "embedding":
         coded = CodebookEmbedding(format, False)
     else:
@@ -106,7 +111,7 @@ def coded_layer(
             "padding": list(explicit_padding(layer)),
             "dilation": list(layer.dilation),
         }
-        coded = CodebookConv2d(format, bias is not None, geometry)
+        coded = CodebookConv2d(format, bias is not None, geometry, tables)
     coded.store(codes, codebook, scale, bias)
     return coded
 

@@ -15,16 +15,17 @@ from ..calibration import Inputs
 from ..feedback import code_rows
 from ..layers import CodeFormat
 from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
-from ..records import Cost, Record
+from ..lookup import Lookup
+from ..records import Cost
 
 KINDS = ("dense", "embedding")
 CODES = True
 _ROUNDS = 5  # of threshold and scale, for ternary weights without inputs
 
 
-class Config(Record):
+class Config(Lookup):
     """ternary: weights may be 0 too, which takes 2 bits instead of 1. fit: `feedback` uses the calibration inputs,
-    `plain` does not. passes: of refinement."""
+    `plain` does not. passes: of refinement. tables: see `Lookup`."""
 
     ternary: bool = False
     fit: Literal["feedback", "plain"] = "feedback"
@@ -45,7 +46,8 @@ def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int)
         signs, scale = _plain(matrix, config.ternary)
     else:
         signs, scale = _calibrated(matrix, inputs.second_moment, config)
-    return coded_layer(layer, format, _codes(signs, format), _patterns(format)[None, None], scale)
+    patterns, tables = _patterns(format)[None, None], config.tables_for(format)
+    return coded_layer(layer, format, _codes(signs, format), patterns, scale, tables)
 
 
 def _format(layer: nn.Module, config: Config) -> CodeFormat:
