@@ -153,6 +153,14 @@ def test_uneven_padding_goes_in_front(keras):
     assert names[:3] == ["PAD", "CUSTOM", "RELU6"]
 
 
+def test_a_relu_goes_into_the_op(keras):
+    result, out = build(keras, "kmeans", "k=4", layers=("block1/conv",))
+    assert result.proof.relative_difference < 1e-5
+    model = tflite.read(out / "model.tflite")
+    names = [tflite.operation(model.operatorCodes[op.opcodeIndex]) for op in model.subgraphs[0].operators]
+    assert "edgecomp_codebook_conv2d" in names and "RELU" not in names
+
+
 def test_a_file_that_is_coded_can_be_coded_further(keras, tmp_path):
     _, out = build(keras, "pq", layers=("dense",))
     again = tmp_path / "again.tflite"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import BuildError
 from ..files import atomic_file
+from ..layers.fusing import fuse_relus
 from ..layers.matrix import kind_of, one_channel_per_group
 from ..layers.quantized import Arithmetic, Quantized, exportable
 from . import Constant
@@ -43,6 +44,7 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         try:
             with exportable(net):
                 program = torch.export.export(net.eval(), example_inputs)
+            fuse_relus(program)
             # What is rounded at run time must come from outside of the graph: a maximum before it within fails there.
             rounds = any(isinstance(module, Quantized) and not module.static for module in net.modules())
             precision = ConfigPrecisionType.DYNAMIC_QUANT

@@ -29,6 +29,7 @@ from ..errors import BuildError
 from ..file_net import FileNet
 from ..layers import ops
 from ..layers.codebook import Coded
+from ..layers.fusing import relu_behind
 from ..layers.matrix import kind_of, one_channel_per_group
 from ..layers.packing import pack_signed
 from ..layers.quantized import Arithmetic, Quantized
@@ -135,6 +136,7 @@ def _teach_converter() -> None:
     """Tells litert_torch how our operators are written."""
     from litert_converter.mlir import ir
     from litert_torch._convert.fx_passes.optimize_layout_transposes_pass import layout_check, layout_rewrite
+    from litert_torch.backend.lowerings import lookup as lowering_of
     from litert_torch.backend.lowerings import lower, utils
 
     from .. import tflite
@@ -165,9 +167,9 @@ def _teach_converter() -> None:
         return zeros(rows, np.float32) if scale is None and bias is None else bias
 
     @lower(torch.ops.edgecomp.codebook_linear)
-    def linear(context, x, codes, codebook, scale, bias, rows, axis, tile, *lookup):  # type: ignore[no-untyped-def]
+    def linear(context, x, codes, codebook, scale, bias, rows, axis, tile, bits, group, relu):  # type: ignore[no-untyped-def]
         bias = some_bias(scale, bias, rows)
-        given = settings((rows, axis, tile), scale, bias, lookup)
+        given = settings((rows, axis, tile), scale, bias, (bits, group, relu or relu_behind(context.node) is not None))
         return custom(context, "edgecomp_codebook_linear", [x, *matrix(codes, codebook, scale, bias), given])
 
     @lower(torch.ops.edgecomp.codebook_embedding)
@@ -177,12 +179,21 @@ def _teach_converter() -> None:
         return custom(context, "edgecomp_codebook_embedding", operands)
 
     @lower(torch.ops.edgecomp_litert.codebook_conv2d)
-    def conv2d(context, x, codes, codebook, scale, bias, rows, axis, tile, *more):  # type: ignore[no-untyped-def]
-        bias, lookup, geometry = some_bias(scale, bias, rows), more[:3], [i for pair in more[3:] for i in pair]
+    def conv2d(  # type: ignore[no-untyped-def]
+        context, x, codes, codebook, scale, bias, rows, axis, tile, bits, group, relu, *geometry
+    ):
+        bias, lookup = some_bias(scale, bias, rows), (bits, group, relu or relu_behind(context.node) is not None)
         _, height, width, _ = context.node.meta["val"].shape
-        given = settings((rows, axis, tile), scale, bias, lookup, geometry)
+        given = settings((rows, axis, tile), scale, bias, lookup, [i for pair in geometry for i in pair])
         operands = [x, *matrix(codes, codebook, scale, bias), given, zeros(height), zeros(width)]
         return custom(context, "edgecomp_codebook_conv2d", operands)
+
+    relu_alone = lowering_of(torch.ops.aten.relu)
+
+    @lower(torch.ops.aten.relu)
+    def relu(context, x):  # type: ignore[no-untyped-def]
+        fused = relu_behind(context.node.args[0]) is context.node
+        return x if fused else relu_alone(context, x)
 
     @lower(torch.ops.edgecomp_litert.widen)
     def widen(context, x):  # type: ignore[no-untyped-def]
