@@ -57,7 +57,7 @@ struct Layer {
   }
 
   edgecomp_matrix matrix() const {
-    return {5, 12, 0, 8, 1, 4, 3, 4, codes.data(), codebook.data(), 0, nullptr, op == Op::kEmbedding ? nullptr : bias.data()};
+    return {5, 12, 0, 8, 1, 4, 3, 4, codes.data(), codebook.data(), 0, nullptr, op == Op::kEmbedding ? nullptr : bias.data(), 8, 64, 0};
   }
 };
 
