@@ -46,4 +46,4 @@ def build(compiler: str, sources: list[Path], arguments: list[str], name: str, s
 
 def _headers() -> list[Path]:
     folders = (data_folder("targets"), data_folder("android_bench"))
-    return sorted(path for folder in folders for pattern in ("*.h", "*.inc") for path in folder.rglob(pattern))
+    return sorted(path for folder in folders for path in folder.rglob("*.h"))

@@ -73,6 +73,6 @@ def _code_digest() -> str:
     digest = hashlib.sha256()
     for folder in (Path(__file__).parent, data_folder("targets"), data_folder("android_bench")):
         for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".toml", ".cc", ".c", ".h", ".inc") and path.parent.name != "papers":
+            if path.suffix in (".py", ".toml", ".cc", ".c", ".h") and path.parent.name != "papers":
                 digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

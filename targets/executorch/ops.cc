@@ -1,6 +1,7 @@
 // The ops `edgecomp::codebook_linear.out`, `…conv2d.out` and `…embedding.out`: checks the arguments, calls the kernels.
 // Linking this file into a program registers them. A wrong argument is an error of the op, never a crash.
 #include <executorch/extension/kernel_util/make_boxed_from_unboxed_functor.h>
+#include <executorch/runtime/kernel/thread_parallel_interface.h>
 
 #include "../kernels/codebook_conv2d/codebook_conv2d.h"
 #include "../kernels/codebook_embedding/codebook_embedding.h"
@@ -57,6 +58,16 @@ bool read_matrix(const Tensor &codes, const Tensor &codebook, const optional<Ten
          read_vector(scale, rows, &w->scale) && read_vector(bias, rows, &w->bias);
 }
 
+// The threads of the runtime's pool: with ET_USE_THREADPOOL, else one.
+edgecomp_threads pool() {
+  const auto run = [](void *, void (*task)(void *, size_t), void *context, size_t count) {
+    executorch::extension::parallel_for(0, int64_t(count), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) task(context, size_t(i));
+    });
+  };
+  return {nullptr, int32_t(executorch::extension::get_thread_count()), run};
+}
+
 // Scratch memory; nullptr, with the context told, if there is none.
 void *scratch_memory(KernelRuntimeContext &context, size_t bytes) {
   auto memory = context.allocate_temp(bytes ? bytes : 1, 64);
@@ -78,9 +89,10 @@ Tensor &codebook_linear(KernelRuntimeContext &context, const Tensor &x, const Te
     context.fail(Error::InvalidArgument);
     return out;
   }
-  const edgecomp_linear_variant *variant = edgecomp_linear_select(&w);
-  void *scratch = scratch_memory(context, variant->scratch_bytes(&w));
-  if (scratch) variant->run(&w, x.const_data_ptr<float>(), x.numel() / w.columns, out.mutable_data_ptr<float>(), scratch);
+  const int64_t batch = x.numel() / w.columns;
+  void *scratch = scratch_memory(context, edgecomp_linear_scratch_bytes(&w, batch));
+  const edgecomp_threads threads = pool();
+  if (scratch) edgecomp_linear_run(&w, x.const_data_ptr<float>(), batch, out.mutable_data_ptr<float>(), scratch, &threads);
   return out;
 }
 
@@ -115,7 +127,8 @@ Tensor &codebook_conv2d(KernelRuntimeContext &context, const Tensor &x, const Te
     return out;
   }
   void *scratch = scratch_memory(context, edgecomp_conv2d_scratch_bytes(&c, &w));
-  if (scratch) edgecomp_conv2d_run(&c, &w, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), scratch);
+  const edgecomp_threads threads = pool();
+  if (scratch) edgecomp_conv2d_run(&c, &w, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), scratch, &threads);
   return out;
 }
 

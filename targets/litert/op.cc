@@ -66,10 +66,9 @@ bool linear(const std::vector<OpTensor> &inputs, const OpTensor &y) {
   if (!is_float(x) || x.shape.empty() || !is_float(y) || !read_matrix(inputs, x.shape.back(), &a)) return false;
   const int64_t batch = x.elements() / a.w.columns;
   if (y.elements() != batch * a.w.rows) return false;
-  const edgecomp_linear_variant *variant = edgecomp_linear_select(&a.w);
-  void *scratch = scratch_memory(variant->scratch_bytes(&a.w));
+  void *scratch = scratch_memory(edgecomp_linear_scratch_bytes(&a.w, batch));
   if (!scratch) return false;
-  variant->run(&a.w, static_cast<const float *>(x.data), batch, static_cast<float *>(y.data), scratch);
+  edgecomp_linear_run(&a.w, static_cast<const float *>(x.data), batch, static_cast<float *>(y.data), scratch, nullptr);
   return true;
 }
 
@@ -91,7 +90,7 @@ bool conv2d(const std::vector<OpTensor> &inputs, const OpTensor &y) {
   if (y.elements() != c.batch * pixels * a.w.rows) return false;
   void *scratch = scratch_memory(edgecomp_conv2d_scratch_bytes(&c, &a.w));
   if (!scratch) return false;
-  edgecomp_conv2d_run(&c, &a.w, static_cast<const float *>(x.data), static_cast<float *>(y.data), scratch);
+  edgecomp_conv2d_run(&c, &a.w, static_cast<const float *>(x.data), static_cast<float *>(y.data), scratch, nullptr);
   return true;
 }
 

@@ -1,79 +1,209 @@
 #include "codebook_conv2d.h"
 
-#include <cstring>
+#include "../codebook_linear/lookup16.h"
+
+using namespace edgecomp;
 
 namespace {
 
-size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+constexpr size_t kBandBytes = 512 * 1024;  // of scratch memory for a band of rows: what an L2 cache holds
+constexpr size_t kPatchBytes = 1024 * 1024;  // of patches gathered at a time
+constexpr int kMostPatches = 96;
 
-// One image in the order height, width, channel, so that the channels of a patch lie side by side.
-void to_channels_last(const edgecomp_conv2d &c, const float *x, float *image) {
-  const size_t pixels = size_t(c.height) * c.width;
-  for (int channel = 0; channel < c.channels; ++channel)
-    for (size_t pixel = 0; pixel < pixels; ++pixel)
-      image[pixel * c.channels + channel] = x[channel * pixels + pixel];
+// Whether all positions of the kernel look up the same products.
+bool shares_tables(const edgecomp_conv2d &c, const edgecomp_matrix &w) {
+  return lookup16_fits(w) && w.groups == 1 && c.channels % w.segment == 0;
 }
 
-void gather_patch(const edgecomp_conv2d &c, const float *image, int row, int column, float *patch) {
-  for (int i = 0; i < c.kernel[0]; ++i) {
-    for (int j = 0; j < c.kernel[1]; ++j, patch += c.channels) {
-      const int y = row * c.stride[0] + i * c.dilation[0] - c.padding[0];
-      const int x = column * c.stride[1] + j * c.dilation[1] - c.padding[1];
-      if (y < 0 || y >= c.height || x < 0 || x >= c.width)
-        std::memset(patch, 0, sizeof(float) * c.channels);
-      else
-        std::memcpy(patch, image + (size_t(y) * c.width + x) * c.channels, sizeof(float) * c.channels);
+// The part of `w` for one position of the kernel: what the tables of a pixel are made with.
+edgecomp_matrix at_one_position(const edgecomp_conv2d &c, const edgecomp_matrix &w) {
+  edgecomp_matrix part = w;
+  part.columns = c.channels;
+  return part;
+}
+
+// How a convolution is cut into bands, and where in the scratch memory things are.
+struct Plan {
+  bool tables;          // of pixels, else patches
+  int height, width;    // of the output
+  int rows, input_rows; // of a band
+  int patches;
+  size_t table_bytes;   // of a pixel
+  size_t pixels, work, outputs, bytes;  // offsets of the pixels (channels last), of tables or patches, of outputs; the total
+  size_t linear;        // offset of the scratch memory of codebook_linear
+
+  Plan(const edgecomp_conv2d &c, const edgecomp_matrix &w)
+      : tables(shares_tables(c, w)), height(edgecomp_conv2d_output(&c, 0)), width(edgecomp_conv2d_output(&c, 1)) {
+    table_bytes = tables ? TableShape(at_one_position(c, w)).bytes() : 0;
+    const size_t pixel_bytes = table_bytes + (c.channels_last ? 0 : sizeof(float) * c.channels);
+    const size_t row_bytes = std::max<size_t>(1, pixel_bytes * c.width);
+    const int span = c.dilation[0] * (c.kernel[0] - 1) + 1;
+    const int64_t wanted = int64_t(kBandBytes / row_bytes), least = span;
+    rows = int(std::clamp<int64_t>((wanted - least) / c.stride[0] + 1, 1, height));
+    input_rows = int(std::min<int64_t>(c.height, int64_t(rows - 1) * c.stride[0] + span));
+    const int64_t fitting = int64_t(kPatchBytes / (sizeof(float) * w.columns));
+    patches = int(std::min<int64_t>(std::clamp<int64_t>(fitting, 8, kMostPatches), int64_t(rows) * width));
+    pixels = 0;
+    work = pixels + (c.channels_last ? 0 : aligned(sizeof(float) * c.channels * c.width * input_rows));
+    outputs = work + (tables ? table_bytes * c.width * input_rows : aligned(sizeof(float) * w.columns * patches));
+    linear = outputs + (tables || c.channels_last ? 0 : aligned(sizeof(float) * w.rows * patches));
+    bytes = linear + (tables ? 0 : edgecomp_linear_scratch_bytes(&w, patches));
+  }
+};
+
+struct Band {
+  const edgecomp_conv2d &c;
+  const edgecomp_matrix &w;
+  const Plan &plan;
+  const edgecomp_threads *threads;
+  const float *x;  // of this image
+  float *y;
+  char *scratch;
+  int first, last;                 // rows of the output
+  int first_input, last_input;     // rows of the input
+  const float *pixels;             // of the input, channels last, from first_input on
+
+  const float *pixel(int row, int column) const {
+    return pixels + (size_t(row - first_input) * c.width + column) * c.channels;
+  }
+  // Position (i, j) of the kernel for an output pixel; false if it lies outside of the image.
+  bool find(int row, int column, int i, int j, int *input_row, int *input_column) const {
+    *input_row = row * c.stride[0] + i * c.dilation[0] - c.padding[0];
+    *input_column = column * c.stride[1] + j * c.dilation[1] - c.padding[1];
+    return *input_row >= 0 && *input_row < c.height && *input_column >= 0 && *input_column < c.width;
+  }
+
+  void reorder() {
+    if (c.channels_last) {
+      pixels = x + size_t(first_input) * c.width * c.channels;
+      return;
+    }
+    float *to = reinterpret_cast<float *>(scratch + plan.pixels);
+    const size_t map = size_t(c.height) * c.width;
+    for_each(threads, last_input - first_input, [&](size_t i) {
+      const float *from = x + (first_input + i) * c.width;
+      float *row = to + i * c.width * c.channels;
+      constexpr int kBlock = 16;  // columns: reads and writes whole cache lines
+      for (int begin = 0; begin < c.width; begin += kBlock) {
+        const int end = std::min(begin + kBlock, c.width);
+        for (int channel = 0; channel < c.channels; ++channel)
+          for (int column = begin; column < end; ++column)
+            row[size_t(column) * c.channels + channel] = from[channel * map + column];
+      }
+    });
+    pixels = to;
+  }
+
+  void put(int row, int column, int first_output, int count, const float *values) const {
+    const size_t map = size_t(plan.height) * plan.width, at = size_t(row) * plan.width + column;
+    if (c.channels_last)
+      std::copy_n(values, count, y + at * w.rows + first_output);
+    else
+      for (int i = 0; i < count; ++i) y[(first_output + i) * map + at] = values[i];
+  }
+
+  void with_tables() {
+    const edgecomp_matrix part = at_one_position(c, w);
+    const TableShape shape(part);
+    const Simd &simd = simd_best();
+    uint8_t *tables = reinterpret_cast<uint8_t *>(scratch + plan.work);
+    for_each(threads, last_input - first_input, [&](size_t i) {
+      for (int column = 0; column < c.width; ++column) {
+        uint8_t *to = tables + (i * c.width + column) * plan.table_bytes;
+        simd.build(part, pixel(first_input + int(i), column), 0, shape.groups(), to,
+                   reinterpret_cast<float *>(to + shape.scales_offset()));
+      }
+    });
+    const int tiles = edgecomp_divide_up(w.rows, w.tile), rows = last - first;
+    for_each(threads, size_t(tiles) * rows, [&](size_t i) {
+      for (int column = 0; column < plan.width; column += simd.inputs)
+        look_up(simd, shape, tables, int(i) / rows, first + int(i) % rows, column);
+    });
+  }
+
+  // The outputs of a tile for some neighbouring pixels.
+  void look_up(const Simd &simd, const TableShape &shape, const uint8_t *tables, int tile, int row, int column) {
+    const int count = std::min(simd.inputs, plan.width - column);
+    alignas(64) float sums[kMostInputs * kMostLanes];
+    std::fill(sums, sums + count * w.tile, 0.0f);
+    for (int i = 0; i < c.kernel[0]; ++i) {
+      for (int j = 0; j < c.kernel[1]; ++j) {
+        // Inputs that see the image: all in the middle, a run of them at its edges.
+        Run run = {cell(w, tile, (i * c.kernel[1] + j) * edgecomp_divide_up(c.channels, w.segment), 0), w.tile / 2, shape, 0, {}, {}, sums};
+        for (int input = 0; input < count; ++input) {
+          int input_row, input_column;
+          if (!find(row, column + input, i, j, &input_row, &input_column)) continue;
+          if (run.inputs == 0) run.sums = sums + input * w.tile;
+          const uint8_t *table = tables + (size_t(input_row - first_input) * c.width + input_column) * plan.table_bytes;
+          run.tables[run.inputs] = table;
+          run.scales[run.inputs++] = reinterpret_cast<const float *>(table + shape.scales_offset());
+        }
+        if (run.inputs) simd.accumulate(run);
+      }
+    }
+    const int first_output = tile * w.tile, outputs = std::min(w.tile, w.rows - first_output);
+    for (int input = 0; input < count; ++input) {
+      float *values = sums + input * w.tile;
+      for (int i = 0; i < outputs; ++i) values[i] = finished(w, first_output + i, values[i]);
+      put(row, column + input, first_output, outputs, values);
     }
   }
-}
 
-struct Scratch {
-  size_t image, patch, outputs, linear, bytes;  // offsets and total
-
-  Scratch(const edgecomp_conv2d &c, const edgecomp_matrix &w) {
-    image = 0;
-    patch = image + (c.channels_last ? 0 : aligned(sizeof(float) * c.channels * c.height * c.width));
-    outputs = patch + aligned(sizeof(float) * w.columns);
-    linear = outputs + aligned(sizeof(float) * w.rows);
-    bytes = linear + edgecomp_linear_select(&w)->scratch_bytes(&w);
+  void with_patches() {
+    float *patches = reinterpret_cast<float *>(scratch + plan.work);
+    const int count = (last - first) * plan.width;
+    for (int begin = 0; begin < count; begin += plan.patches) {
+      const int end = std::min(begin + plan.patches, count);
+      for_each(threads, end - begin, [&](size_t i) {
+        const int at = begin + int(i), row = first + at / plan.width, column = at % plan.width;
+        float *patch = patches + i * w.columns;
+        for (int tap = 0; tap < c.kernel[0] * c.kernel[1]; ++tap, patch += c.channels) {
+          int input_row, input_column;
+          if (find(row, column, tap / c.kernel[1], tap % c.kernel[1], &input_row, &input_column))
+            std::copy_n(pixel(input_row, input_column), c.channels, patch);
+          else
+            std::fill_n(patch, c.channels, 0.0f);
+        }
+      });
+      const size_t at = size_t(first) * plan.width + begin;
+      float *outputs = c.channels_last ? y + at * w.rows : reinterpret_cast<float *>(scratch + plan.outputs);
+      edgecomp_linear_run(&w, patches, end - begin, outputs, scratch + plan.linear, threads);
+      for (int i = begin; i < end && !c.channels_last; ++i)
+        put(first + i / plan.width, i % plan.width, 0, w.rows, outputs + size_t(i - begin) * w.rows);
+    }
   }
 };
 
 }  // namespace
 
 int edgecomp_conv2d_is_valid(const edgecomp_conv2d *c, const edgecomp_matrix *w) {
+  const int32_t most = 1 << 24;  // of sizes: sums and products of positions then stay far from the limits of 32 bits
   for (int i = 0; i < 2; ++i)
-    if (c->kernel[i] <= 0 || c->stride[i] <= 0 || c->padding[i] < 0 || c->dilation[i] <= 0) return 0;
+    if (c->kernel[i] <= 0 || c->stride[i] <= 0 || c->stride[i] > most || c->padding[i] < 0 || c->padding[i] > most ||
+        c->dilation[i] <= 0)
+      return 0;
   return edgecomp_matrix_is_valid(w) && c->batch > 0 && c->channels > 0 && c->height > 0 && c->width > 0 &&
+         c->height <= most && c->width <= most &&
          int64_t(c->channels) * c->kernel[0] * c->kernel[1] == w->columns && edgecomp_conv2d_output(c, 0) > 0 &&
          edgecomp_conv2d_output(c, 1) > 0;
 }
 
-size_t edgecomp_conv2d_scratch_bytes(const edgecomp_conv2d *c, const edgecomp_matrix *w) {
-  return Scratch(*c, *w).bytes;
-}
+size_t edgecomp_conv2d_scratch_bytes(const edgecomp_conv2d *c, const edgecomp_matrix *w) { return Plan(*c, *w).bytes; }
 
-void edgecomp_conv2d_run(const edgecomp_conv2d *c, const edgecomp_matrix *w, const float *x, float *y, void *memory) {
-  const edgecomp_linear_variant *linear = edgecomp_linear_select(w);
-  const Scratch offsets(*c, *w);
-  char *base = static_cast<char *>(memory);
-  float *reordered = reinterpret_cast<float *>(base + offsets.image);
-  float *patch = reinterpret_cast<float *>(base + offsets.patch);
-  float *outputs = reinterpret_cast<float *>(base + offsets.outputs);
-  const int height = edgecomp_conv2d_output(c, 0), width = edgecomp_conv2d_output(c, 1);
-  const size_t pixels = size_t(height) * width, input = size_t(c->channels) * c->height * c->width;
+void edgecomp_conv2d_run(const edgecomp_conv2d *c, const edgecomp_matrix *w, const float *x, float *y, void *scratch,
+                         const edgecomp_threads *threads) {
+  const Plan plan(*c, *w);
+  const size_t input = size_t(c->channels) * c->height * c->width, output = size_t(w->rows) * plan.height * plan.width;
   for (int b = 0; b < c->batch; ++b) {
-    const float *image = x + b * input;
-    if (!c->channels_last) {
-      to_channels_last(*c, image, reordered);
-      image = reordered;
-    }
-    float *out = y + size_t(b) * w->rows * pixels;
-    for (size_t pixel = 0; pixel < pixels; ++pixel) {
-      float *here = c->channels_last ? out + pixel * w->rows : outputs;
-      gather_patch(*c, image, int(pixel / width), int(pixel % width), patch);
-      linear->run(w, patch, 1, here, base + offsets.linear);
-      for (int row = 0; row < w->rows && !c->channels_last; ++row) out[row * pixels + pixel] = outputs[row];
+    for (int first = 0; first < plan.height; first += plan.rows) {
+      const int last = std::min(first + plan.rows, plan.height);
+      const int span = c->dilation[0] * (c->kernel[0] - 1) + 1;
+      const int first_input = std::max(0, first * c->stride[0] - c->padding[0]);
+      const int last_input = std::min(c->height, (last - 1) * c->stride[0] - c->padding[0] + span);
+      Band band = {*c, *w, plan, threads, x + b * input, y + b * output, static_cast<char *>(scratch),
+                   first, last, std::min(first_input, c->height), std::max(first_input, last_input), nullptr};
+      band.reorder();
+      plan.tables ? band.with_tables() : band.with_patches();
     }
   }
 }

@@ -1,8 +1,10 @@
 /* 2-D convolution whose kernel is a coded matrix (coded_matrix.h): a row per output channel, columns in the order
  * (kernel row, kernel column, input channel). Zero padding, one group. Tensors are fp32, NCHW or NHWC.
  *
- * Output pixels are taken one by one: their patch is gathered and given to codebook_linear. Neither the decoded weight
- * nor the patches of the whole map are ever in memory.
+ * A band of output rows is computed at a time, from the input rows it needs. If all positions of the kernel share one
+ * codebook, the products of an input pixel with it are made once, for all positions that see the pixel; else the patches
+ * of some output pixels are gathered and given to codebook_linear. Neither the decoded weight nor the patches of the
+ * whole map are ever in memory.
  */
 #ifndef EDGECOMP_CODEBOOK_CONV2D_H
 #define EDGECOMP_CODEBOOK_CONV2D_H
@@ -33,8 +35,10 @@ int edgecomp_conv2d_is_valid(const edgecomp_conv2d *c, const edgecomp_matrix *w)
 /* Bytes of scratch memory, aligned to 64. */
 size_t edgecomp_conv2d_scratch_bytes(const edgecomp_conv2d *c, const edgecomp_matrix *w);
 
-/* x: batch x channels x height x width. y: batch x rows x output height x output width; both in the order of `c`. */
-void edgecomp_conv2d_run(const edgecomp_conv2d *c, const edgecomp_matrix *w, const float *x, float *y, void *scratch);
+/* x: batch x channels x height x width. y: batch x rows x output height x output width; both in the order of `c`.
+ * `threads` may be NULL: then the calling thread does all. */
+void edgecomp_conv2d_run(const edgecomp_conv2d *c, const edgecomp_matrix *w, const float *x, float *y, void *scratch,
+                         const edgecomp_threads *threads);
 
 /* The plain twin, for tests: decodes every weight, no scratch memory. */
 void edgecomp_conv2d_reference(const edgecomp_conv2d *c, const edgecomp_matrix *w, const float *x, float *y);

@@ -1,35 +1,27 @@
-/* y = W x (+ bias), W being codes (coded_matrix.h). `x` is batch x columns, `y` is batch x rows, both row-major fp32.
+/* y = W x (+ bias, ReLU), W being codes (coded_matrix.h). `x` is batch x columns, `y` is batch x rows, row-major fp32.
  *
- * Instead of decoding W, every segment of x is multiplied once with all codewords of its block; an output then is a
- * sum of such products, one per code, looked up. `variants.inc` lists the implementations.
+ * Codes of 4 bits: every segment of x is multiplied once with all 16 codewords of its block; an output is a sum of such
+ * products, one per code, looked up (lookup16.h). Other codes: the same with tables in fp32 for few inputs, and for many
+ * inputs the weights of some rows at a time are decoded and multiplied (exact.cc).
  */
 #ifndef EDGECOMP_CODEBOOK_LINEAR_H
 #define EDGECOMP_CODEBOOK_LINEAR_H
 
 #include "../coded_matrix.h"
+#include "../threads.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef struct {
-  const char *name;
-  /* 1 if this processor and matrix suit the variant. */
-  int (*supports)(const edgecomp_matrix *w);
-  /* Bytes of scratch memory that `run` needs, aligned to 64. */
-  size_t (*scratch_bytes)(const edgecomp_matrix *w);
-  void (*run)(const edgecomp_matrix *w, const float *x, int64_t batch, float *y, void *scratch);
-  /* Error bound of one looked-up product, relative to the largest product of that input: 0 if they are exact. */
-  float product_error;
-} edgecomp_linear_variant;
+/* Bytes of scratch memory, aligned to 64, for a valid `w`. */
+size_t edgecomp_linear_scratch_bytes(const edgecomp_matrix *w, int64_t batch);
 
-/* All variants, the fastest first; the last one takes every valid matrix. Ends with NULL. */
-extern const edgecomp_linear_variant *const edgecomp_linear_variants[];
+/* `threads` may be NULL: then the calling thread does all. */
+void edgecomp_linear_run(const edgecomp_matrix *w, const float *x, int64_t batch, float *y, void *scratch,
+                         const edgecomp_threads *threads);
 
-/* The first variant that supports `w`; NULL if `w` is not valid. */
-const edgecomp_linear_variant *edgecomp_linear_select(const edgecomp_matrix *w);
-
-/* The plain twin of all variants: decodes every weight and multiplies, no tables, no scratch memory. For tests. */
+/* The plain twin: decodes every weight and multiplies, no tables, no scratch memory. For tests. */
 void edgecomp_linear_reference(const edgecomp_matrix *w, const float *x, int64_t batch, float *y);
 
 #ifdef __cplusplus

@@ -15,7 +15,7 @@ void edgecomp_linear_reference(const edgecomp_matrix *w, const float *x, int64_t
           sum += double(codebook_value(*w, stage, block, element, code)) * x[b * w->columns + column];
         }
       }
-      y[b * w->rows + row] = scaled(*w, row, float(sum));
+      y[b * w->rows + row] = finished(*w, row, float(sum));
     }
   }
 }

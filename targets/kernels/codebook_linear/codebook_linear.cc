@@ -1,0 +1,18 @@
+#include "codebook_linear.h"
+
+#include "exact.h"
+#include "lookup16.h"
+
+using namespace edgecomp;
+
+size_t edgecomp_linear_scratch_bytes(const edgecomp_matrix *w, int64_t batch) {
+  return lookup16_fits(*w) ? lookup16_scratch_bytes(*w, batch) : 0;
+}
+
+void edgecomp_linear_run(const edgecomp_matrix *w, const float *x, int64_t batch, float *y, void *scratch,
+                         const edgecomp_threads *threads) {
+  if (lookup16_fits(*w))
+    lookup16_linear(*w, x, batch, y, scratch, threads);
+  else
+    exact_linear(*w, x, batch, y, threads);
+}
