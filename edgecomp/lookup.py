@@ -27,8 +27,8 @@ _LANES = 256
 
 class Lookup(Record):
     """What every codebook method lets one set. tables: products of inputs and codewords are looked up as integers of 8
-    or 16 bits, or as they are (`exact`), where codes take 4 bits along the rows; `auto` takes 8 bits if that adds no
-    more than 0.5 % to the layer's error."""
+    or 16 bits, or as they are (`exact`); `auto` takes 8 bits if that adds no more than 0.5 % to the layer's error. For
+    k up to 8 or beyond 16, few rows, and codes down the columns they are looked up as they are."""
 
     tables: Literal["auto", "8", "16", "exact"] = "auto"
 

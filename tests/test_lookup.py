@@ -7,7 +7,7 @@ from test_layers import filled as filled_linear
 from torch import nn
 from torch.nn import functional as F
 
-from edgecomp import chain, checkpoint, lookup, pipeline
+from edgecomp import chain, checkpoint, discover, export, lookup, pipeline
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat
 from edgecomp.layers.codebook import Tables
 from edgecomp.methods import binary, kmeans, pq
@@ -67,6 +67,26 @@ def test_tables_cost_what_they_do_in_kernels(form, kind, runs):
     assert 0.001 < found[0] < 0.02
 
 
+@pytest.mark.parametrize("runtime", discover.runtime_names())
+@pytest.mark.parametrize(
+    "layer,shape,method,config",
+    [
+        (nn.Linear(510, 64, bias=False), (510,), pq, pq.Config(k=12)),
+        (nn.Conv2d(96, 64, 3, bias=False), (96, 3, 3), kmeans, kmeans.Config()),
+    ],
+)
+def test_kernels_add_what_was_foreseen(runtime, layer, shape, method, config, tmp_path):
+    made, x = method.compress(layer, config, None, 0), torch.randn(64, 1, *shape)
+    rows = x.flatten(1) if len(shape) == 1 else x[:, 0].permute(0, 2, 3, 1).flatten(1)
+    exact, path = rows @ made.decode().T, tmp_path / f"m{discover.runtime(runtime).SUFFIX}"
+    foreseen = zip((64, 32, 16), lookup.table_errors(made, rows), strict=True)
+    for tables, error in [*((Tables(bits=8, group=g), e) for g, e in foreseen), (made.lookup, 0), (Tables(bits=16), 0)]:
+        made.tables = tables
+        discover.runtime(runtime).export(nn.Sequential(made).eval(), (x[0],), path)
+        got = export.run_on_host(runtime, path, [x], 64)
+        assert ((got - exact).norm() / exact.norm()).item() == pytest.approx(error, rel=0.01, abs=1e-4)
+
+
 def test_rows_of_a_convolution_are_patches_that_it_multiplies():
     layer = filled(CodeFormat(rows=20, columns=30, k=16, s=5), CodebookConv2d, GEOMETRY)
     x = torch.randn(4, 5, 9, 8)
@@ -103,6 +123,7 @@ def test_the_largest_group_whose_error_is_small_enough(place, tables, monkeypatc
         ({"s": 4, "k": 8}, Tables(bits=32)),
         ({"s": 4, "k": 17}, Tables(bits=32)),
         ({"s": 4, "axis": 1}, Tables(bits=32)),
+        ({"s": 4, "rows": 20}, Tables(bits=32)),
     ],
 )
 def test_where_bytes_are_too_coarse_or_no_kernel_has_them(form, tables):
@@ -145,11 +166,11 @@ def test_parts_get_tables_by_what_they_are_called_with():
 
 
 def test_a_checkpoint_keeps_them_and_older_ones_have_none(tmp_path):
-    original = nn.Sequential(nn.Linear(8, 8), nn.Conv2d(2, 8, (3, 2)), nn.Linear(8, 8))
+    original = nn.Sequential(nn.Linear(8, 32), nn.Conv2d(2, 32, (3, 2)), nn.Linear(8, 32))
     net = nn.Sequential(
-        filled(CodeFormat(rows=8, columns=8, k=16, s=2)),
-        filled(CodeFormat(rows=8, columns=12, k=16, s=2), CodebookConv2d, GEOMETRY),
-        filled(CodeFormat(rows=8, columns=8, k=16, s=2)),
+        filled(CodeFormat(rows=32, columns=8, k=16, s=2)),
+        filled(CodeFormat(rows=32, columns=12, k=16, s=2), CodebookConv2d, GEOMETRY),
+        filled(CodeFormat(rows=32, columns=8, k=16, s=2)),
     )
     net[0].tables, net[1].tables = Tables(bits=8, group=32, error=0.004), Tables(bits=32)
     checkpoint.save(net, tmp_path / "m.safetensors")

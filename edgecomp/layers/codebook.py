@@ -71,8 +71,9 @@ class CodeFormat(Record):
 
     @property
     def rounds(self) -> bool:
-        """Kernels can look up products as integers: codes take 4 bits, and segments run along the rows."""
-        return self.axis == 0 and self.bits == 4
+        """Kernels can look up products as integers: codes take 4 bits, segments run along the rows, and these are not
+        too few to fill a register."""
+        return self.axis == 0 and self.bits == 4 and self.tile >= 32
 
     @property
     def tables(self) -> Tables:
@@ -92,7 +93,7 @@ class CodeFormat(Record):
 
 
 class Tables(Record):
-    """How a kernel looks up products of inputs and codewords; what it gives for k from 9 to 16 along the rows.
+    """How a kernel looks up products of inputs and codewords; what there is for k from 9 to 16 along the rows.
 
     Attributes:
         bits: 8 or 16: products are rounded to integers that share a scale. 32: they are exact.
