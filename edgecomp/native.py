@@ -49,7 +49,8 @@ def litert_delegate() -> Path:
     `Interpreter(path, experimental_delegates=[load_delegate(litert_delegate())])`."""
     folder = data_folder("targets") / "litert"
     sources = [folder / "op.cc", folder / "delegate/delegate.cc", *_kernels()]
-    return compiler.shared_library(sources, "libedgecomp_delegate.so")
+    arguments = ["-O3", "-std=c++17", "-shared", "-fPIC"]  # those of the bench program: the numbers are the same
+    return compiler.build("g++", sources, arguments, "libedgecomp_delegate.so")
 
 
 def _kernels() -> list[Path]:

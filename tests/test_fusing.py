@@ -65,12 +65,8 @@ class Functions(nn.Module):
         return torch.relu(self.dense(self.conv(x).relu_().flatten(1)))
 
 
-class Changed(nn.Module):
+class Changed(Both):
     """The ReLU works in place, and what it has changed is used under its old name."""
-
-    def __init__(self):
-        super().__init__()
-        self.dense = coded(nn.Linear(24, 40))
 
     def forward(self, x):
         y = self.dense(x)

@@ -110,8 +110,7 @@ struct Band {
     for_each(threads, last_input - first_input, [&](size_t i) {
       for (int column = 0; column < c.width; ++column) {
         uint8_t *to = tables + (i * c.width + column) * plan.table_bytes;
-        simd.build(part, pixel(first_input + int(i), column), 0, shape.groups(), to,
-                   reinterpret_cast<float *>(to + shape.scales_offset()));
+        simd.build(part, pixel(first_input + int(i), column), 0, shape.groups(), to);
       }
     });
     const int tiles = edgecomp_divide_up(w.rows, w.tile), rows = last - first;
@@ -129,14 +128,12 @@ struct Band {
     for (int i = 0; i < c.kernel[0]; ++i) {
       for (int j = 0; j < c.kernel[1]; ++j) {
         // Inputs that see the image: all in the middle, a run of them at its edges.
-        Run run = {cell(w, tile, (i * c.kernel[1] + j) * edgecomp_divide_up(c.channels, w.segment), 0), w.tile / 2, shape, 0, {}, {}, sums};
+        Run run = {cell(w, tile, (i * c.kernel[1] + j) * edgecomp_divide_up(c.channels, w.segment), 0), w.tile / 2, shape, 0, {}, sums};
         for (int input = 0; input < count; ++input) {
           int input_row, input_column;
           if (!find(row, column + input, i, j, &input_row, &input_column)) continue;
           if (run.inputs == 0) run.sums = sums + input * w.tile;
-          const uint8_t *table = tables + (size_t(input_row - first_input) * c.width + input_column) * plan.table_bytes;
-          run.tables[run.inputs] = table;
-          run.scales[run.inputs++] = reinterpret_cast<const float *>(table + shape.scales_offset());
+          run.tables[run.inputs++] = tables + (size_t(input_row - first_input) * c.width + input_column) * plan.table_bytes;
         }
         if (run.inputs) simd.accumulate(run);
       }

@@ -20,7 +20,10 @@ struct TableShape {
 
   int groups() const { return edgecomp_divide_up(count, group); }
   size_t table_bytes() const { return size_t(planes) * kCodewords; }
+  // The scales of the groups lie behind the tables, and go with them everywhere.
   size_t scales_offset() const { return aligned(count * table_bytes()); }
+  const float *scales(const uint8_t *tables) const { return reinterpret_cast<const float *>(tables + scales_offset()); }
+  float *scales(uint8_t *tables) const { return reinterpret_cast<float *>(tables + scales_offset()); }
   size_t bytes() const { return scales_offset() + aligned(groups() * sizeof(float)); }
 };
 
@@ -28,10 +31,9 @@ struct TableShape {
 struct Run {
   const uint8_t *codes;  // cells one after the other
   int cell;              // bytes of one, half as many as rows
-  TableShape shape;      // its count says how many tables
+  TableShape shape;
   int inputs;
   const uint8_t *tables[kMostInputs];
-  const float *scales[kMostInputs];
   float *sums;  // input after input, as many as rows
 };
 
@@ -51,7 +53,7 @@ struct Simd {
   bool (*available)();  // on this processor
   int inputs;           // how many tables at a time pay
   // Makes the tables and scales of groups `first` to `last` - 1 of an input `x` (w.columns).
-  void (*build)(const edgecomp_matrix &w, const float *x, int first, int last, uint8_t *tables, float *scales);
+  void (*build)(const edgecomp_matrix &w, const float *x, int first, int last, uint8_t *tables);
   // Adds what the codes look up to the sums.
   void (*accumulate)(const Run &run);
   // Adds weights times x to the sums.

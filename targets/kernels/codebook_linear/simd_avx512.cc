@@ -37,28 +37,21 @@ struct Sixteen {
 };
 
 struct Bytes64 {
-  using Vector = __m512i;
   static constexpr int kBytes = 64, kInputs = 4;
-  EDGECOMP_SIMD static Vector load(const uint8_t *p) { return _mm512_loadu_si512(p); }
-  EDGECOMP_SIMD static Vector table(const uint8_t *p) { return _mm512_broadcast_i32x4(Bytes16::load(p)); }
-  EDGECOMP_SIMD static Vector set8(int v) { return _mm512_set1_epi8(char(v)); }
-  EDGECOMP_SIMD static Vector set16(int v) { return _mm512_set1_epi16(short(v)); }
-  EDGECOMP_SIMD static Vector both(Vector a, Vector b) { return _mm512_and_si512(a, b); }
-  EDGECOMP_SIMD static Vector look_up(Vector table, Vector code) { return _mm512_shuffle_epi8(table, code); }
-  EDGECOMP_SIMD static Vector add(Vector a, Vector b) { return _mm512_add_epi16(a, b); }
-  EDGECOMP_SIMD static Vector subtract(Vector a, Vector b) { return _mm512_sub_epi16(a, b); }
-  template <int bits> EDGECOMP_SIMD static Vector right(Vector a) { return _mm512_srli_epi16(a, bits); }
-  EDGECOMP_SIMD static Vector left8(Vector a) { return _mm512_slli_epi16(a, 8); }
+  typedef uint16_t Words __attribute__((vector_size(kBytes)));
+  EDGECOMP_SIMD static Words load(const uint8_t *p) { return Words(_mm512_loadu_si512(p)); }
+  EDGECOMP_SIMD static Words table(const uint8_t *p) { return Words(_mm512_broadcast_i32x4(__m128i(Bytes16::load(p)))); }
+  EDGECOMP_SIMD static Words look_up(Words table, Words codes) { return Words(_mm512_shuffle_epi8(__m512i(table), __m512i(codes))); }
   EDGECOMP_SIMD static void add_sixteen(__m256i sums, __m512 scale, float *out) {
     const __m512 values = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sums));
     _mm512_storeu_ps(out, _mm512_fmadd_ps(values, scale, _mm512_loadu_ps(out)));
   }
-  EDGECOMP_SIMD static void add_scaled(Vector even, Vector odd, float scale, float *out) {
+  EDGECOMP_SIMD static void add_scaled(Words even, Words odd, float scale, float *out) {
     const __m512 scales = _mm512_set1_ps(scale);
     const __m512i step = _mm512_set1_epi32(0x00200000), lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i order = _mm512_or_si512(_mm512_or_si512(lanes, _mm512_slli_epi32(lanes, 16)), step);  // e0 o0 e1 o1 …
-    const __m512i rows[2] = {_mm512_permutex2var_epi16(even, order, odd),
-                             _mm512_permutex2var_epi16(even, _mm512_add_epi16(order, _mm512_set1_epi16(16)), odd)};
+    const __m512i rows[2] = {_mm512_permutex2var_epi16(__m512i(even), order, __m512i(odd)),
+                             _mm512_permutex2var_epi16(__m512i(even), _mm512_add_epi16(order, _mm512_set1_epi16(16)), __m512i(odd))};
     for (int i = 0; i < 2; ++i) {
       add_sixteen(_mm512_castsi512_si256(rows[i]), scales, out + 32 * i);
       add_sixteen(_mm512_extracti64x4_epi64(rows[i], 1), scales, out + 32 * i + 16);

@@ -82,6 +82,9 @@ template <int inputs, int planes, int pieces, bool whole = false>
 void accumulate_part(const Run &run, int first_input, int offset) {
   const uint8x16_t nibble = vdupq_n_u8(15);
   const int tables = run.shape.count, group = run.shape.group;
+  const float *scales[inputs];
+#pragma GCC unroll 4
+  for (int i = 0; i < inputs; ++i) scales[i] = run.shape.scales(run.tables[first_input + i]);
   for (int begin = 0; begin < tables; begin += group) {
     const int end = std::min(begin + group, tables);
     Sums low[inputs][planes][pieces], high[inputs][planes][pieces];
@@ -119,7 +122,7 @@ void accumulate_part(const Run &run, int first_input, int offset) {
     }
 #pragma GCC unroll 4
     for (int i = 0; i < inputs; ++i) {
-      const float scale = run.scales[first_input + i][begin / group];
+      const float scale = scales[i][begin / group];
 #pragma GCC unroll 4
       for (int p = 0; p < planes; ++p)
 #pragma GCC unroll 4

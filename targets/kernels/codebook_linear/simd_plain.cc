@@ -16,7 +16,7 @@ void table_products(const edgecomp_matrix &w, const float *x, int t, float *prod
       products[c] += segment[e] * codebook_value(w, stage, block, e, std::min(c, w.codewords - 1));
 }
 
-void build(const edgecomp_matrix &w, const float *x, int first, int last, uint8_t *tables, float *scales) {
+void build(const edgecomp_matrix &w, const float *x, int first, int last, uint8_t *tables) {
   const TableShape shape(w);
   const float most = shape.planes == 1 ? 127.0f : 32767.0f;
   for (int group = first; group < last; ++group) {
@@ -24,7 +24,7 @@ void build(const edgecomp_matrix &w, const float *x, int first, int last, uint8_
     float products[kMostGroup * kCodewords], bound = 0;
     for (int i = 0; i < count; ++i) table_products(w, x, begin + i, products + i * kCodewords);
     for (int i = 0; i < count * kCodewords; ++i) bound = std::max(bound, std::abs(products[i]));
-    scales[group] = bound / most;
+    shape.scales(tables)[group] = bound / most;
     const float inverse = bound > 0 ? most / bound : 0.0f;
     for (int i = 0; i < count * kCodewords; ++i) {
       const int value = int(std::nearbyint(products[i] * inverse)) + int(most) + 1;
@@ -48,7 +48,7 @@ void accumulate(const Run &run) {
           const int code = row < run.cell ? byte & 15 : byte >> 4;
           sum += table[code] + (planes == 2 ? 256 * table[kCodewords + code] : 0);
         }
-        run.sums[input * rows + row] += run.scales[input][begin / run.shape.group] * float(sum);
+        run.sums[input * rows + row] += run.shape.scales(run.tables[input])[begin / run.shape.group] * float(sum);
       }
     }
   }

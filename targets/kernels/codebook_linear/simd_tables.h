@@ -24,7 +24,7 @@ EDGECOMP_SIMD inline Sixteen load_codewords(const void *codebook, size_t index, 
 }
 
 template <class Sixteen, bool half, bool padded>
-EDGECOMP_SIMD void build_groups(const edgecomp_matrix &w, const float *x, int first, int last, uint8_t *tables, float *scales) {
+EDGECOMP_SIMD void build_groups(const edgecomp_matrix &w, const float *x, int first, int last, uint8_t *tables) {
   const TableShape shape(w);
   const float most = shape.planes == 1 ? 127.0f : 32767.0f;
   const int blocks = edgecomp_blocks(&w), shared = edgecomp_blocks_per_group(&w), s = w.segment, k = w.codewords;
@@ -51,7 +51,7 @@ EDGECOMP_SIMD void build_groups(const edgecomp_matrix &w, const float *x, int fi
       }
     }
     const float bound = magnitudes.largest(), inverse = bound > 0 ? most / bound : 0.0f;
-    scales[group] = bound / most;
+    shape.scales(tables)[group] = bound / most;
     uint8_t *table = tables + begin * shape.table_bytes();
     if (shape.planes == 1)
       for (int i = 0; i < count; ++i) Sixteen::load(products + i * kCodewords).times(inverse).to_bytes(table + i * kCodewords);
@@ -61,11 +61,11 @@ EDGECOMP_SIMD void build_groups(const edgecomp_matrix &w, const float *x, int fi
 }
 
 template <class Sixteen>
-EDGECOMP_SIMD void build_tables(const edgecomp_matrix &w, const float *x, int first, int last, uint8_t *tables, float *scales) {
+EDGECOMP_SIMD void build_tables(const edgecomp_matrix &w, const float *x, int first, int last, uint8_t *tables) {
   const bool padded = w.codewords < kCodewords;
   const auto build = w.codebook_is_half ? (padded ? build_groups<Sixteen, true, true> : build_groups<Sixteen, true, false>)
                                         : (padded ? build_groups<Sixteen, false, true> : build_groups<Sixteen, false, false>);
-  build(w, x, first, last, tables, scales);
+  build(w, x, first, last, tables);
 }
 
 }  // namespace

@@ -9,47 +9,35 @@
 namespace edgecomp {
 namespace {
 
-// Vectors of bytes: `table` repeats 16 bytes over the register, `add_scaled` adds scale · sum to fp32 sums of as many
-// rows as there are bytes, the 16-bit sums of even and of odd rows given apart.
+// Registers of 16-bit numbers, and what differs with their width: `table` repeats 16 bytes over the register, `look_up`
+// takes it byte by byte, `add_scaled` adds scale · sum to fp32 sums of as many rows as there are bytes, the sums of even
+// and of odd rows given apart.
 struct Bytes16 {
-  using Vector = __m128i;
   static constexpr int kBytes = 16, kInputs = 2;
-  EDGECOMP_SIMD static Vector load(const uint8_t *p) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(p)); }
-  EDGECOMP_SIMD static Vector table(const uint8_t *p) { return load(p); }
-  EDGECOMP_SIMD static Vector set8(int v) { return _mm_set1_epi8(char(v)); }
-  EDGECOMP_SIMD static Vector set16(int v) { return _mm_set1_epi16(short(v)); }
-  EDGECOMP_SIMD static Vector both(Vector a, Vector b) { return _mm_and_si128(a, b); }
-  EDGECOMP_SIMD static Vector look_up(Vector table, Vector code) { return _mm_shuffle_epi8(table, code); }
-  EDGECOMP_SIMD static Vector add(Vector a, Vector b) { return _mm_add_epi16(a, b); }
-  EDGECOMP_SIMD static Vector subtract(Vector a, Vector b) { return _mm_sub_epi16(a, b); }
-  template <int bits> EDGECOMP_SIMD static Vector right(Vector a) { return _mm_srli_epi16(a, bits); }
-  EDGECOMP_SIMD static Vector left8(Vector a) { return _mm_slli_epi16(a, 8); }
+  typedef uint16_t Words __attribute__((vector_size(kBytes)));
+  EDGECOMP_SIMD static Words load(const uint8_t *p) { return Words(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
+  EDGECOMP_SIMD static Words table(const uint8_t *p) { return load(p); }
+  EDGECOMP_SIMD static Words look_up(Words table, Words codes) { return Words(_mm_shuffle_epi8(__m128i(table), __m128i(codes))); }
   EDGECOMP_SIMD static void add_eight(__m128i sums, __m256 scale, float *out) {
     const __m256 values = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(sums));
     _mm256_storeu_ps(out, _mm256_fmadd_ps(values, scale, _mm256_loadu_ps(out)));
   }
-  EDGECOMP_SIMD static void add_scaled(Vector even, Vector odd, float scale, float *out) {
-    add_eight(_mm_unpacklo_epi16(even, odd), _mm256_set1_ps(scale), out);
-    add_eight(_mm_unpackhi_epi16(even, odd), _mm256_set1_ps(scale), out + 8);
+  EDGECOMP_SIMD static void add_scaled(Words even, Words odd, float scale, float *out) {
+    add_eight(_mm_unpacklo_epi16(__m128i(even), __m128i(odd)), _mm256_set1_ps(scale), out);
+    add_eight(_mm_unpackhi_epi16(__m128i(even), __m128i(odd)), _mm256_set1_ps(scale), out + 8);
   }
 };
 
 struct Bytes32 {
-  using Vector = __m256i;
   static constexpr int kBytes = 32, kInputs = 2;
-  EDGECOMP_SIMD static Vector load(const uint8_t *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
-  EDGECOMP_SIMD static Vector table(const uint8_t *p) { return _mm256_broadcastsi128_si256(Bytes16::load(p)); }
-  EDGECOMP_SIMD static Vector set8(int v) { return _mm256_set1_epi8(char(v)); }
-  EDGECOMP_SIMD static Vector set16(int v) { return _mm256_set1_epi16(short(v)); }
-  EDGECOMP_SIMD static Vector both(Vector a, Vector b) { return _mm256_and_si256(a, b); }
-  EDGECOMP_SIMD static Vector look_up(Vector table, Vector code) { return _mm256_shuffle_epi8(table, code); }
-  EDGECOMP_SIMD static Vector add(Vector a, Vector b) { return _mm256_add_epi16(a, b); }
-  EDGECOMP_SIMD static Vector subtract(Vector a, Vector b) { return _mm256_sub_epi16(a, b); }
-  template <int bits> EDGECOMP_SIMD static Vector right(Vector a) { return _mm256_srli_epi16(a, bits); }
-  EDGECOMP_SIMD static Vector left8(Vector a) { return _mm256_slli_epi16(a, 8); }
-  EDGECOMP_SIMD static void add_scaled(Vector even, Vector odd, float scale, float *out) {
-    Bytes16::add_scaled(_mm256_castsi256_si128(even), _mm256_castsi256_si128(odd), scale, out);
-    Bytes16::add_scaled(_mm256_extracti128_si256(even, 1), _mm256_extracti128_si256(odd, 1), scale, out + 16);
+  typedef uint16_t Words __attribute__((vector_size(kBytes)));
+  EDGECOMP_SIMD static Words load(const uint8_t *p) { return Words(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
+  EDGECOMP_SIMD static Words table(const uint8_t *p) { return Words(_mm256_broadcastsi128_si256(__m128i(Bytes16::load(p)))); }
+  EDGECOMP_SIMD static Words look_up(Words table, Words codes) { return Words(_mm256_shuffle_epi8(__m256i(table), __m256i(codes))); }
+  EDGECOMP_SIMD static void add_scaled(Words even, Words odd, float scale, float *out) {
+    const __m256i e = __m256i(even), o = __m256i(odd);
+    Bytes16::add_scaled(Bytes16::Words(_mm256_castsi256_si128(e)), Bytes16::Words(_mm256_castsi256_si128(o)), scale, out);
+    Bytes16::add_scaled(Bytes16::Words(_mm256_extracti128_si256(e, 1)), Bytes16::Words(_mm256_extracti128_si256(o, 1)), scale, out + 16);
   }
 };
 
@@ -57,25 +45,24 @@ struct Bytes32 {
 // Both start where a sum of bytes less their offsets does, so that none is subtracted at the end.
 template <class Bytes>
 struct Sums {
-  typename Bytes::Vector all, odd;
+  typename Bytes::Words all, odd;
 
   EDGECOMP_SIMD void start(int value) {
-    all = Bytes::set16(value * 257);
-    odd = Bytes::set16(value);
+    all = typename Bytes::Words{} + uint16_t(value * 257);
+    odd = typename Bytes::Words{} + uint16_t(value);
   }
-  EDGECOMP_SIMD void add(typename Bytes::Vector bytes) {
-    all = Bytes::add(all, bytes);
-    odd = Bytes::add(odd, Bytes::template right<8>(bytes));
+  EDGECOMP_SIMD void add(typename Bytes::Words bytes) {
+    all += bytes;
+    odd += bytes >> 8;
   }
-  EDGECOMP_SIMD void flush(float scale, float *out) const {
-    Bytes::add_scaled(Bytes::subtract(all, Bytes::left8(odd)), odd, scale, out);
-  }
+  EDGECOMP_SIMD void flush(float scale, float *out) const { Bytes::add_scaled(all - (odd << 8), odd, scale, out); }
 };
 
 template <class Bytes, int inputs, int planes>
 EDGECOMP_SIMD void accumulate_part(const Run &run, int first_input, int offset) {
-  const typename Bytes::Vector nibble = Bytes::set8(15);
   const int tables = run.shape.count, group = run.shape.group;
+  const float *scales[inputs];
+  for (int i = 0; i < inputs; ++i) scales[i] = run.shape.scales(run.tables[first_input + i]);
   for (int begin = 0; begin < tables; begin += group) {
     const int end = std::min(begin + group, tables);
     Sums<Bytes> low[inputs][planes], high[inputs][planes];
@@ -87,7 +74,7 @@ EDGECOMP_SIMD void accumulate_part(const Run &run, int first_input, int offset) 
 #pragma GCC unroll 4
     for (int t = begin; t < end; ++t) {
       const auto codes = Bytes::load(run.codes + size_t(t) * run.cell + offset);
-      const auto low_codes = Bytes::both(codes, nibble), high_codes = Bytes::both(Bytes::template right<4>(codes), nibble);
+      const auto low_codes = codes & 0x0f0f, high_codes = codes >> 4 & 0x0f0f;
       for (int i = 0; i < inputs; ++i)
         for (int p = 0; p < planes; ++p) {
           const auto table = Bytes::table(run.tables[first_input + i] + (size_t(t) * planes + p) * kCodewords);
@@ -96,7 +83,7 @@ EDGECOMP_SIMD void accumulate_part(const Run &run, int first_input, int offset) 
         }
     }
     for (int i = 0; i < inputs; ++i) {
-      const float scale = run.scales[first_input + i][begin / group];
+      const float scale = scales[i][begin / group];
       float *out = run.sums + size_t(first_input + i) * 2 * run.cell + offset;
       for (int p = 0; p < planes; ++p) {
         low[i][p].flush(p ? 256 * scale : scale, out);
