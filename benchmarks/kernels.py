@@ -102,11 +102,12 @@ def measure(layer: Layer, more: tuple[str, ...], folder: Path) -> None:
         with progress.stage("emulate", f"{layer.title} {name}"):
             run = emulator.run(folder / row.runtime, path, folder / "inputs", threads=1, warmup=1, repeat=3)
             row.instructions = int(np.median(run.instructions[1:]))
-    with progress.stage("limits", layer.title):
-        for row in layer.rows:
-            row.limits = {threads: roofline.limit(row.work, threads) for threads in row.threads}
     with progress.stage("time", layer.title):
+        for row in layer.rows:
+            for threads in row.threads:
+                roofline.limit(row.work, threads)
         time_all(layer, folder / "inputs")
+        roofline.refresh()
 
 
 def layer_of(shape: str) -> tuple[nn.Module, torch.Tensor]:

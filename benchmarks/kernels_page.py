@@ -55,7 +55,6 @@ class Row:
     over_empty_bytes: int = 0
     file_bytes: int = 0
     timings: dict[int, Timing] = field(default_factory=dict)
-    limits: dict[int, roofline.Limit] = field(default_factory=dict)
 
     def ms(self, threads: int) -> float | None:
         """Median, None if it has not been measured; with one thread if the file cannot use more."""
@@ -142,10 +141,10 @@ def limits(layer: Layer) -> Table:
         operations = [f"{format_count(count)} {kind}" for kind, count in row.work.operations.items()]
         cells = [row.name, format_bytes(row.work.read_bytes), " + ".join(operations)]
         for threads in THREADS:
-            limit = row.limits.get(threads)
-            if limit is None:
+            if threads not in row.threads:
                 cells += ["", "", ""]
                 continue
+            limit = roofline.limit(row.work, threads)
             speed = row.work.read_bytes / limit.reading_ms / 1e6
             cells += [f"{_ms(limit.reading_ms)} ({speed:.0f} GB/s)", _ms(limit.computing_ms)]
             measured = row.ms(threads)

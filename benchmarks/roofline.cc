@@ -34,10 +34,10 @@ constexpr int kChains = 12 * 64;
 
 // Calls body(thread), which returns how much it did, until the time is over.
 template <class Body>
-double rate(int threads, double seconds, const Body &body) {
+double rate(size_t threads, double seconds, const Body &body) {
   using Clock = std::chrono::steady_clock;
   std::vector<double> rates(threads);
-  const auto work = [&](int thread) {
+  const auto work = [&](size_t thread) {
     const auto start = Clock::now();
     double done = 0, elapsed = 0;
     while (elapsed < seconds) {
@@ -47,7 +47,7 @@ double rate(int threads, double seconds, const Body &body) {
     rates[thread] = done / elapsed;
   };
   std::vector<std::thread> others;
-  for (int thread = 1; thread < threads; ++thread) others.emplace_back(work, thread);
+  for (size_t thread = 1; thread < threads; ++thread) others.emplace_back(work, thread);
   work(0);
   for (std::thread &other : others) other.join();
   double sum = 0;
@@ -56,8 +56,8 @@ double rate(int threads, double seconds, const Body &body) {
 }
 
 template <class Chains>
-double in_registers(int threads, double seconds, int per_instruction, const Chains &chains) {
-  return rate(threads, seconds, [&](int) {
+double in_registers(size_t threads, double seconds, int per_instruction, const Chains &chains) {
+  return rate(threads, seconds, [&](size_t) {
     for (int i = 0; i < 64; ++i) chains();
     return 64.0 * kChains * per_instruction;
   });
@@ -68,14 +68,14 @@ double in_registers(int threads, double seconds, int per_instruction, const Chai
 extern "C" {
 
 // Each thread reads its own part of a buffer of `bytes`, again and again.
-double edgecomp_bytes(size_t bytes, int threads, double seconds) {
+double edgecomp_bytes(size_t bytes, size_t threads, double seconds) {
   const size_t part = (bytes / threads + 511) / 512 * 512;
   const std::unique_ptr<char, decltype(&std::free)> buffer(
       static_cast<char *>(std::aligned_alloc(512, part * threads)), std::free);
   if (!buffer) return 0;
   std::memset(buffer.get(), 1, part * threads);
   const int passes = int(1 + (1 << 20) / part);  // the clock is not to be looked at too often
-  return rate(threads, seconds, [&](int thread) {
+  return rate(threads, seconds, [&](size_t thread) {
     const char *from = buffer.get() + part * thread;
     for (int pass = 0; pass < passes; ++pass)
       for (size_t at = 0; at < part; at += 512)
@@ -85,11 +85,11 @@ double edgecomp_bytes(size_t bytes, int threads, double seconds) {
   });
 }
 
-double edgecomp_fp32(int threads, double seconds) {
+double edgecomp_fp32(size_t threads, double seconds) {
   return in_registers(threads, seconds, kWide / 4, [] { CHAINS("vfmadd231ps %%" WIDE "0,%%" WIDE "1,%%" WIDE "\\n"); });
 }
 
-double edgecomp_int8(int threads, double seconds) {
+double edgecomp_int8(size_t threads, double seconds) {
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
   return in_registers(threads, seconds, 64, [] { CHAINS("vpdpbusd %%zmm0,%%zmm1,%%zmm\\n"); });
 #else
@@ -100,19 +100,19 @@ double edgecomp_int8(int threads, double seconds) {
 }
 
 // Codes to 8-bit products by a byte shuffle, and their sum.
-double edgecomp_shuffle(int threads, double seconds) {
+double edgecomp_shuffle(size_t threads, double seconds) {
   return in_registers(threads, seconds, kWide, [] { CHAINS(SHUFFLE_AND_ADD(WIDE)); });
 }
 
-double edgecomp_shuffle_avx2(int threads, double seconds) {
+double edgecomp_shuffle_avx2(size_t threads, double seconds) {
   return in_registers(threads, seconds, 32, [] { CHAINS(SHUFFLE_AND_ADD("ymm")); });
 }
 
 // A code to its fp32 product, or to those of several inputs side by side, by one load from a table in the first cache,
 // and their sum: for tables too long for a shuffle.
-double edgecomp_load(int threads, double seconds) {
+double edgecomp_load(size_t threads, double seconds) {
   static const std::vector<float> table(8 * 256, 1.0f);
-  return rate(threads, seconds, [](int) {
+  return rate(threads, seconds, [](size_t) {
     float sums[8] = {};
     uint64_t codes = 0x0123456789abcdef;
     for (int step = 0; step < 4096; ++step) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,16 +50,20 @@ class Limit:
         return max(self.reading_ms, self.computing_ms)
 
 
-@functools.cache
 def bandwidth(size: int, threads: int) -> float:
-    """Bytes per second of reading a buffer of that size again and again: from whichever cache it stays in."""
-    return _best("bytes", ctypes.c_size_t(size), ctypes.c_int(threads))
+    """Bytes per second of reading a buffer of about that size again and again: from whichever cache it stays in."""
+    return _figure("bytes", (2 ** (round(8 * math.log2(size)) / 8), threads))  # rows of nearly one size are compared
 
 
-@functools.cache
 def peak(operation: str, threads: int) -> float:
     """Operations per second of one kind, see OPERATIONS."""
-    return _best(operation, ctypes.c_int(threads))
+    return _figure(operation, (threads,))
+
+
+def refresh() -> None:
+    """Measures all again that has been asked for, and keeps what is better: a figure that was disturbed is no limit."""
+    for name, arguments in list(_known):
+        _known[name, arguments] = max(_known[name, arguments], _measured(name, arguments))
 
 
 def limit(work: Work, threads: int) -> Limit:
@@ -92,11 +97,20 @@ def _lookups(layer: Coded, positions: int) -> dict[str, float]:
     return {"fp32": products, "load": -(-positions // _SIDE_BY_SIDE) * codes}
 
 
-def _best(name: str, *arguments: ctypes._SimpleCData) -> float:
-    """The best of some tries, since it is to be a limit."""
+_known: dict[tuple[str, tuple[float, ...]], float] = {}
+
+
+def _figure(name: str, arguments: tuple[float, ...]) -> float:
+    if (name, arguments) not in _known:
+        _known[name, arguments] = _measured(name, arguments)
+    return _known[name, arguments]
+
+
+def _measured(name: str, arguments: tuple[float, ...]) -> float:
     function = getattr(_library(), f"edgecomp_{name}")
     function.restype = ctypes.c_double
-    return max(function(*arguments, ctypes.c_double(_SECONDS)) for _ in range(_REPEATS))
+    integers = [ctypes.c_size_t(int(argument)) for argument in arguments]
+    return max(function(*integers, ctypes.c_double(_SECONDS)) for _ in range(_REPEATS))
 
 
 @functools.cache
