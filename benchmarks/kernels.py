@@ -1,33 +1,47 @@
-"""Single layers: codes against fp32, int8, int4 and int2 in both runtimes. One run, all in turns.
+"""Single layers: codes against fp32, int8, int4 and int2 in both runtimes. One run, all in turns, 1 and 2 threads.
 
-    python benchmarks/kernels.py                      # dense1 and dense2 of zfnet, and a convolution
+    python benchmarks/kernels.py                      # dense layers of zfnet and VGG, four convolutions
     python benchmarks/kernels.py --shapes 4096x1000 256x256x3@14
+    python benchmarks/kernels.py --shapes 9216x4096 --ours k=16,s=2 k=16,s=8 k=256,s=4 rq:k=16,s=8
+    python benchmarks/kernels.py --shapes 9216x4096 --batch 16
+    python benchmarks/kernels.py --markdown docs/kernels.md
 
 A shape is INPUTSxOUTPUTS of a dense layer, or INxOUTxKERNEL@SIZE of a convolution with stride 1 that keeps the size.
-Weights are normal random numbers: they do not change what a layer costs. Latency: host, one thread, batch 1, median.
-Memory: VmHWM of a process that loads the file and runs it once. Instructions: of one warm inference on emulated ARM64.
+Weights are normal random numbers: they do not change what a layer costs; inputs are such behind a ReLU. What the
+columns mean is said below the tables. Ctrl-C leaves on the screen what has been measured.
 """
 
 import argparse
+import functools
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import kernels_page
 import numpy as np
+import roofline
 import torch
+from kernels_page import THREADS, Layer, Row
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from edgecomp import calibration, chain, devices, discover, graph, lookup, native, progress, timing
-from edgecomp.export import HOST_TARGET, write_records
-from edgecomp.units import format_bytes, format_count
+from edgecomp import calibration, chain, devices, discover, export, graph, lookup, native, progress, timing
+from edgecomp.devices.host import Host
+from edgecomp.files import write_text
 
-SHAPES = ("9216x4096", "4096x4096", "256x256x3@14")
+SHAPES = (
+    *("9216x4096", "4096x4096", "4096x1000", "25088x4096"),
+    *("64x64x3@56", "128x128x3@28", "256x256x3@14", "512x512x3@7"),
+)
 ANDROID = "android-arm64"
-PQ = ("k=16", "s=4", "fit=plain", "iterations=1")
-# Runtime, method, settings. The first is what the others are compared with.
+SAMPLES = 64  # inputs that ranges and tables are fitted to; a convolution gets one, which has many pixels
+RUNTIMES = {"executorch": "ExecuTorch", "litert": "LiteRT"}
+OURS = "k=16,s=4"
+FITTING = ("fit=plain", "iterations=1")  # how good the codes are does not change what they cost
+# Runtime, method, settings.
 RIVALS = {
     "fp32, ExecuTorch": ("executorch", "", ()),
     "int8, ExecuTorch": ("executorch", "int8", ()),
@@ -36,76 +50,200 @@ RIVALS = {
     "int8, LiteRT": ("litert", "int8", ()),
     "int4, LiteRT": ("litert", "int4", ("fit=plain",)),
     "int2, LiteRT": ("litert", "int2", ("fit=plain",)),
-    "pq k=16 s=4, ExecuTorch": ("executorch", "pq", PQ),
-    "pq k=16 s=4, LiteRT": ("litert", "pq", PQ),
 }
+Entry = tuple[str, str, tuple[str, ...]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=SHAPES)
-    for shape in parser.parse_args().shapes:
-        layer, inputs = layer_of(shape)
-        with tempfile.TemporaryDirectory() as temporary:
-            measure(shape, layer, inputs, Path(temporary))
+    parser.add_argument(
+        "--batch", type=int, default=1, choices=range(1, SAMPLES + 1), metavar="N", help="of dense layers"
+    )
+    parser.add_argument(
+        "--ours", nargs="+", default=(), metavar="[METHOD:]KEY=VALUE,…", help=f"more rows, beside pq:{OURS}; ExecuTorch"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="writes the page, after every shape")
+    options = parser.parse_args()
+    progress.remember_interrupts()
+    layers: list[Layer] = []
+    try:
+        for shape in options.shapes:
+            layer = Layer(shape, 1 if "@" in shape else options.batch)
+            layers.append(layer)
+            try:
+                with tempfile.TemporaryDirectory() as temporary:
+                    measure(layer, options.ours, Path(temporary))
+            finally:
+                show(layer)
+            if options.markdown:
+                write_text(options.markdown, kernels_page.page(layers))
+    except KeyboardInterrupt:
+        progress.note("interrupted")
+        sys.exit(130)
+    finally:
+        conclude(layers)
+
+
+def measure(layer: Layer, more: tuple[str, ...], folder: Path) -> None:
+    """Fills `layer` as it goes."""
+    plain, samples = layer_of(layer.shape)
+    inputs, target = samples[: layer.batch], discover.target(ANDROID)
+    emulator = devices.make("qemu", target)
+    export.write_records(folder / "inputs", [inputs])
+    for runtime in RUNTIMES:
+        native.make_bundle(target, runtime, folder / runtime)
+        empty_run_bytes(runtime)
+    for name, entry, made in replacements(plain, samples, entries(more, conv=plain.weight.dim() == 4), layer.refused):
+        with progress.stage("export", f"{layer.title} {name}"):
+            path = folder / f"{len(layer.rows)}{discover.runtime(entry[0]).SUFFIX}"
+            row = exported(name, entry, made, inputs, path)
+        layer.rows.append(row)
+        with progress.stage("emulate", f"{layer.title} {name}"):
+            run = emulator.run(folder / row.runtime, path, folder / "inputs", threads=1, warmup=1, repeat=3)
+            row.instructions = int(np.median(run.instructions[1:]))
+    with progress.stage("time", layer.title):
+        for row in layer.rows:
+            for threads in row.threads:
+                roofline.limit(row.work, threads)
+        time_all(layer, folder / "inputs")
+        roofline.refresh()
 
 
 def layer_of(shape: str) -> tuple[nn.Module, torch.Tensor]:
-    """The layer, and inputs for it."""
+    """The layer, and inputs for it: what comes out of a ReLU."""
     torch.manual_seed(0)
     numbers = [int(number) for number in re.split("[x@]", shape)]
     if len(numbers) == 2:
-        return nn.Linear(*numbers), torch.randn(1, numbers[0])
+        return nn.Linear(*numbers), torch.randn(SAMPLES, numbers[0]).relu()
     channels, rows, kernel, size = numbers
-    return nn.Conv2d(channels, rows, kernel, padding=kernel // 2), torch.randn(1, channels, size, size)
+    return nn.Conv2d(channels, rows, kernel, padding=kernel // 2), torch.randn(1, channels, size, size).relu()
 
 
-def measure(shape: str, layer: nn.Module, inputs: torch.Tensor, folder: Path) -> None:
-    target, host = discover.target(ANDROID), discover.target(HOST_TARGET)
-    emulator = devices.make("qemu", target)
-    write_records(folder / "inputs", [inputs])
-    for runtime in discover.runtime_names():
-        native.make_bundle(target, runtime, folder / runtime)
-    jobs, instructions, refused = {}, {}, []
-    for name, net in nets(layer, inputs, refused):
-        runtime = RIVALS[name][0]
-        path = folder / f"{len(jobs)}{discover.runtime(runtime).SUFFIX}"
-        with progress.stage("export", f"{shape} {name}"):
-            discover.runtime(runtime).export(net, (inputs,), path)
-            run = emulator.run(folder / runtime, path, folder / "inputs", threads=1, warmup=1, repeat=3)
-        instructions[name] = int(np.median(run.instructions[1:]))
-        jobs[name] = timing.Job(native.host_bundle(host, runtime), path, folder / "inputs")
-    timings = timing.in_turns(jobs, most=2000)
-    table = Table(title=shape, title_justify="left")
-    for title in ("", "file", "latency", "of fp32", "peak memory", "instructions"):
-        table.add_column(title, justify="left" if title == "" else "right")
-    first = timings[next(iter(jobs))].p50_ms
-    for name, job in jobs.items():
-        found = timings[name]
-        cells = [format_bytes(job.model.stat().st_size), f"{found.p50_ms:.3g} ms", f"{found.p50_ms / first:.3f}"]
-        table.add_row(name, *cells, format_bytes(found.peak_rss_bytes), format_count(instructions[name]))
-    console = Console()
-    console.print(table)
-    for reason in refused:
-        console.print(reason, style="dim")
+def entries(more: tuple[str, ...], conv: bool) -> dict[str, Entry]:
+    """Rivals, then ours in both runtimes, then more of ours."""
+    found: dict[str, Entry] = dict(RIVALS)
+    for number, text in enumerate((OURS, *more)):
+        method, settings = (text if ":" in text else f"pq:{text}").split(":", 1)
+        name, known = f"{method} {settings.replace(',', ' ')}", discover.method(method).Config.model_fields
+        common = [*FITTING, *(("codebooks=shared",) if conv else ())]
+        chosen = (*(one for one in common if one.partition("=")[0] in known), *settings.split(","))
+        for runtime in RUNTIMES if number == 0 else ("executorch",):
+            found[f"{name}, {RUNTIMES[runtime]}"] = (runtime, method, chosen)
+    return found
 
 
-def nets(layer: nn.Module, inputs: torch.Tensor, refused: list[str]) -> Iterator[tuple[str, nn.Module]]:
-    """The layer by name of a rival, as a net; `refused` gets the reasons of those that cannot run it."""
-    original = nn.Sequential(layer).eval()
-    graph.note_image_sizes(original, (inputs,))
-    for name, (runtime, method, settings) in RIVALS.items():
+def replacements(
+    plain: nn.Module, samples: torch.Tensor, wanted: dict[str, Entry], refused: list[str]
+) -> Iterator[tuple[str, Entry, nn.Module]]:
+    """What takes the place of the layer, by name; `refused` gets the reasons of those that cannot."""
+    original = nn.Sequential(plain).eval()
+    graph.note_image_sizes(original, (samples,))
+    for name, entry in wanted.items():
+        runtime, method, settings = entry
         if not method:
-            yield name, original
+            yield name, entry, plain
             continue
         (compressor,) = chain.parse(method, (*settings, "kinds=dense,conv"), runtime)
-        if reason := compressor.refuse(layer):
+        if reason := compressor.refuse(plain):
             refused.append(f"{name}: {reason}")
             continue
-        made = compressor.compress(layer, None, 0)
-        calibration.fix_ranges(original, layer, made, inputs)
-        lookup.choose_tables(original, layer, made, inputs)
-        yield name, nn.Sequential(made).eval()
+        made = compressor.compress(plain, None, 0)
+        calibration.fix_ranges(original, plain, made, samples)
+        lookup.choose_tables(original, plain, made, samples)
+        yield name, entry, made
+
+
+def exported(name: str, entry: Entry, made: nn.Module, inputs: torch.Tensor, path: Path) -> Row:
+    runtime, method, _ = entry
+    net = nn.Sequential(made).eval()
+    discover.runtime(runtime).export(net, (inputs,), path)
+    with torch.no_grad():
+        expected = net(inputs)
+    read = sum(len(constant.data) for constant in discover.runtime(runtime).constants(path)) + inputs.nbytes
+    got = run_once(runtime, path, inputs).reshape(expected.shape)
+    ours = method not in ("", "int8", "int4", "int2")
+    return Row(
+        name=name,
+        runtime=runtime,
+        ours=ours,
+        path=path,
+        threads=(1,) if ours and runtime == "litert" else THREADS,  # it shows custom ops no threads
+        work=roofline.work(made, expected, read),
+        error=((got - expected).norm() / expected.norm()).item(),
+        file_bytes=path.stat().st_size,
+    )
+
+
+def run_once(runtime: str, path: Path, inputs: torch.Tensor) -> torch.Tensor:
+    """The outputs, flat."""
+    with tempfile.TemporaryDirectory() as temporary:
+        records, result = Path(temporary, "inputs"), Path(temporary, "outputs")
+        export.write_records(records, [inputs])
+        Host().run(host_bundle(runtime), path, records, result, threads=1)
+        return torch.from_numpy(np.fromfile(result, np.float32))
+
+
+def time_all(layer: Layer, inputs: Path) -> None:
+    """All files with all their numbers of threads, in turns."""
+    keys = {f"{row.name}, {threads}": (row, threads) for row in layer.rows for threads in row.threads}
+    jobs = {
+        key: timing.Job(host_bundle(row.runtime), row.path, inputs, threads) for key, (row, threads) in keys.items()
+    }
+    found: dict[str, timing.Timing] = {}
+    try:
+        timing.in_turns(jobs, most=2000, found=found)
+    finally:
+        for key, (row, threads) in keys.items():
+            row.timings[threads] = found.get(key, timing.Timing())
+            if threads == 1 and row.timings[1].peak_rss_bytes:
+                row.over_empty_bytes = row.timings[1].peak_rss_bytes - empty_run_bytes(row.runtime)
+
+
+def host_bundle(runtime: str) -> Path:
+    return native.host_bundle(discover.target(export.HOST_TARGET), runtime)
+
+
+@functools.cache
+def empty_run_bytes(runtime: str) -> int:
+    """Peak memory of the bench program with a net that gives back what it gets: no operator, no XNNPACK."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path, records, inputs = Path(temporary, "net"), Path(temporary, "inputs"), torch.zeros(1, 8)
+        discover.runtime(runtime).export(nn.Identity().eval(), (inputs,), path)
+        export.write_records(records, [inputs])
+        runs = [Host().run(host_bundle(runtime), path, records, threads=1) for _ in range(5)]
+        return int(np.median([run.peak_rss_bytes for run in runs]))
+
+
+def show(layer: Layer) -> None:
+    if layer.rows:
+        table(layer.title, *kernels_page.figures(layer))
+        table("how far from the limit", *kernels_page.limits(layer))
+    for reason in layer.refused:
+        console().print(reason, style="dim")
+
+
+def conclude(layers: list[Layer]) -> None:
+    if layers:
+        table("peaks of this machine", *kernels_page.peaks())
+        table("claims", *kernels_page.verdicts(layers))
+        for note in kernels_page.notes():
+            console().print(note, style="dim")
+
+
+def table(title: str, titles: list[str], rows: list[list[str]]) -> None:
+    shown = Table(title=title, title_justify="left")
+    for number, text in enumerate(titles):
+        shown.add_column(text, justify="right" if number else "left")
+    for row in rows:
+        shown.add_row(*row)
+    console().print(shown)
+
+
+@functools.cache
+def console() -> Console:
+    """Wide enough where nobody says how wide it is."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 170)
 
 
 if __name__ == "__main__":

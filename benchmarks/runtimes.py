@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecomp import devices, discover, measure, native, progress, timing
+from edgecomp import devices, discover, markdown, measure, native, progress, timing
 from edgecomp.compress import compress
 from edgecomp.export import HOST_TARGET, export, write_records
 from edgecomp.files import write_text
@@ -122,19 +122,21 @@ def _page(model: Model, rows: list[Row], timings: dict[str, timing.Timing]) -> s
         "fp32 in the same runtime.",
     ]
     titles = ["net", "file", "×", "top-1", "latency", "×", "peak RSS", "ARM64 instructions"]
-    header = [f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
     for runtime in dict.fromkeys(row.runtime for row in rows):
-        lines += ["", f"## {runtime}, {discover.runtime(runtime).version()}", "", *header]
         found = [row for row in rows if row.runtime == runtime]
-        for row in found:
-            first, now = (timings[f"{runtime} {name}"] for name in (found[0].net, row.net))
-            size, before = row.path.stat().st_size, found[0].path.stat().st_size
-            cells = [row.net, format_bytes(size), f"{before / size:.1f}", f"{row.accuracy:.2f} %"]
-            cells += [f"{now.p50_ms:.3g} ms", f"{first.p50_ms / now.p50_ms:.1f}", format_bytes(now.peak_rss_bytes)]
-            lines.append(f"| {' | '.join([*cells, format_count(row.instructions)])} |")
+        cells = [_cells(row, found[0], timings) for row in found]
+        lines += ["", f"## {runtime}, {discover.runtime(runtime).version()}", "", markdown.table(titles, cells)]
         notes = [f"- {row.net}: {row.left}" for row in found if row.left]
         lines += ["", "Left alone:", "", *notes] if notes else []
     return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row, plain: Row, timings: dict[str, timing.Timing]) -> list[str]:
+    before, now = (timings[f"{row.runtime} {name}"] for name in (plain.net, row.net))
+    size, ratio = row.path.stat().st_size, plain.path.stat().st_size / row.path.stat().st_size
+    cells = [row.net, format_bytes(size), f"{ratio:.1f}", f"{row.accuracy:.2f} %"]
+    cells += [f"{now.p50_ms:.3g} ms", f"{before.p50_ms / now.p50_ms:.1f}", format_bytes(now.peak_rss_bytes)]
+    return [*cells, format_count(row.instructions)]
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ _WARM_UP = 5
 
 @dataclass(frozen=True)
 class Job:
-    """A model file, the bundle that runs it, and the file of its inputs."""
+    """A model file, the bundle that runs it, the file of its inputs, and how many threads it may use."""
 
     bundle: Path
     model: Path
     inputs: Path
+    threads: int = 1
 
 
 @dataclass
@@ -35,24 +36,35 @@ class Timing:
         return float(np.median(self.samples_ms))
 
 
-def in_turns(jobs: dict[str, Job], rounds: int = 5, seconds: float = 1.0, most: int = 200) -> dict[str, Timing]:
-    """Runs all jobs with one thread, one after the other in each round.
+def in_turns(
+    jobs: dict[str, Job],
+    rounds: int = 5,
+    seconds: float = 1.0,
+    most: int = 200,
+    found: dict[str, Timing] | None = None,
+) -> dict[str, Timing]:
+    """Runs all jobs, one after the other in each round.
 
     Args:
         seconds: that one round of one job should take, so far as 20 to `most` inferences allow.
+        found: what is returned, filled round by round: an interrupt leaves there what has been measured until then.
 
     Raises:
         DeviceError: a program dies.
     """
-    host, found, repeats = Host(), {name: Timing() for name in jobs}, {}
+    host, repeats = Host(), {}
+    found = {} if found is None else found
+    found.update({name: Timing() for name in jobs})
     with progress.bar("timing on the host", rounds * len(jobs)) as advance:
         for name, job in jobs.items():
-            run = host.run(job.bundle, job.model, job.inputs, threads=1, warmup=3, repeat=5)
+            files, threads = (job.bundle, job.model, job.inputs), job.threads
+            run = host.run(*files, threads=threads, warmup=3, repeat=5)
             repeats[name] = int(np.clip(1000 * seconds / min(run.samples_ms), 20, most))
-            found[name].peak_rss_bytes = host.run(job.bundle, job.model, job.inputs, threads=1).peak_rss_bytes
+            found[name].peak_rss_bytes = host.run(*files, threads=threads).peak_rss_bytes
         for _ in range(rounds):
             for name, job in jobs.items():
-                run = host.run(job.bundle, job.model, job.inputs, threads=1, warmup=_WARM_UP, repeat=repeats[name])
+                options = {"threads": job.threads, "warmup": _WARM_UP, "repeat": repeats[name]}
+                run = host.run(job.bundle, job.model, job.inputs, **options)
                 found[name].samples_ms += run.samples_ms
                 found[name].load_ms.append(run.load_ms)
                 advance(text=name)

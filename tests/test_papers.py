@@ -5,11 +5,11 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from edgecomp import discover, papers
+from edgecomp import discover, markdown, papers
 from edgecomp.chain import parse
 from edgecomp.load import load
 from edgecomp.papers import cosine_svd
-from edgecomp.papers._bench import markdown_table, mean_average_precision
+from edgecomp.papers._bench import mean_average_precision
 from edgecomp.papers._ranks import Cut, RankBench, Strategy
 from edgecomp.records import Request
 
@@ -26,7 +26,7 @@ def test_retrieval_is_scored_as_scikit_learn_does():
 
 
 def test_markdown_table():
-    assert markdown_table(["a", "b"], [["x", "1"]]).splitlines() == ["| a | b |", "|---|---:|", "| x | 1 |"]
+    assert markdown.table(["a", "b"], [["x", "1"]]).splitlines() == ["| a | b |", "|---|---:|", "| x | 1 |"]
 
 
 @pytest.fixture(scope="module")

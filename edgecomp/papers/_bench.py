@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import calibration, chain, progress
+from .. import calibration, chain, markdown, progress
 from ..calibration import Inputs
 from ..compress import CALIBRATION_SAMPLES, replace_weights
 from ..files import write_text
@@ -161,19 +161,13 @@ def mean_average_precision(features: Tensor, targets: Tensor, queries: int = 100
     return torch.cat(precisions).mean().item()
 
 
-def markdown_table(titles: list[str], rows: list[list[str]]) -> str:
-    """A table whose first column is text and the others are figures."""
-    lines = ["| " + " | ".join(titles) + " |", "|---" + "|---:" * (len(titles) - 1) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
 def claim_table(claims: list[Claim], figures: str) -> str:
     """The claims, whether each holds, and the figures that say so."""
     rows = [
         [c.claim, "holds" if c.holds else "**does not hold**", f"{c.figures}. {c.why}".removesuffix(". ")]
         for c in claims
     ]
-    return markdown_table(["claim", "", figures], rows)
+    return markdown.table(["claim", "", figures], rows)
 
 
 def plot(path: Path, title: str, series: dict[str, list[Result]]) -> None:

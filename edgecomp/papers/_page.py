@@ -6,7 +6,8 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._bench import axes, draw, markdown_table
+from .. import markdown
+from ._bench import axes, draw
 from ._conv import Accuracy, Approximation, ConvBench, Cost
 
 
@@ -44,7 +45,7 @@ def rows_table(bench: ConvBench, rows: list[Row], layers: tuple[str, ...]) -> st
     """Ranks, costs, accuracy and what fine-tuning made of it."""
     titles = ["", "channels", "file", "time", "net", *layers, "ARM64 instructions"]
     titles += ["accuracy", "drop", "agreement", "fine-tuned", "drop"]
-    return markdown_table(titles, [_cells(bench, row, layers) for row in rows])
+    return markdown.table(titles, [_cells(bench, row, layers) for row in rows])
 
 
 def _cells(bench: ConvBench, row: Row, layers: tuple[str, ...]) -> list[str]:

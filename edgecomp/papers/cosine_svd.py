@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from .. import chain, progress
+from .. import chain, markdown, progress
 from ..errors import BuildError
 from ..files import cache_folder, write_text
 from ..load import load
 from ..records import Record, Request
-from ._bench import Claim, axes, claim_table, draw, markdown_table
+from ._bench import Claim, axes, claim_table, draw
 from ._ranks import UNCHANGED, Cut, RankBench, Strategy
 
 _EXPRESSION = "scheme2+svd"
@@ -298,7 +298,7 @@ def _chosen_table(nets: list[_Net]) -> str:
         fitted = f"{net.bench.drop(net.best.ranks, fitted=True):+.2f}"
         rows.append(["the same ranks, fitted to inputs", "", *_figures(net.best)[:2], "", fitted])
         rows.append(["Bayesian optimisation", "", *_figures(net.search.best), _drop(net, net.search.best)])
-    return markdown_table(["", "τ", "weights removed", "multiply-adds removed", "loss", "test"], rows)
+    return markdown.table(["", "τ", "weights removed", "multiply-adds removed", "loss", "test"], rows)
 
 
 def _figures(cut: Cut) -> list[str]:
@@ -318,7 +318,7 @@ def _time_table(nets: list[_Net]) -> str:
         ratios = [f"{100 * part / all:.0f} %" for part, all in ((sweep, until), (sweep, whole), (sweeps, whole))]
         rows.append([net.name, *shown, str(net.trials_needed or "never"), *ratios])
     titles = ["", "decompositions", "one sweep", "all sweeps", "search until as small", "all trials"]
-    return markdown_table([*titles, "as small at trial", "sweep / until", "sweep / trials", "sweeps / trials"], rows)
+    return markdown.table([*titles, "as small at trial", "sweep / until", "sweep / trials", "sweeps / trials"], rows)
 
 
 def _rank_table(nets: list[_Net]) -> str:
@@ -328,12 +328,12 @@ def _rank_table(nets: list[_Net]) -> str:
             cut = (net.best.ranks, net.chosen(_EVERY).ranks, net.search.best.ranks)
             ranks = [str(ranks.get(layer.name, "alone")) for ranks in cut]
             rows.append([f"{net.name} {layer.name}", layer.shape, layer.chain.name, str(layer.largest_rank), *ranks])
-    return markdown_table(["", "weights", "form", "full", "chosen", "every layer", "Bayesian optimisation"], rows)
+    return markdown.table(["", "weights", "form", "full", "chosen", "every layer", "Bayesian optimisation"], rows)
 
 
 def _sweep_section(net: _Net) -> str:
     rows = [[f"{cosine:g}", *_figures(cut), str(len(cut.ranks))] for cosine, cut in net.sweeps[net.strategy].items()]
-    table = markdown_table(["τ", "weights removed", "multiply-adds removed", "loss", "layers decomposed"], rows)
+    table = markdown.table(["τ", "weights removed", "multiply-adds removed", "loss", "layers decomposed"], rows)
     return f"## {net.name}: τ with {net.strategy}\n\n{table}\n\n{_command(net)}"
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+from .. import markdown
 from ..files import cache_folder, write_text
 from ..load import load
 from ..records import Request
-from ._bench import Claim, DenseBench, Result, claim_table, markdown_table, plot
+from ._bench import Claim, DenseBench, Result, claim_table, plot
 
 _PLAIN = "fit=plain"
 # Settings by method, from low to high ratios. Codes of b bits for s weights.
@@ -251,17 +252,17 @@ all others, by the cosine of the last hidden layer.
 
 ![answers unlike the original's against ratio](gong2014-methods.svg)
 
-{markdown_table(titles, every)}
+{markdown.table(titles, every)}
 
 ## Plain product quantization
 
 ![answers unlike the original's against ratio](gong2014-grid.svg)
 
-{markdown_table(titles, cells)}
+{markdown.table(titles, cells)}
 
 ## Each dense layer alone
 
 pq with a shared codebook, k=16, s=4, plain:
 
-{markdown_table(titles, [row(layer, r) for layer, r in alone.items()])}
+{markdown.table(titles, [row(layer, r) for layer, r in alone.items()])}
 """

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .. import markdown
 from ..cpd import decompose
 from ..files import write_text
-from ._bench import Claim, claim_table, markdown_table
+from ._bench import Claim, claim_table
 from ._conv import Approximation, ConvBench
 from ._page import Row, cost_note, rows_table, tradeoff_plot
 
@@ -194,5 +195,5 @@ def _page(
 
 ‖W−Ŵ‖/‖W‖ of the second layer:
 
-{markdown_table(["rank", "alternating least squares", "then non-linear ones", "one term after the other"], solved)}
+{markdown.table(["rank", "alternating least squares", "then non-linear ones", "one term after the other"], solved)}
 """
