@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-Evidence = Literal["estimated", "host", "qemu-arm64", "adb-shell"]
+Evidence = Literal["estimated", "host", "qemu-arm64", "ssh", "adb-shell"]
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
@@ -40,6 +40,10 @@ class Request:
     budget_bytes: int | None = None
     max_drop: float | None = None
     on: str | None = None
+    serial: str | None = None  # of the phone, with `on` adb
+    host: str | None = None  # USER@HOST, with `on` ssh
+    cores: str | None = None  # big, little or a mask such as f0: where the program may run on the device
+    max_temp_c: float | None = None  # the device is left to cool down to this before each turn
     settings: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     out: Path = Path("out")
@@ -206,10 +210,21 @@ class Artifact:
         return files if self.custom_op_path is None else {**files, "custom-op": self.custom_op_path}
 
 
+class LayerTime(Record):
+    """What one operator of the exported file takes in one warm inference: time, or executed instructions on qemu."""
+
+    name: str
+    ms: float | None = None
+    instructions: int | None = None
+
+
 class Measurement(Record):
     """One artifact on one device. What was not or cannot be measured there is None.
 
     `custom-op`: of a build with `--stock`, the same compressed net with our custom ops.
+    `…_interval_ms`: 95 %, bootstrap over the raw samples. `first_ms`: the first inference of a cold process.
+    `peak_rss_bytes` is VmHWM, `rss_anon_bytes` RssAnon of a process that runs the file once; `empty_rss_bytes` is VmHWM
+    of the same program and libraries without a model. `inputs`: what was fed in, and its digest.
     """
 
     evidence: Evidence
@@ -223,11 +238,20 @@ class Measurement(Record):
     load_ms: float | None = None
     peak_rss_bytes: int | None = None
     instructions: int | None = None
+    p50_interval_ms: tuple[float, float] | None = None
+    p90_interval_ms: tuple[float, float] | None = None
+    p99_interval_ms: tuple[float, float] | None = None
+    first_ms: float | None = None
+    rss_anon_bytes: int | None = None
+    empty_rss_bytes: int | None = None
+    layer_profile: list[LayerTime] = []
+    inputs: str = ""
     device: dict[str, Any] = {}
 
 
 class Accuracy(Record):
-    """In percent. `agreement`: test samples to which the two exported files give the same answer."""
+    """In percent. `agreement`: test samples to which the two exported files give the same answer.
+    `interval`: 95 % of the drop, in points, by the method that `interval_method` names; None where it has none."""
 
     metric: str
     split: str
@@ -236,10 +260,14 @@ class Accuracy(Record):
     compressed: float
     drop_points: float
     agreement: float
+    interval: tuple[float, float] | None = None
+    interval_method: str = ""
+    evidence: Evidence = "host"
 
 
 class EmulatorCheck(Record):
-    """Outputs of the target's program against the host's, over a stated subset of the test split, or other inputs."""
+    """Outputs of the target's program against the host's, over a stated subset of the test split, or other inputs.
+    `accuracy`: of both files on the device, over that subset."""
 
     evidence: Evidence
     samples: int
@@ -247,6 +275,7 @@ class EmulatorCheck(Record):
     max_abs_difference: float
     relative_difference: float
     agreement: float
+    accuracy: Accuracy | None = None
 
 
 @dataclass(frozen=True)
