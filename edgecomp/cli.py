@@ -22,6 +22,14 @@ TargetName = Annotated[str, typer.Option("--target", help="Where the model will 
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
 Layers = Annotated[list[str] | None, typer.Option("--layers", metavar="GLOB", help="Only the layers of these names.")]
 Budget = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the file, like 10MB. Default: 1/20.")]
+MaxInstalled = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for model + runtime + kernels.")]
+MaxRam = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the memory that the model adds.")]
+MaxLatency = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Limit for the median, like 5ms; not with --on qemu.")
+]
+MaxInstructions = Annotated[
+    str | None, typer.Option(metavar="COUNT", help="Limit for executed ARM64 instructions, like 20M; with --on qemu.")
+]
 Quick = Annotated[bool, typer.Option("--quick", help="If the model must be trained: one epoch over 10,000 samples.")]
 
 Stock = Annotated[
@@ -63,6 +71,10 @@ def build(
     ] = None,
     budget: Budget = None,
     max_drop: Annotated[float | None, typer.Option(metavar="POINTS", help="Accuracy that may be lost.")] = None,
+    max_installed: MaxInstalled = None,
+    max_ram: MaxRam = None,
+    max_latency: MaxLatency = None,
+    max_instructions: MaxInstructions = None,
     on: Annotated[str | None, typer.Option(metavar="DEVICE", help="Measure on qemu, host or none.")] = None,
     settings: Settings = None,
     layers: Layers = None,
@@ -94,6 +106,7 @@ def build(
         runtime=runtime,
         budget_bytes=parse_bytes(budget) if budget else None,
         max_drop=max_drop,
+        limits=_limits(max_installed, max_ram, max_latency, max_instructions),
         on=on,
         settings=tuple(settings or ()),
         layers=tuple(layers or ()),
@@ -131,18 +144,13 @@ def train(model: Annotated[str, typer.Argument(help="Model file or zoo name.")],
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    """Show the report of a build again, and render its HTML anew."""
+    """Show the report of a build again, and write report.html, report.md and report.junit.xml anew."""
     from rich.console import Console
 
-    from .errors import UsageError
-    from .files import write_text
-    from .report import print_report, read_report, to_html
+    from .report import print_report, read_report, render
 
-    path = folder / "report.json"
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist", "Name the folder that `edgecomp build -o` wrote.")
-    result = read_report(path)
-    write_text(folder / "report.html", to_html(result))
+    result = read_report(folder / "report.json")
+    render(result, folder)
     print_report(result, Console())
 
 
@@ -220,10 +228,23 @@ def doctor() -> None:
     raise typer.Exit(0 if all(f.ok or f.optional for f in findings) else 4)
 
 
+def _limits(installed: str | None, ram: str | None, latency: str | None, instructions: str | None):  # type: ignore[no-untyped-def]
+    from .records import Limits
+    from .units import parse_bytes, parse_count, parse_ms
+
+    return Limits(
+        installed_bytes=parse_bytes(installed) if installed else None,
+        ram_bytes=parse_bytes(ram) if ram else None,
+        latency_ms=parse_ms(latency) if latency else None,
+        instructions=parse_count(instructions) if instructions else None,
+    )
+
+
 def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
+    from rich.text import Text
 
-    from .report import left_alone
+    from .figures import left_alone
     from .units import format_bytes
 
     rows = [
@@ -238,7 +259,8 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
     ]
     total = [format_bytes(sum(getattr(e, f) for e in plan.entries)) for f in ("original_bytes", "predicted_bytes")]
     _print_table(("layer", "kind", "method", "original", "predicted"), [*rows, ("all layers", "", "", *total)])
-    Console().print(*left_alone((", ".join(e.layers), e.method, e.reason) for e in plan.entries), sep="\n")
+    left = left_alone((", ".join(e.layers), e.method, e.reason) for e in plan.entries)
+    Console().print(*(Text.assemble(f"{layers}: ", (reason, "dim")) for layers, reason in left), sep="\n")
     print("The file's container comes on top.")
 
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 
 from torch import nn
 
-from . import chain, devices, discover, graph, progress
+from . import chain, devices, discover, graph, limits, progress
 from .chain import Chain
 from .errors import UsageError, unknown
 from .files import write_text
@@ -23,13 +23,13 @@ DEFAULT_RUNTIME = "executorch"
 
 
 def check(request: Request) -> None:
-    """Refuses unknown names, settings and kinds before anything long begins.
+    """Refuses unknown names, settings, kinds, and limits that cannot be judged, before anything long begins.
 
     Raises:
-        UsageError, DeviceError: see `discover` and `devices.chosen`.
+        UsageError, DeviceError: see `discover`, `devices.chosen` and `limits.check`.
     """
     _runtime_and_chains(request)
-    devices.chosen(discover.target(request.target), request.on)
+    limits.check(request.limits, request.max_drop, devices.chosen(discover.target(request.target), request.on))
 
 
 def plan(model: Model, request: Request, work: Workspace) -> Plan:
@@ -54,6 +54,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             seed=request.seed,
             budget_bytes=request.budget_bytes,
             max_drop_points=request.max_drop,
+            limits=request.limits,
             recover_epochs=request.recover_epochs,
             stock=request.stock,
             entries=entries,
