@@ -29,7 +29,7 @@ def check(request: Request) -> None:
         UsageError, DeviceError: see `discover` and `devices.chosen`.
     """
     _runtime_and_chains(request)
-    devices.chosen(discover.target(request.target), request.on)
+    devices.chosen(discover.target(request.target), request.on, devices.Place.of(request))
 
 
 def plan(model: Model, request: Request, work: Workspace) -> Plan:

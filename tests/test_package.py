@@ -46,7 +46,7 @@ def test_wheel_carries_its_data(tmp_path):
 
 # Imports run one way: a module may import from its own rank or a lower one.
 RANKS = [
-    {"errors", "markdown", "units"},
+    {"errors", "intervals", "markdown", "units"},
     {"files", "records", "progress", "tflite"},
     {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
     {"file_net", "calibration", "checkpoint", "kmeans", "train", "permute"},
@@ -59,6 +59,7 @@ RANKS = [
     {"native"},
     {"devices"},
     {"timing"},
+    {"protocol"},
     {"load", "plan", "compress", "recover", "export", "measure", "report", "doctor"},
     {"pipeline", "papers"},
     {"cli"},
