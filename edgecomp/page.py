@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -119,7 +120,11 @@ def _profiles(result: Report) -> list[Profile]:
 
 def _devices(result: Report) -> list[tuple[str, str]]:
     """What each device said about itself."""
-    return [
-        (evidence, ", ".join(f"{key} {value}" for key, value in next(iter(pair.values())).device.items()))
-        for evidence, pair in figures.pairs(result).items()
-    ]
+    return [(evidence, _words(next(iter(pair.values())).device)) for evidence, pair in figures.pairs(result).items()]
+
+
+def _words(facts: dict[str, Any]) -> str:
+    """{'name': 'host', 'before': {'mhz': 2400}} → 'name host, before: mhz 2400'."""
+    return ", ".join(
+        f"{key}: {_words(value)}" if isinstance(value, dict) else f"{key} {value}" for key, value in facts.items()
+    )

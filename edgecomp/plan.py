@@ -29,7 +29,8 @@ def check(request: Request) -> None:
         UsageError, DeviceError: see `discover`, `devices.chosen` and `limits.check`.
     """
     _runtime_and_chains(request)
-    limits.check(request.limits, request.max_drop, devices.chosen(discover.target(request.target), request.on))
+    names = devices.chosen(discover.target(request.target), request.on, devices.Place.of(request))
+    limits.check(request.limits, request.max_drop, names)
 
 
 def plan(model: Model, request: Request, work: Workspace) -> Plan:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import intervals
 from .records import Accuracy, LayerReport, Measurement, Report
 from .units import format_bytes, format_ms
 
@@ -127,27 +128,24 @@ def accuracies(accuracy: Accuracy | None) -> tuple[list[Interval], str, str]:
     if accuracy is None or accuracy.metric != "top1":
         return [], "", ""
     values = {"original": accuracy.original, "compressed": accuracy.compressed}
-    intervals = {name: wilson(value, accuracy.samples) for name, value in values.items()}
-    low = min(interval[0] for interval in intervals.values())
-    high = max(interval[1] for interval in intervals.values())
+    sure = {name: intervals.wilson(value / 100, accuracy.samples) for name, value in values.items()}
+    low, high = 100 * min(low for low, _ in sure.values()), 100 * max(high for _, high in sure.values())
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
 
     def place(value: float) -> float:
         return 100 * (value - low) / (high - low)
 
     rows = [
-        Interval(name, place(a), place(b), place(values[name]), f"{values[name]:.2f} % ({a:.2f} to {b:.2f})")
-        for name, (a, b) in intervals.items()
+        Interval(
+            name,
+            place(100 * a),
+            place(100 * b),
+            place(values[name]),
+            f"{values[name]:.2f} % ({100 * a:.2f} to {100 * b:.2f})",
+        )
+        for name, (a, b) in sure.items()
     ]
     return rows, f"{low:.1f} %", f"{high:.1f} %"
-
-
-def wilson(percent: float, samples: int) -> tuple[float, float]:
-    """The 95 % interval (Wilson 1927) of a share that was found in `samples` trials; all in percent."""
-    z, p, n = 1.96, percent / 100, samples
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 
 @dataclass(frozen=True)

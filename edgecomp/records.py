@@ -237,6 +237,7 @@ class Measurement(Record):
     `…_interval_ms`: 95 %, bootstrap over the raw samples. `first_ms`: the first inference of a cold process.
     `peak_rss_bytes` is VmHWM, `rss_anon_bytes` RssAnon of a process that runs the file once; `empty_rss_bytes` is VmHWM
     of the same program and libraries without a model. `inputs`: what was fed in, and its digest.
+    `samples_by_process`: how many of `samples` each process gave.
     """
 
     evidence: Evidence
@@ -247,6 +248,7 @@ class Measurement(Record):
     p90_ms: float | None = None
     p99_ms: float | None = None
     samples: list[float] = []
+    samples_by_process: list[int] = []
     load_ms: float | None = None
     peak_rss_bytes: int | None = None
     instructions: int | None = None
