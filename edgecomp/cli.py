@@ -30,6 +30,9 @@ MaxLatency = Annotated[
 MaxInstructions = Annotated[
     str | None, typer.Option(metavar="COUNT", help="Limit for executed ARM64 instructions, like 20M; with --on qemu.")
 ]
+On = Annotated[str | None, typer.Option("--on", metavar="DEVICE", help="Measure on qemu, host or none.")]
+Tolerance = Annotated[str, typer.Option(metavar="SHARE", help="What a figure may grow by and still be the same.")]
+Points = Annotated[float, typer.Option(min=0, metavar="POINTS", help="Accuracy that may be lost all the same.")]
 Quick = Annotated[bool, typer.Option("--quick", help="If the model must be trained: one epoch over 10,000 samples.")]
 
 Stock = Annotated[
@@ -75,7 +78,7 @@ def build(
     max_ram: MaxRam = None,
     max_latency: MaxLatency = None,
     max_instructions: MaxInstructions = None,
-    on: Annotated[str | None, typer.Option(metavar="DEVICE", help="Measure on qemu, host or none.")] = None,
+    on: On = None,
     settings: Settings = None,
     layers: Layers = None,
     recover: Annotated[
@@ -128,6 +131,59 @@ def build(
         print_report(report, Console())
         _stderr(f"[dim]written to {request.out}: report.html, report.json, {report.runtime} model, bundle/[/]")
     raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def bench(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a build.")],
+    on: On = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="REPORT", help="report.json to compare with; exits 1 if a figure is worse.")
+    ] = None,
+    tolerance: Tolerance = "5%",
+    points: Points = 0.1,
+    json: Annotated[bool, typer.Option("--json", help="Print the report, or the comparison, as JSON.")] = False,
+) -> None:
+    """Measure a build again and write its report anew; with --baseline say what became better or worse."""
+    from rich.console import Console
+
+    from . import compare as comparing
+    from .pipeline import bench as run
+    from .records import Request
+    from .report import print_report, read_report
+    from .units import parse_share
+
+    share, before = parse_share(tolerance), read_report(baseline) if baseline else None
+    result = run(Request(on=on, out=folder))
+    if before is None:
+        print(result.model_dump_json(indent=1, by_alias=True)) if json else print_report(result, Console())
+        raise typer.Exit(result.exit_code)
+    compared = comparing.compare(before, result, share, points)
+    if not json:
+        print_report(result, Console())
+    _print_comparison(compared, json)
+    codes = {result.exit_code, compared.exit_code}
+    raise typer.Exit(1 if 1 in codes else max(codes))
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Folder of a build, or a report.json.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER")],
+    tolerance: Tolerance = "5%",
+    points: Points = 0.1,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say of every figure of two builds whether it is better, the same, worse, noisy, or not comparable.
+
+    Exits 1 if one is worse, 5 if one is noisy or none can be compared."""
+    from . import compare as comparing
+    from .report import read_report
+    from .units import parse_share
+
+    compared = comparing.compare(read_report(before), read_report(after), parse_share(tolerance), points)
+    _print_comparison(compared, json)
+    raise typer.Exit(compared.exit_code)
 
 
 @app.command()
@@ -226,6 +282,16 @@ def doctor() -> None:
         ("", "what", "state", "how to get it"), [("ok" if f.ok else "–", f.what, f.state, f.remedy) for f in findings]
     )
     raise typer.Exit(0 if all(f.ok or f.optional for f in findings) else 4)
+
+
+def _print_comparison(compared, json: bool) -> None:  # type: ignore[no-untyped-def]
+    from .compare import TITLES, remarks, rows
+
+    if json:
+        print(compared.model_dump_json(indent=1))
+        return
+    _print_table(TITLES, rows(compared))
+    print(*remarks(compared), sep="\n")
 
 
 def _limits(installed: str | None, ram: str | None, latency: str | None, instructions: str | None):  # type: ignore[no-untyped-def]

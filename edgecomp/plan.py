@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
+from pathlib import Path
 
 from torch import nn
 
@@ -62,6 +63,20 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         )
         write_text(work.path("plan.json"), result.model_dump_json(indent=1) + "\n")
         return result
+
+
+def read_plan(path: Path) -> Plan:
+    """A `plan.json`, validated.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} is not the plan of a build", "Name the folder that `edgecomp build -o` wrote."
+        ) from error
 
 
 def _runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:

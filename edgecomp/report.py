@@ -77,6 +77,29 @@ def report(
     return result
 
 
+def remeasured(result: Report, plan: Plan, artifact: Artifact, measured: Measured, work: Workspace) -> Report:
+    """The report of an earlier build with the figures of a new measuring, and the verdicts on them; written."""
+    size = _size(artifact)
+    judged = limits.judge(plan, size, measured)
+    built = [note for note in result.notes if note not in result.measure_notes]
+    changed = {
+        "budget": _budget(judged),
+        "limits": judged,
+        "artifact_sha256": sha256_file(artifact.path),
+        "size": size,
+        "accuracy": measured.accuracy,
+        "measurements": list(measured.measurements),
+        "check": measured.check,
+        "notes": [*built, *measured.notes],
+        "measure_notes": list(measured.notes),
+        "environment": _environment(artifact),
+    }
+    with progress.stage("report", str(work.folder)):
+        result = result.model_copy(update=changed)
+        write_report(result, work.folder)
+    return result
+
+
 def write_report(result: Report, folder: Path) -> None:
     """`report.json` and all that is made of it."""
     write_text(folder / "report.json", result.model_dump_json(indent=1, by_alias=True) + "\n")

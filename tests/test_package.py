@@ -61,7 +61,7 @@ RANKS = [
     {"devices"},
     {"timing", "limits", "figures"},
     {"protocol", "plots", "junit", "summary"},
-    {"page"},
+    {"page", "compare"},
     {"load", "plan", "compress", "recover", "export", "measure", "report", "doctor"},
     {"pipeline", "papers"},
     {"cli"},
