@@ -180,8 +180,8 @@ def _noisy(finding: Finding, before: dict[str, Measurement], after: dict[str, Me
 
 
 def _together(alone: Change, against: Change) -> Change:
-    """The verdict on a time from that on itself and that on its ratio to the original's. A slower machine makes it worse
-    alone; a faster one may hide that it became worse against the original."""
+    """The verdict on a time from that on itself and that on its ratio to the original's. A slower machine makes every
+    time worse; a faster one may hide that a file became slower against the original."""
     if alone == against:
         return alone
     if (alone == "same" and against != "worse") or (alone == "noisy" and against == "same"):
