@@ -24,6 +24,10 @@ Layers = Annotated[list[str] | None, typer.Option("--layers", metavar="GLOB", he
 Budget = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the file, like 10MB. Default: 1/20.")]
 Quick = Annotated[bool, typer.Option("--quick", help="If the model must be trained: one epoch over 10,000 samples.")]
 
+Serial = Annotated[str | None, typer.Option(metavar="SERIAL", help="The phone; `edgecomp devices` lists them.")]
+Host = Annotated[str | None, typer.Option(metavar="USER@HOST", help="The computer, with --on ssh.")]
+Cores = Annotated[str | None, typer.Option(metavar="big|little|MASK", help="Where to run on the device; MASK is hex.")]
+MaxTemp = Annotated[float | None, typer.Option(metavar="°C", help="Let the device cool down to this before each turn.")]
 Stock = Annotated[
     bool, typer.Option("--stock", help="A file without custom ops, for apps that cannot add one: slower, more memory.")
 ]
@@ -63,7 +67,11 @@ def build(
     ] = None,
     budget: Budget = None,
     max_drop: Annotated[float | None, typer.Option(metavar="POINTS", help="Accuracy that may be lost.")] = None,
-    on: Annotated[str | None, typer.Option(metavar="DEVICE", help="Measure on qemu, host or none.")] = None,
+    on: Annotated[str | None, typer.Option(metavar="DEVICE", help="Measure on qemu, adb, ssh, host or none.")] = None,
+    serial: Serial = None,
+    host: Host = None,
+    cores: Cores = None,
+    max_temp: MaxTemp = None,
     settings: Settings = None,
     layers: Layers = None,
     recover: Annotated[
@@ -95,6 +103,10 @@ def build(
         budget_bytes=parse_bytes(budget) if budget else None,
         max_drop=max_drop,
         on=on,
+        serial=serial,
+        host=host,
+        cores=cores,
+        max_temp_c=max_temp,
         settings=tuple(settings or ()),
         layers=tuple(layers or ()),
         out=out or Path("out", f"{Path((model or DEFAULT_MODEL).partition(':')[0]).stem}-{method}"),
@@ -206,6 +218,14 @@ def models() -> None:
         weights = "shipped" if path.with_suffix(".safetensors").exists() else f"edgecomp train {name}"
         rows.append((name, _first_line(ast.get_docstring(ast.parse(path.read_text()))), weights))
     _print_table(("model", "what it is", "weights"), rows)
+
+
+@app.command("devices")
+def list_devices() -> None:
+    """List where exported models can be measured now, and what is missing for the rest."""
+    from . import devices
+
+    _print_table(("--on", "what", "state", "remedy"), devices.listing())
 
 
 @app.command()
