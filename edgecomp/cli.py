@@ -30,11 +30,15 @@ MaxLatency = Annotated[
 MaxInstructions = Annotated[
     str | None, typer.Option(metavar="COUNT", help="Limit for executed ARM64 instructions, like 20M; with --on qemu.")
 ]
-On = Annotated[str | None, typer.Option("--on", metavar="DEVICE", help="Measure on qemu, host or none.")]
+On = Annotated[str | None, typer.Option("--on", metavar="DEVICE", help="Measure on qemu, adb, ssh, host or none.")]
 Tolerance = Annotated[str, typer.Option(metavar="SHARE", help="What a figure may grow by and still be the same.")]
 Points = Annotated[float, typer.Option(min=0, metavar="POINTS", help="Accuracy that may be lost all the same.")]
 Quick = Annotated[bool, typer.Option("--quick", help="If the model must be trained: one epoch over 10,000 samples.")]
 
+Serial = Annotated[str | None, typer.Option(metavar="SERIAL", help="The phone; `edgecomp devices` lists them.")]
+Host = Annotated[str | None, typer.Option(metavar="USER@HOST", help="The computer, with --on ssh.")]
+Cores = Annotated[str | None, typer.Option(metavar="big|little|MASK", help="Where to run on the device; MASK is hex.")]
+MaxTemp = Annotated[float | None, typer.Option(metavar="°C", help="Let the device cool down to this before each turn.")]
 Stock = Annotated[
     bool, typer.Option("--stock", help="A file without custom ops, for apps that cannot add one: slower, more memory.")
 ]
@@ -79,6 +83,10 @@ def build(
     max_latency: MaxLatency = None,
     max_instructions: MaxInstructions = None,
     on: On = None,
+    serial: Serial = None,
+    host: Host = None,
+    cores: Cores = None,
+    max_temp: MaxTemp = None,
     settings: Settings = None,
     layers: Layers = None,
     recover: Annotated[
@@ -111,6 +119,10 @@ def build(
         max_drop=max_drop,
         limits=_limits(max_installed, max_ram, max_latency, max_instructions),
         on=on,
+        serial=serial,
+        host=host,
+        cores=cores,
+        max_temp_c=max_temp,
         settings=tuple(settings or ()),
         layers=tuple(layers or ()),
         out=out or Path("out", f"{Path((model or DEFAULT_MODEL).partition(':')[0]).stem}-{method}"),
@@ -137,6 +149,10 @@ def build(
 def bench(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a build.")],
     on: On = None,
+    serial: Serial = None,
+    host: Host = None,
+    cores: Cores = None,
+    max_temp: MaxTemp = None,
     baseline: Annotated[
         Path | None, typer.Option(metavar="REPORT", help="report.json to compare with; exits 1 if a figure is worse.")
     ] = None,
@@ -154,7 +170,7 @@ def bench(
     from .units import parse_share
 
     share, before = parse_share(tolerance), read_report(baseline) if baseline else None
-    result = run(Request(on=on, out=folder))
+    result = run(Request(on=on, serial=serial, host=host, cores=cores, max_temp_c=max_temp, out=folder))
     if before is None:
         print(result.model_dump_json(indent=1, by_alias=True)) if json else print_report(result, Console())
         raise typer.Exit(result.exit_code)
@@ -270,6 +286,14 @@ def models() -> None:
         weights = "shipped" if path.with_suffix(".safetensors").exists() else f"edgecomp train {name}"
         rows.append((name, _first_line(ast.get_docstring(ast.parse(path.read_text()))), weights))
     _print_table(("model", "what it is", "weights"), rows)
+
+
+@app.command("devices")
+def list_devices() -> None:
+    """List where exported models can be measured now, and what is missing for the rest."""
+    from . import devices
+
+    _print_table(("--on", "what", "state", "remedy"), devices.listing())
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -104,7 +105,9 @@ class Steady:
         return
 
 
-def bench_arguments(model: Path, inputs: Path, outputs: Path | None, options: dict[str, int]) -> list[str]:
+def bench_arguments(
+    model: Path | str, inputs: Path | str, outputs: Path | str | None, options: dict[str, int]
+) -> list[str]:
     arguments = ["--model", str(model), "--inputs", str(inputs)]
     if outputs is not None:
         arguments += ["--outputs", str(outputs)]
@@ -187,14 +190,37 @@ def chosen(target: Target, on: str | None, place: Place | None = None) -> list[s
     for option, value in (("--serial", place.serial), ("--host", place.host)):
         if value and name != _OWNER[option]:
             raise UsageError(f"{option} is for --on {_OWNER[option]}, not {name}")
-    if name not in _OWNER.values() and (place.cores or place.max_temp_c):
+    if name not in _OWNER.values() and (place.cores or place.max_temp_c is not None):
         raise UsageError("--cores and --max-temp are for --on adb and --on ssh")
+    if place.cores and not re.fullmatch(r"big|little|(0x)?0*[0-9a-fA-F]*[1-9a-fA-F][0-9a-fA-F]*", place.cores):
+        raise UsageError(f"--cores {place.cores}", "Say big, little, or a hexadecimal mask of cores such as f0.")
     if name == "none":
         return []
     problem, remedy = make(name, target, place).missing()
     if problem:
         raise DeviceError(problem, remedy)
     return list(dict.fromkeys(["host", name]))
+
+
+def listing() -> list[tuple[str, str, str, str]]:
+    """Rows (name, what it is, state, remedy) of every device that can be seen from here."""
+    from .. import discover
+    from . import adb
+
+    rows = [("host", "this machine", "ready", "")]
+    targets = [discover.target(name) for name in discover.target_names()]
+    for command, target in {t.emulator.command: t for t in targets if t.emulator and "qemu" in t.devices}.items():
+        problem, remedy = make("qemu", target).missing()
+        rows.append(("qemu", f"{command}, {target.emulator.cpu}", problem or "ready", remedy))
+    try:
+        for phone in adb.phones():
+            state = "ready" if phone.state == "device" else phone.state
+            rows.append((f"adb --serial {phone.serial}", phone.model, state, adb.REMEDIES.get(phone.state, "")))
+        if not rows[-1][0].startswith("adb"):
+            rows.append(("adb", "phones", "none connected", adb.CONNECT))
+    except DeviceError as error:
+        rows.append(("adb", "phones", error.args[0], error.remedy))
+    return [*rows, ("ssh --host USER@HOST", "a Linux computer in the network", "as ssh can reach it", "")]
 
 
 def make(name: str, target: Target, place: Place | None = None) -> Device:
