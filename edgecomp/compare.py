@@ -19,6 +19,7 @@ from .units import format_bytes, format_count, format_ms
 
 Change = Literal["better", "same", "worse", "noisy", "not comparable"]
 _LEAST_PROCESSES = 5
+_PAGES = 256 * 1024  # bytes that peaks of memory of the same program differ by, from run to run
 _CHANGING = {"before", "after", "identity"}  # of a device: its state, and by which name it was reached
 
 
@@ -119,10 +120,11 @@ def _measured(
 ) -> Iterator[Finding]:
     a, b = before.get("compressed"), after.get("compressed")
     why = _missing(a, b) or _other_circumstances(a, b)
+    over_empty = all(m is None or m.empty_rss_bytes is not None for m in (a, b))
     for figure, unit, value in (
         ("latency p50", "ms", lambda m: m.p50_ms),
         ("instructions", "instructions", lambda m: m.instructions),
-        ("memory", "bytes", _memory),
+        ("memory", "bytes", lambda m: _memory(m, over_empty)),
     ):
         values = [value(m) if m else None for m in (a, b)]
         if values == [None, None]:
@@ -133,23 +135,24 @@ def _measured(
         if unit == "ms" and not why and None not in values:
             yield _noisy(finding, before, after, gate)
         else:
-            yield _exact(finding, why or _missing(*values), gate)
+            yield _exact(finding, why or _missing(*values), gate, _PAGES if unit == "bytes" else 0)
 
 
-def _memory(measurement: Measurement) -> int | None:
-    """What the model adds to the empty program, where that is known."""
+def _memory(measurement: Measurement, over_empty: bool) -> int | None:
+    """Peak memory, less that of the empty program if both reports have it."""
     peak = measurement.peak_rss_bytes
-    return None if peak is None else peak - (measurement.empty_rss_bytes or 0)
+    return peak - measurement.empty_rss_bytes if over_empty and peak else peak
 
 
-def _exact(finding: Finding, why: str, gate: _Gate) -> Finding:
-    """A figure that is the same whenever it is measured."""
+def _exact(finding: Finding, why: str, gate: _Gate, slack: float = 0) -> Finding:
+    """A figure that is the same whenever it is measured, up to `slack`."""
     if not why and not (finding.before and finding.after):
         why = "a figure is zero"
     if why:
         return finding.model_copy(update={"verdict": "not comparable", "reason": why})
     change = finding.after / finding.before
-    return finding.model_copy(update={"change": round(change, 4), "verdict": gate.of(change)})
+    verdict = gate.of(change) if abs(finding.after - finding.before) > slack else "same"
+    return finding.model_copy(update={"change": round(change, 4), "verdict": verdict})
 
 
 def _noisy(finding: Finding, before: dict[str, Measurement], after: dict[str, Measurement], gate: _Gate) -> Finding:
