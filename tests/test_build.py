@@ -256,6 +256,8 @@ def _nothing_is_half_written(out):
             "bundle",
             "report.json",
             "report.html",
+            "report.md",
+            "report.junit.xml",
             ".stages",
         } or (path.name.startswith(".") and path.name.endswith(".partial"))
 
