@@ -128,13 +128,6 @@ class Adb(Remote):
         self._phone: Phone | None = None
         self._identity = ""
 
-    def missing(self) -> tuple[str, str]:
-        try:
-            self._phone = choose(self.place.serial)
-        except DeviceError as error:
-            return error.args[0], error.remedy
-        return "", ""
-
     def __enter__(self) -> Adb:
         self._phone = choose(self.place.serial)
         if "shell_v2" not in self._device().get_features():

@@ -68,6 +68,13 @@ class Remote:
         """Copies a file from there. Raises a DeviceError if the device is lost."""
         raise NotImplementedError
 
+    def missing(self) -> tuple[str, str]:
+        try:
+            with self:
+                return "", ""
+        except DeviceError as error:
+            return error.args[0], error.remedy
+
     # --- the session --------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
