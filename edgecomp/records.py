@@ -29,6 +29,16 @@ class Record(BaseModel):
 # --- What is asked for ------------------------------------------------------------------------------------
 
 
+class Limits(Record):
+    """What the result may take at most, beside the bytes of its file and the drop; None where nothing was said.
+    `ram_bytes`: what the model adds to an empty program with the same runtime."""
+
+    installed_bytes: int | None = Field(None, gt=0)
+    ram_bytes: int | None = Field(None, gt=0)
+    latency_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
+    instructions: int | None = Field(None, gt=0)
+
+
 @dataclass(frozen=True)
 class Request:
     """Everything `edgecomp build` was asked to do."""
@@ -39,6 +49,7 @@ class Request:
     runtime: str | None = None  # that of the model where it is a runtime's file, else executorch
     budget_bytes: int | None = None
     max_drop: float | None = None
+    limits: Limits = field(default_factory=Limits)
     on: str | None = None
     serial: str | None = None  # of the phone, with `on` adb
     host: str | None = None  # USER@HOST, with `on` ssh
@@ -137,6 +148,7 @@ class Plan(Record):
     seed: int
     budget_bytes: int | None
     max_drop_points: float | None
+    limits: Limits = Limits()
     recover_epochs: float = 0
     stock: bool = False
     entries: tuple[PlanEntry, ...]
@@ -308,6 +320,21 @@ class BudgetReport(Record):
     drop_verdict: Verdict | None = None
 
 
+class LimitReport(Record):
+    """One limit and what became of it; `limit`, `value` and `interval` (95 %, where it is known) in `unit`.
+    `stated`: somebody asked for it; else it is the default. `reason`: how it was decided, where that is not plain."""
+
+    name: Literal["file", "installed", "drop", "ram", "latency", "instructions"]
+    unit: Literal["bytes", "points", "ms", "instructions"]
+    limit: float
+    stated: bool = True
+    value: float | None
+    interval: tuple[float, float] | None = None
+    evidence: Evidence | Literal["on disk"] | None
+    verdict: Verdict
+    reason: str = ""
+
+
 class SizeReport(Record):
     """`download_bytes`: the file deflated. `installed_bytes`: model + runtime + kernels.
     `custom_op_bytes`: of a build with `--stock`, the file with custom ops that it is compared with."""
@@ -330,7 +357,8 @@ class Environment(Record):
 
 
 class Report(Record):
-    """`report.json`. Fields may be added, never renamed."""
+    """`report.json`. Fields may be added, never renamed. `limits`: all of them, those of `budget` too. `measure_notes`:
+    those of the notes that belong to the figures of the last measuring."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -344,6 +372,8 @@ class Report(Record):
     recover_epochs: float = 0
     stock: bool = False
     budget: BudgetReport
+    limits: list[LimitReport] = []
+    artifact_sha256: str | None = None
     size: SizeReport
     accuracy: Accuracy | None
     measurements: list[Measurement]
@@ -353,10 +383,16 @@ class Report(Record):
     compress_seconds: float
     calibration: str
     notes: list[str]
+    measure_notes: list[str] = []
     environment: Environment
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of all limits together: a missed one decides, then one that could not be decided."""
+        verdicts = [self.budget.verdict, self.budget.drop_verdict, *(limit.verdict for limit in self.limits)]
+        return "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"
 
     @property
     def exit_code(self) -> int:
         """0 if every stated limit is met, 1 if one is missed, 5 if one could not be decided."""
-        verdicts = [self.budget.verdict, self.budget.drop_verdict or "pass"]
-        return 1 if "fail" in verdicts else 5 if "inconclusive" in verdicts else 0
+        return {"pass": 0, "fail": 1, "inconclusive": 5}[self.verdict]
