@@ -7,7 +7,6 @@ gives a time.
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from .devices.host import Host
 from .errors import BuildError
 from .export import HOST_TARGET, flat_output, output_values, proof_inputs, read_outputs, run_on_host, write_records
 from .files import atomic_file, cache_folder, sha256_file
-from .records import Accuracy, Artifact, Data, EmulatorCheck, Measured, Measurement, Model, Plan, Request
+from .records import Accuracy, Artifact, Data, EmulatorCheck, Measured, Measurement, Model, Plan, Request, Split
 
 _EMULATED_SAMPLES = 32
 _EMULATED_TOLERANCE = 0.01  # relative difference from the host's outputs; the same sums in another order
@@ -56,13 +55,14 @@ def answers_agree(a: Tensor, b: Tensor) -> float:
     return 100 * (a.argmax(1) == b.argmax(1)).float().mean().item()
 
 
-def score(data: Data, outputs: Tensor) -> float:
-    """The model's metric on the test split, in percent."""
+def score(data: Data, outputs: Tensor, split: Split | None = None) -> float:
+    """The model's metric on a split, that for tests unless told, in percent."""
+    targets = (split or data.test).targets
     if callable(data.metric):
-        return float(data.metric(outputs, data.test.targets))
+        return float(data.metric(outputs, targets))
     if data.metric != "top1":
         raise BuildError(f"unknown metric {data.metric!r}", "Use 'top1' or a function (outputs, targets) → percent.")
-    return 100 * (outputs.argmax(1) == data.test.targets).float().mean().item()
+    return 100 * (outputs.argmax(1) == targets).float().mean().item()
 
 
 def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> tuple[Accuracy | None, Tensor | None]:
@@ -72,23 +72,34 @@ def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> tuple[Accuracy | 
     test = model.data.test
     original = test_outputs(model, plan.runtime, artifact.original_path)
     compressed = test_outputs(model, plan.runtime, artifact.path)
-    before, after = score(model.data, original), score(model.data, compressed)
-    metric = "custom" if callable(model.data.metric) else model.data.metric
-    progress.note(f"{metric} {before:.2f} → {after:.2f} % on {len(test):,} samples of {test.name}")
+    found = compare(model.data, test, original, compressed)
+    progress.note(
+        f"{found.metric} {found.original:.2f} → {found.compressed:.2f} % on {found.samples:,} samples of {found.split}"
+    )
+    return found, compressed
+
+
+def compare(data: Data, split: Split, original: Tensor, compressed: Tensor) -> Accuracy:
+    """What the outputs of two files on a split are worth."""
+    before, after = score(data, original, split), score(data, compressed, split)
     return Accuracy(
-        metric=metric,
-        split=test.name,
-        samples=len(test),
+        metric="custom" if callable(data.metric) else data.metric,
+        split=split.name,
+        samples=len(split),
         original=round(before, 4),
         compressed=round(after, 4),
         drop_points=round(before - after, 4),
         agreement=round(answers_agree(original, compressed), 4),
-    ), compressed
+    )
 
 
 def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
-    """Outputs of an exported file on the test split; computed once per file, data and kernels."""
-    inputs = model.data.test.inputs
+    """Outputs of an exported file on the test split."""
+    return outputs_on(model, runtime, path, model.data.test.inputs)
+
+
+def outputs_on(model: Model, runtime: str, path: Path, inputs: Tensor) -> Tensor:
+    """Outputs of an exported file; computed once per file, inputs and kernels."""
     bench = native.bench_program(discover.target(HOST_TARGET), runtime)
     digest = hashlib.sha256(inputs.numpy().tobytes())
     digest.update((sha256_file(path) + sha256_file(bench)).encode())
@@ -99,14 +110,14 @@ def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
         outputs = []
         with progress.bar(f"accuracy of {path.name}", len(inputs)) as advance:
             for part in inputs.split(2000):
-                outputs.append(run_on_host(runtime, path, [part], values, threads=os.cpu_count() or 1))
+                outputs.append(run_on_host(runtime, path, [part], values, threads=torch.get_num_threads()))
                 advance(len(part))
         with atomic_file(cached) as partial, open(partial, "wb") as file:
             np.save(file, torch.cat(outputs).numpy())
     return torch.from_numpy(np.load(cached))
 
 
-def _first_record(model: Model) -> list[Tensor]:
+def first_record(model: Model) -> list[Tensor]:
     return [model.data.test.inputs[:1]] if model.data else [x[None] for x in model.example_inputs]
 
 
@@ -115,7 +126,7 @@ def _on_host(model: Model, plan: Plan, artifact: Artifact) -> list[Measurement]:
     host, bundle = Host(), native.host_bundle(discover.target(HOST_TARGET), plan.runtime)
     with tempfile.TemporaryDirectory() as temporary:
         records = Path(temporary, "inputs")
-        write_records(records, _first_record(model))
+        write_records(records, first_record(model))
         timings = timing.in_turns({name: timing.Job(bundle, path, records) for name, path in artifact.files.items()})
     return [
         Measurement(
@@ -143,7 +154,7 @@ def _on_emulator(model: Model, plan: Plan, artifact: Artifact, device: Device) -
         progress.bar(f"running on {device.name}", len(artifact.files)) as advance,
     ):
         records = Path(temporary, "inputs")
-        write_records(records, _first_record(model))
+        write_records(records, first_record(model))
         for name, path in artifact.files.items():
             run = device.run(artifact.bundle, path, records, threads=1, warmup=1, repeat=3)
             found.append(

@@ -47,7 +47,7 @@ def test_wheel_carries_its_data(tmp_path):
 # Imports run one way: a module may import from its own rank or a lower one.
 RANKS = [
     {"errors", "markdown", "units"},
-    {"files", "records", "progress", "tflite"},
+    {"files", "records", "progress", "tflite", "sharing"},
     {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
     {"file_net", "calibration", "checkpoint", "kmeans", "train", "permute"},
     {"tflite_model", "lookup", "lowrank", "rounding", "ttd"},
@@ -59,8 +59,10 @@ RANKS = [
     {"native"},
     {"devices"},
     {"timing"},
+    {"engines"},
     {"load", "plan", "compress", "recover", "export", "measure", "report", "doctor"},
-    {"pipeline", "papers"},
+    {"budgets", "sweep_point", "sweep_measure", "sweep_page"},
+    {"pipeline", "papers", "sweep"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
