@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import jinja2
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from . import sweep_plot
 from .records import Measurement, Sweep, SweepPoint
 from .units import format_bytes, format_count
 
@@ -101,4 +105,49 @@ def spread(point: SweepPoint) -> float:
 
 
 def to_page(result: Sweep) -> str:
-    return ""
+    """One file without references to anything outside its folder."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        bytes=format_bytes, count=format_count, short=short, spread=spread, latency=latency, instructions=instructions
+    )
+    template = environment.from_string(Path(__file__).with_name("sweep.html.j2").read_text(encoding="utf-8"))
+    series = list(dict.fromkeys(point.method for point in result.points if point.folder))
+    return template.render(
+        r=result,
+        series=series,
+        symbols=[sweep_plot.symbol(index) for index in range(len(series))],
+        plots=_plots(result, series),
+        problems=problems(result),
+        before=_original_latency(result),
+        counted=instructions(result.measurements) is not None,
+    )
+
+
+def _plots(result: Sweep, series: list[str]) -> list[tuple[str, str]]:
+    """Titles and plots of what is lost against what it costs, so far as both were measured."""
+    files = {point.folder: point for point in result.points if point.folder and point.validation}
+    before, plots = _original_latency(result), []
+    if files:
+        marks = [_mark(series, point, float(point.artifact_bytes or 0)) for point in files.values()]
+        plots.append(("Size", sweep_plot.scatter(marks, result.original_bytes, "file", _round_bytes)))
+    if files and before:
+        marks = [_mark(series, point, latency(point) or 0) for point in files.values()]
+        plots.append(("Latency", sweep_plot.scatter(marks, before, "latency", lambda ms: f"{ms:.3g} ms")))
+    return plots
+
+
+def _mark(series: list[str], point: SweepPoint, cost: float) -> sweep_plot.Mark:
+    found = point.validation
+    assert found
+    text = f"{point.method} {short(point.setting)}: {format_bytes(point.artifact_bytes or 0)}"
+    text += f", {found.drop_points:+.2f} points" + (f", {latency(point):.3g} ms" if latency(point) else "")
+    number = series.index(point.method) % 8
+    return sweep_plot.Mark(number, cost, found.drop_points, spread(point), point.front, text)
+
+
+def _round_bytes(size: float) -> str:
+    return format_bytes(size).replace(".00", "")
+
+
+def _original_latency(result: Sweep) -> float | None:
+    return next((m.p50_ms for m in result.measurements if m.p50_ms is not None), None)

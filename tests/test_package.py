@@ -61,7 +61,7 @@ RANKS = [
     {"timing"},
     {"engines"},
     {"load", "plan", "compress", "recover", "export", "measure", "report", "doctor"},
-    {"budgets", "sweep_point", "sweep_measure", "sweep_page"},
+    {"budgets", "sweep_point", "sweep_measure", "sweep_page", "sweep_plot"},
     {"pipeline", "papers", "sweep"},
     {"cli"},
 ]

@@ -79,18 +79,24 @@ def _outcome(reference: ray.ObjectRef) -> Outcome:
     try:
         return sharing.unpack(ray.get(reference))
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[0]
-        return Outcome(error=BuildError(f"the task was lost, and {_RETRIES} more tries as well: {reason}"))
+        reason = str(error).strip().splitlines()[-1]
+        return Outcome(error=BuildError(f"Ray lost the task, and {_RETRIES} more tries at it: {reason}"))
 
 
 def _task(digest: str, message: list[Any], shared: list[ray.ObjectRef]) -> list[Any]:
     """What a node of the cluster does."""
+    node, same = ray.util.get_node_ip_address(), "Install the same on every node."
     if code_digest() != digest:
-        node = ray.util.get_node_ip_address()
-        error = BuildError(f"node {node} has another edgecomp than this one", "Install the same on every node.")
-        return _arrays(sharing.pack(Outcome(error=error)))
-    function, task = sharing.unpack(message)
-    return _arrays(sharing.pack(attempt(function, task, [_value(reference) for reference in shared])))
+        outcome = Outcome(error=BuildError(f"node {node} has another edgecomp than this machine", same))
+    else:
+        try:
+            function, task = sharing.unpack(message)
+            values = [_value(reference) for reference in shared]
+        except ImportError as error:
+            outcome = Outcome(error=BuildError(f"node {node}: {error}", same))
+        else:
+            outcome = attempt(function, task, values)
+    return _arrays(sharing.pack(outcome))
 
 
 @lru_cache(maxsize=64)
