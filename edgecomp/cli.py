@@ -78,6 +78,11 @@ def build(
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
     quick: Quick = False,
     stock: Stock = False,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="Fit layers in local processes (local), or as tasks of ray.")
+    ] = None,
+    address: Address = None,
+    workers: Workers = None,
 ) -> None:
     """Compress, export, measure, report. Exits 0 if every stated limit is met, 1 if not."""
     from rich.console import Console
@@ -105,6 +110,9 @@ def build(
         recover_epochs=recover,
         quick=quick,
         stock=stock,
+        engine=engine,
+        address=address,
+        workers=workers,
     )
     check(request)  # a typo must not cost an hour of training
     if dry_run:
@@ -168,12 +176,15 @@ def sweep(
         seed=seed,
         recover_epochs=recover,
         quick=quick,
+        engine=engine,
+        address=address,
+        workers=workers,
     )
     sizes = tuple(dict.fromkeys(parse_bytes(text) for text in budgets.split(","))) if budgets else ()
     request = SweepRequest(base, tuple(dict.fromkeys(methods.split(","))), sizes)
     check(request)
-    with engines.opened(engine, address, workers) as pool:
-        result = run(request, pool)
+    with engines.opened(engine, address, workers) as tasks:
+        result = run(request, tasks)
     if json:
         print(result.model_dump_json(indent=1, by_alias=True))
     else:

@@ -55,9 +55,8 @@ def answers_agree(a: Tensor, b: Tensor) -> float:
     return 100 * (a.argmax(1) == b.argmax(1)).float().mean().item()
 
 
-def score(data: Data, outputs: Tensor, split: Split | None = None) -> float:
-    """The model's metric on a split, that for tests unless told, in percent."""
-    targets = (split or data.test).targets
+def score(data: Data, outputs: Tensor, targets: Tensor) -> float:
+    """The model's metric, in percent."""
     if callable(data.metric):
         return float(data.metric(outputs, targets))
     if data.metric != "top1":
@@ -81,7 +80,7 @@ def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> tuple[Accuracy | 
 
 def compare(data: Data, split: Split, original: Tensor, compressed: Tensor) -> Accuracy:
     """What the outputs of two files on a split are worth."""
-    before, after = score(data, original, split), score(data, compressed, split)
+    before, after = (score(data, outputs, split.targets) for outputs in (original, compressed))
     return Accuracy(
         metric="custom" if callable(data.metric) else data.metric,
         split=split.name,

@@ -10,7 +10,7 @@ from collections import defaultdict
 
 from torch import nn
 
-from . import chain, devices, discover, graph, progress
+from . import chain, devices, discover, engines, graph, progress
 from .chain import Chain
 from .errors import UsageError, unknown
 from .files import write_text
@@ -29,6 +29,7 @@ def check(request: Request) -> None:
         UsageError, DeviceError: see `discover` and `devices.chosen`.
     """
     runtime_and_chains(request)
+    engines.check(request.engine, request.address, request.workers)
     devices.chosen(discover.target(request.target), request.on)
 
 

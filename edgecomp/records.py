@@ -47,6 +47,9 @@ class Request:
     recover_epochs: float = 0
     quick: bool = False
     stock: bool = False
+    engine: str | None = None  # where layers are fitted, see `engines`; None: in this process
+    address: str | None = None
+    workers: int | None = None
 
 
 # --- load -------------------------------------------------------------------------------------------------

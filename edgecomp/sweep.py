@@ -17,7 +17,7 @@ from .budgets import AUTO, Ladder
 from .compress import CALIBRATION_SAMPLES
 from .engines import Engine, Outcome
 from .errors import EdgecompError
-from .export import HOST_TARGET, export_original
+from .export import HOST_TARGET, original_file
 from .files import atomic_file, write_text
 from .load import load
 from .records import (
@@ -104,7 +104,7 @@ class _Run:
         self.runtime = plan.runtime_and_chains(_base_request(request, request.methods[0]))[0]
         validation, self.notes = _validation(model, request.base)
         with progress.stage("original", self.runtime):
-            self.original = export_original(model, self.runtime)
+            self.original = original_file(model, self.runtime)
             native.host_bundle(discover.target(HOST_TARGET), self.runtime)  # now, so that no worker has to
             splits = [validation, model.data.test] if validation and model.data else []
             outputs = {s.name: measure.outputs_on(model, self.runtime, self.original, s.inputs) for s in splits}
