@@ -81,10 +81,8 @@ def main() -> None:
     rows = []
     for what in rounds[0]["local"]:
         local, ray = (median(found[name][what] for found in rounds) for name in ("local", "ray"))
-        rows.append(
-            [what, f"{local:.4f}" if local < 0.1 else f"{local:.2f}", f"{ray:.4f}" if ray < 0.1 else f"{ray:.2f}"]
-        )
-        rows[-1].append(f"{ray - local:+.4f}" if local < 0.1 else f"{ray - local:+.2f}")
+        digits = 4 if local < 0.1 else 2
+        rows.append([what, f"{local:.{digits}f}", f"{ray:.{digits}f}", f"{ray - local:+.{digits}f}"])
     table = markdown.table(["seconds", "local", "ray", "ray costs"], rows)
     print(table)
     if arguments.markdown:
