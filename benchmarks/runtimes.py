@@ -29,7 +29,7 @@ from edgecomp.workspace import Workspace
 
 NETS = {
     "int8": ("int8", ()),
-    "int8, static": ("int8", ("activations=static",)),
+    "int8, dynamic": ("int8", ("activations=dynamic",)),
     "int4": ("int4", ()),
     "int2, convolutions int8": ("int2+int8", ()),
     "pq": ("pq", ()),

@@ -123,7 +123,7 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
     for candidate in chains:
         reason, predicted = _filtered(names, layer, kind, candidate, request), size
         if not reason:
-            candidate = candidate.settled(layer)
+            candidate = (candidate if model.data else candidate.without_data()).settled(layer)
             reason = candidate.refuse(layer)
         if not reason:
             predicted = candidate.predict(layer).bytes
