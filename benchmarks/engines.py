@@ -76,7 +76,6 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the table there as well")
     arguments = parser.parse_args()
     progress.console.quiet = True
-    measured("local")  # compiles what has to be compiled
     rounds = [{name: measured(name) for name in engines.ENGINES} for _ in range(arguments.rounds)]
     rows = []
     for what in rounds[0]["local"]:
