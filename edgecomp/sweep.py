@@ -39,6 +39,7 @@ from .workspace import Workspace, stage_key
 
 _DEFAULT_BUDGETS = (10, 20, 40)  # the original's bytes by these
 _LEAST_VALIDATION = 1000  # samples
+_JUDGING = 4096  # samples behind those that codes are fitted to, by which `auto` chooses
 _ROUNDS = 3  # settings are found again with what is known of containers by then
 _SECONDS = 0.5  # of one file in each of the rounds of timing
 
@@ -102,7 +103,7 @@ class _Run:
     def __init__(self, request: SweepRequest, engine: Engine, model: Model, work: Workspace) -> None:
         self.request, self.engine, self.model, self.work = request, engine, model, work
         self.runtime = plan.runtime_and_chains(_base_request(request, request.methods[0]))[0]
-        validation, self.notes = _validation(model, request.base)
+        validation, self.notes = _validation(model, request.base, request.methods)
         with progress.stage("original", self.runtime):
             self.original = original_file(model, self.runtime)
             native.host_bundle(discover.target(HOST_TARGET), self.runtime)  # now, so that no worker has to
@@ -114,7 +115,9 @@ class _Run:
         self.groups = plan.tied_groups(model)
         layers = plan.decide(model, self.groups, [], request.base)
         self.containers = dict.fromkeys(request.methods, size - sum(entry.original_bytes for entry in layers))
-        self._identity = [model.sha256, repr(model.net), _data_digest(model), self.runtime, *_asked(request.base)]
+        judged_by = validation.name if validation else ""
+        self._identity = [model.sha256, repr(model.net), _data_digest(model), self.runtime, judged_by]
+        self._identity += _asked(request.base)
         self._shared: Any = None
 
     def points(self) -> list[SweepPoint]:
@@ -135,7 +138,8 @@ class _Run:
             # A file that is larger than thought: its container is; another setting may still fit.
             open_points = [key for key in wanted if found[key].state == "missed" and key[0] != AUTO]
             for key in open_points:
-                container = built[wanted[key].folder]["container_bytes"]  # type: ignore[index]
+                figures = built[wanted[key].folder]
+                container = 0 if isinstance(figures, EdgecompError) else figures["container_bytes"]
                 self.containers[key[0]] = max(self.containers[key[0]], container)
             if not open_points:
                 break
@@ -156,7 +160,7 @@ class _Run:
     def _chosen(self, ladder: Ladder | None, method: str, budget: int) -> Wanted | SweepPoint:
         """What is to be built for a budget, or the point that says why nothing can be."""
         if ladder is None:
-            return Wanted(method, budget, settings=self.request.base.settings)
+            return Wanted(method, budget, settings=budgets.settings_for(method, self.request.base.settings))
         container = self.containers[method]
         step = ladder.fitting(budget - container)
         if step is None:
@@ -218,7 +222,8 @@ def _point(wanted: Wanted, built: dict[str, Any] | EdgecompError) -> SweepPoint:
     asked = {"method": wanted.method, "budget_bytes": wanted.budget_bytes, "setting": wanted.setting}
     asked |= {"settings": wanted.settings, "predicted_bytes": wanted.predicted_bytes}
     if isinstance(built, EdgecompError):
-        return SweepPoint(**asked, state="failed", reason=str(built))
+        missed = built.exit_code == 1  # a limit that cannot be met
+        return SweepPoint(**asked, state="missed" if missed else "failed", reason=str(built))
     size = built["artifact_bytes"]
     missed = size > wanted.budget_bytes
     return SweepPoint(
@@ -232,12 +237,13 @@ def _point(wanted: Wanted, built: dict[str, Any] | EdgecompError) -> SweepPoint:
     )
 
 
-def _validation(model: Model, request: Request) -> tuple[Split | None, list[str]]:
+def _validation(model: Model, request: Request, methods: tuple[str, ...]) -> tuple[Split | None, list[str]]:
     """Samples to choose by: those of the calibration split that nothing is fitted to; and what to say about it."""
     if model.data is None or request.on == "none":
         why = "the model has no data" if model.data is None else "nothing was run: --on none"
         return None, [f"accuracy was not measured: {why}"]
-    split, start = model.data.calibration, max(CALIBRATION_SAMPLES, CHECK_SAMPLES)
+    start = max(CALIBRATION_SAMPLES, CHECK_SAMPLES, CALIBRATION_SAMPLES + _JUDGING * (AUTO in methods))
+    split = model.data.calibration
     fresh = len(split) - start >= _LEAST_VALIDATION
     if fresh:
         split = Split(f"{split.name}[{start}:]", split.inputs[start:], split.targets[start:])

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from . import measure, plan
+from .budgets import AUTO
 from .compress import compress
 from .export import export
 from .records import Accuracy, Measured, Model, Request, Split
@@ -39,10 +40,10 @@ class Wanted:
 
     @property
     def folder(self) -> str:
-        """A name for its files: that of its settings, so that budgets which lead to the same ones share them."""
-        key, _, number = self.setting.partition("=")
-        value = f"-{key.rpartition('.')[2]}={number}" if self.setting else ""
-        return self.method.replace(":", "_") + value
+        """A name for its files: that of its setting, so that budgets which lead to the same one share them."""
+        key, equals, value = self.setting.partition("=")
+        what = key.rpartition(".")[2] + equals + (str(self.budget_bytes) if self.method == AUTO else value)
+        return self.method.replace(":", "_") + (f"-{what}" if what else "")
 
 
 @dataclass(frozen=True)
