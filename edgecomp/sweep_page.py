@@ -129,7 +129,7 @@ def _plots(result: Sweep, series: list[str]) -> list[tuple[str, str]]:
     before, plots = _original_latency(result), []
     if files:
         marks = [_mark(series, point, float(point.artifact_bytes or 0)) for point in files.values()]
-        plots.append(("Size", sweep_plot.scatter(marks, result.original_bytes, "file", _round_bytes)))
+        plots.append(("Size", sweep_plot.scatter(marks, result.original_bytes, "file size", _round_bytes)))
     if files and before:
         marks = [_mark(series, point, latency(point) or 0) for point in files.values()]
         plots.append(("Latency", sweep_plot.scatter(marks, before, "latency", lambda ms: f"{ms:.3g} ms")))

@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from edgecomp import engines, sharing
+from edgecomp import compress, engines, sharing
 from edgecomp.errors import BuildError, UsageError
-from edgecomp.methods import pq
+from edgecomp.load import load
+from edgecomp.plan import plan as make_plan
+from edgecomp.records import Request
+from edgecomp.workspace import Workspace
 
 
 def scaled(task, base):
@@ -35,12 +38,6 @@ def scaled(task, base):
         os.environ.get("OMP_NUM_THREADS"),
         base["weights"] * (value if what == "scale" else 1),
     )
-
-
-def fitted(seed, layer):
-    """A real task: a layer's codes."""
-    with torch.no_grad():
-        return pq.compress(layer, pq.Config(), None, seed).state_dict()
 
 
 @pytest.fixture
@@ -130,3 +127,50 @@ def test_engines_that_cannot_be_opened_are_named():
     ):
         with pytest.raises(UsageError, match=message):
             engines.check(*arguments)
+
+
+BRANCHES = """
+import torch
+from torch import nn
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.left, self.right = nn.Linear(24, 64), nn.Linear(64, 96), nn.Linear(64, 96)
+        self.last = nn.Linear(96, 40)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.last((self.left(x) + self.right(x)).relu())
+
+def build():
+    torch.manual_seed(0)
+    return Branches()
+
+def example_inputs():
+    return (torch.zeros(1, 24),)
+"""
+DATA = """
+def data():
+    generator = torch.Generator().manual_seed(1)
+    return {name: (torch.rand(300, 24, generator=generator), torch.zeros(300, dtype=torch.long)) for name in
+            ("train", "calibration", "test")}
+"""
+
+
+@pytest.mark.parametrize("data, waves", [("", [[0, 1, 2, 3]]), (DATA, [[0], [1, 2], [3]])])
+def test_layers_fitted_as_tasks_are_those_fitted_one_after_the_other(local, tmp_path, data, waves):
+    path = tmp_path / "branches.py"
+    path.write_text(BRANCHES + data)
+    request = Request(model=str(path), settings=("s=2",))
+    model, checkpoints, threads = load(request), [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name, engine in (("here", None), ("tasks", local)):
+            with Workspace(tmp_path / name) as work:
+                plan = make_plan(model, request, work)
+                checkpoints.append(compress.compress(model, plan, work, engine).checkpoint.read_bytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert checkpoints[0] == checkpoints[1]
+    assert compress._waves(model, compress._jobs(model.net, model, plan)) == waves
