@@ -64,7 +64,8 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
     before it produce. With an engine, layers that do not depend on each other are fitted at the same time.
     """
     data_name = model.data.calibration.name if model.data else "data-free"
-    later = {"target", "runtime", "stock", "budget_bytes", "max_drop_points", "recover_epochs"}  # stages ask for these
+    limits = {"budget_bytes", "max_drop_points", "limits"}
+    later = {"target", "runtime", "stock", "recover_epochs"} | limits  # other stages ask for these
     # Sums in another order differ in their last bits: those of tasks, which have one thread, are kept apart.
     key = stage_key("compress", plan.model_dump_json(exclude=later), data_name, *["tasks"] * (engine is not None))
     path = work.stages / "compressed.safetensors"

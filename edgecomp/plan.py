@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
+from pathlib import Path
 
 from torch import nn
 
-from . import chain, devices, discover, engines, graph, progress
+from . import chain, devices, discover, engines, graph, limits, progress
 from .chain import Chain
 from .errors import UsageError, unknown
 from .files import write_text
@@ -23,14 +24,15 @@ DEFAULT_RUNTIME = "executorch"
 
 
 def check(request: Request) -> None:
-    """Refuses unknown names, settings and kinds before anything long begins.
+    """Refuses unknown names, settings, kinds, and limits that cannot be judged, before anything long begins.
 
     Raises:
-        UsageError, DeviceError: see `discover` and `devices.chosen`.
+        UsageError, DeviceError: see `discover`, `devices.chosen` and `limits.check`.
     """
     runtime_and_chains(request)
     engines.check(request.engine, request.address, request.workers)
-    devices.chosen(discover.target(request.target), request.on)
+    names = devices.chosen(discover.target(request.target), request.on, devices.Place.of(request))
+    limits.check(request.limits, request.max_drop, names)
 
 
 def plan(model: Model, request: Request, work: Workspace) -> Plan:
@@ -55,12 +57,27 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             seed=request.seed,
             budget_bytes=request.budget_bytes,
             max_drop_points=request.max_drop,
+            limits=request.limits,
             recover_epochs=request.recover_epochs,
             stock=request.stock,
             entries=entries,
         )
         write_text(work.path("plan.json"), result.model_dump_json(indent=1) + "\n")
         return result
+
+
+def read_plan(path: Path) -> Plan:
+    """A `plan.json`, validated.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} is not the plan of a build", "Name the folder that `edgecomp build -o` wrote."
+        ) from error
 
 
 def runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:

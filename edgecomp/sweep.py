@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import budgets, discover, measure, native, plan, progress
+from . import budgets, discover, limits, measure, native, plan, progress
 from .budgets import AUTO, Ladder
 from .compress import CALIBRATION_SAMPLES
 from .engines import Engine, Outcome
@@ -21,6 +21,7 @@ from .export import HOST_TARGET, original_file
 from .files import atomic_file, write_text
 from .load import load
 from .records import (
+    Measured,
     Model,
     ModelReport,
     Request,
@@ -30,7 +31,7 @@ from .records import (
     SweepRequest,
 )
 from .recover import CHECK_SAMPLES
-from .report import read_report, to_html
+from .report import budget_of, read_report, write_report
 from .sweep_measure import measured_files
 from .sweep_page import front, to_page
 from .sweep_point import Base, Built, Wanted, build_point
@@ -286,10 +287,8 @@ def _complete_reports(result: Sweep, work: Workspace) -> None:
         path = work.path(f"points/{folder}/report.json")
         found = read_report(path)
         limit = min(point.budget_bytes for point in points)
-        budget = found.budget.model_copy(
-            update={"limit_bytes": limit, "verdict": "pass" if found.size.artifact_bytes <= limit else "fail"}
-        )
+        decided = plan.read_plan(path.with_name("plan.json")).model_copy(update={"budget_bytes": limit})
         figures = [*result.measurements, *points[0].measurements]
-        found = found.model_copy(update={"measurements": figures, "budget": budget})
-        write_text(path, found.model_dump_json(indent=1, by_alias=True) + "\n")
-        write_text(path.with_name("report.html"), to_html(found))
+        judged = limits.judge(decided, found.size, Measured(tuple(figures), found.accuracy))
+        changed = {"measurements": figures, "budget": budget_of(judged), "limits": judged}
+        write_report(found.model_copy(update=changed), path.parent)

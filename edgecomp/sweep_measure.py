@@ -1,23 +1,17 @@
-"""The figures of a sweep's files that depend on where they run: time and memory, all of them in turns in one run."""
+"""The figures of a sweep's files that depend on where they run: all of them in turns, in one run."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from . import devices, discover, measure, native, progress, timing
-from .devices.host import Host
-from .export import HOST_TARGET, write_records
+from . import devices, discover, measure, native, progress, protocol
+from .devices import Place
+from .export import HOST_TARGET
 from .files import atomic_folder, sha256_file
 from .records import Measurement, Model, Request
 from .workspace import Workspace, stage_key
-
-_SECONDS = 0.5  # of one file in each of the rounds of timing
 
 
 def measured_files(
@@ -28,72 +22,33 @@ def measured_files(
     Raises:
         DeviceError: a program dies on the host or the device.
     """
-    target = discover.target(request.target)
-    names = devices.chosen(target, request.on)
-    digests = {name: sha256_file(path) for name, path in files.items()}
+    target, place = discover.target(request.target), Place.of(request)
+    digests = json.dumps({name: sha256_file(path) for name, path in files.items()})
     found: dict[str, list[Measurement]] = {name: [] for name in files}
     with tempfile.TemporaryDirectory() as temporary:
         records = Path(temporary, "inputs")
-        write_records(records, measure.first_record(model))
-        if names:
-            key = stage_key("timing", json.dumps(digests), json.dumps(Host().describe()))
-            lines = _once(work, "timing", key, lambda: _timed(files, runtime, records))
-            for name, line in lines.items():
-                found[name].append(Measurement(**line))
-        for device in names[1:]:
-            with atomic_folder(work.path("bundle")) as partial:
-                native.make_bundle(target, runtime, partial)
-            with progress.bar(f"running on {device}", len(files)) as advance:
-                for name, path in files.items():
-                    run = lambda p=path: _counted(devices.make(device, target), runtime, work, p, records)  # noqa: B023, E731
-                    line = _once(work, f"{device}-{name}", stage_key("counted", digests[name], device), run)
-                    found[name].append(Measurement(**line))
-                    advance(text=name)
-    return {name: [_of(name, line) for line in lines] for name, lines in found.items()}
+        what = measure.write_timed_inputs(model, records)
+        for name in devices.chosen(target, request.on, place):
+            key = stage_key("measured", digests, name, place, devices.make("host", target).describe())
+            done = work.recall(f"on-{name}", key)
+            if done is None:
+                bundle = _bundle(request.target if name != "host" else HOST_TARGET, runtime, work)
+                with devices.make(name, target, place) as device:
+                    scene = protocol.Scene(runtime, bundle, files, records, what)
+                    lines = protocol.measured(device, scene)
+                    for remark in device.remarks():
+                        progress.note(f"{device.name}: {remark}")
+                done = {file: line.model_dump() for file, line in zip(files, lines, strict=True)}
+                work.record(f"on-{name}", key, [], done)
+            for file, line in done.items():
+                found[file].append(Measurement(**line))
+    return found
 
 
-def _of(name: str, line: Measurement) -> Measurement:
-    return line.model_copy(update={"artifact": "original" if name == "original" else "compressed"})
-
-
-def _once(work: Workspace, stage: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was found before under the same key, or now."""
-    done = work.recall(stage, key)
-    if done is None:
-        done = make()
-        work.record(stage, key, [], done)
-    return done
-
-
-def _timed(files: dict[str, Path], runtime: str, records: Path) -> dict[str, dict[str, Any]]:
-    host, bundle = Host(), native.host_bundle(discover.target(HOST_TARGET), runtime)
-    jobs = {name: timing.Job(bundle, path, records) for name, path in files.items()}
-    lines = {}
-    for name, found in timing.in_turns(jobs, seconds=_SECONDS).items():
-        percentiles = np.percentile(found.samples_ms, (50, 90, 99)).round(4)
-        lines[name] = Measurement(
-            evidence=host.evidence,
-            artifact="compressed",
-            runtime=runtime,
-            threads=1,
-            **dict(zip(("p50_ms", "p90_ms", "p99_ms"), map(float, percentiles), strict=True)),
-            samples=found.samples_ms,
-            load_ms=float(np.median(found.load_ms)),
-            peak_rss_bytes=found.peak_rss_bytes,
-            device=host.describe(),
-        ).model_dump()
-    return lines
-
-
-def _counted(device: devices.Device, runtime: str, work: Workspace, path: Path, records: Path) -> dict[str, Any]:
-    """Instructions of one warm inference, and peak memory."""
-    run = device.run(work.path("bundle"), path, records, threads=1, warmup=1, repeat=3)
-    return Measurement(
-        evidence=device.evidence,
-        artifact="compressed",
-        runtime=runtime,
-        threads=1,
-        peak_rss_bytes=run.peak_rss_bytes,
-        instructions=int(np.median(run.instructions[1:])),
-        device=device.describe(),
-    ).model_dump()
+def _bundle(target: str, runtime: str, work: Workspace) -> Path:
+    """What runs the files on a target."""
+    if target == HOST_TARGET:
+        return native.host_bundle(discover.target(target), runtime)
+    with atomic_folder(work.path("bundle")) as partial:
+        native.make_bundle(discover.target(target), runtime, partial)
+    return work.path("bundle")

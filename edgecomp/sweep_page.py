@@ -84,7 +84,7 @@ def problems(result: Sweep) -> list[tuple[str, str]]:
 def _cells(result: Sweep, point: SweepPoint, counted: bool) -> list[str]:
     cells = ["★" if point.front else "", point.method, format_bytes(point.budget_bytes), short(point.setting)]
     cells += [format_bytes(point.artifact_bytes or 0)]
-    cells += [f"{point.validation.drop_points:+.2f} ±{spread(point):.2f}" if point.validation else ""]
+    cells += [f"{point.validation.drop_points:+.2f} {margin(point)}" if point.validation else ""]
     cells += [f"{point.test.drop_points:+.2f}" if point.test else ""]
     p50 = latency(point)
     cells += [f"{p50:.3g} ms" if p50 else ""]
@@ -97,18 +97,17 @@ def short(setting: str) -> str:
     return key.rpartition(".")[2] + equals + value
 
 
-def spread(point: SweepPoint) -> float:
-    """Standard error of the drop, in points: at most that of a sum over the samples that are answered differently."""
-    assert point.validation
-    differing = (100 - point.validation.agreement) / 100
-    return 100 * (differing / point.validation.samples) ** 0.5
+def margin(point: SweepPoint) -> str:
+    """Half of the 95 % interval of the drop, in points; empty where it is not known."""
+    interval = point.validation.interval if point.validation else None
+    return f"±{(interval[1] - interval[0]) / 2:.2f}" if interval else ""
 
 
 def to_page(result: Sweep) -> str:
     """One file without references to anything outside its folder."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        bytes=format_bytes, count=format_count, short=short, spread=spread, latency=latency, instructions=instructions
+        bytes=format_bytes, count=format_count, short=short, margin=margin, latency=latency, instructions=instructions
     )
     template = environment.from_string(Path(__file__).with_name("sweep.html.j2").read_text(encoding="utf-8"))
     series = list(dict.fromkeys(point.method for point in result.points if point.folder))
@@ -142,7 +141,7 @@ def _mark(series: list[str], point: SweepPoint, cost: float) -> sweep_plot.Mark:
     text = f"{point.method} {short(point.setting)}: {format_bytes(point.artifact_bytes or 0)}"
     text += f", {found.drop_points:+.2f} points" + (f", {latency(point):.3g} ms" if latency(point) else "")
     number = series.index(point.method) % 8
-    return sweep_plot.Mark(number, cost, found.drop_points, spread(point), point.front, text)
+    return sweep_plot.Mark(number, cost, found.drop_points, found.interval, point.front, text)
 
 
 def _round_bytes(size: float) -> str:

@@ -21,12 +21,12 @@ _SHAPES = (
 
 @dataclass(frozen=True)
 class Mark:
-    """A file in a plot: what it costs, what is lost and how well that is known, and the words that hovering shows."""
+    """A file in a plot: what it costs, what is lost and the interval that it lies in, the words that hovering shows."""
 
     series: int
     cost: float
     lost: float
-    spread: float
+    interval: tuple[float, float] | None
     front: bool
     text: str
 
@@ -106,8 +106,8 @@ def _staircase(marks: list[Mark], x: Callable[[float], float], y: Callable[[floa
 
 def _mark(mark: Mark, x: Callable[[float], float], y: Callable[[float], float]) -> str:
     at, middle = x(mark.cost), y(mark.lost)
-    top, bottom = y(mark.lost - mark.spread) - middle, y(mark.lost + mark.spread) - middle
-    whisker = f'<path class="whisker" d="M0 {top:.1f}V{bottom:.1f}"/>' if mark.spread else ""
+    top, bottom = (y(end) - middle for end in mark.interval or (mark.lost, mark.lost))
+    whisker = f'<path class="whisker" d="M0 {top:.1f}V{bottom:.1f}"/>' if mark.interval else ""
     kind = "front" if mark.front else "behind"
     return (
         f'<g class="mark {kind} s{mark.series}" transform="translate({at:.1f} {middle:.1f})">'

@@ -90,4 +90,4 @@ def _judged(base: Base, split: Split | None, path: Path, runtime: str) -> Accura
     if split is None or base.model.data is None:
         return None
     outputs = measure.outputs_on(base.model, runtime, path, split.inputs)
-    return measure.compare(base.model.data, split, base.outputs[split.name], outputs)
+    return measure.compare_answers(base.model.data, base.outputs[split.name], outputs, "host", split)
