@@ -42,7 +42,6 @@ _DEFAULT_BUDGETS = (10, 20, 40)  # the original's bytes by these
 _LEAST_VALIDATION = 1000  # samples
 _JUDGING = 4096  # samples behind those that codes are fitted to, by which `auto` chooses
 _ROUNDS = 3  # settings are found again with what is known of containers by then
-_SECONDS = 0.5  # of one file in each of the rounds of timing
 
 
 def check(request: SweepRequest) -> None:
@@ -172,12 +171,12 @@ class _Run:
         return Wanted(method, budget, step.setting, settings, step.predicted_bytes)
 
     def _build(self, wanted: list[Wanted]) -> dict[str, dict[str, Any] | EdgecompError]:
-        """Figures by folder, or the error; what has been built before is not built again."""
+        """Figures by folder, or the error; what was built before is not built again."""
         found: dict[str, dict[str, Any] | EdgecompError] = {}
         missing = []
         for point in wanted:
             done = self.work.recall(f"point-{point.folder}", self._key(point))
-            if done is None:
+            if done is None or not self.work.path(f"points/{point.folder}/report.json").is_file():
                 missing.append(point)
             else:
                 found[point.folder] = done
