@@ -57,7 +57,7 @@ def report(
         seed=plan.seed,
         recover_epochs=plan.recover_epochs,
         stock=plan.stock,
-        budget=_budget(judged),
+        budget=budget_of(judged),
         limits=judged,
         artifact_sha256=sha256_file(artifact.path),
         size=size,
@@ -83,7 +83,7 @@ def remeasured(result: Report, plan: Plan, artifact: Artifact, measured: Measure
     judged = limits.judge(plan, size, measured)
     built = [note for note in result.notes if note not in result.measure_notes]
     changed = {
-        "budget": _budget(judged),
+        "budget": budget_of(judged),
         "limits": judged,
         "artifact_sha256": sha256_file(artifact.path),
         "size": size,
@@ -190,7 +190,7 @@ def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], texts: set[
 # --- verdicts and sizes -----------------------------------------------------------------------------------
 
 
-def _budget(judged: list[LimitReport]) -> BudgetReport:
+def budget_of(judged: list[LimitReport]) -> BudgetReport:
     """The two oldest limits, under their own names."""
     found = {limit.name: limit for limit in judged}
     file, drop = found["file"], found.get("drop")
