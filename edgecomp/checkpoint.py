@@ -40,6 +40,19 @@ def save(net: nn.Module, path: Path) -> None:
     metadata = {"format": "edgecomp.checkpoint/1"} | {key: json.dumps(value) for key, value in notes.items()}
     with atomic_file(path) as partial:
         save_file(tensors, partial, metadata)
+        _order_metadata(partial)
+
+
+def _order_metadata(path: Path) -> None:
+    """Sorts the metadata, which safetensors writes in a random order, so that equal nets give equal files."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def restore(net: nn.Module, path: Path) -> nn.Module:

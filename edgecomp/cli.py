@@ -34,6 +34,9 @@ On = Annotated[str | None, typer.Option("--on", metavar="DEVICE", help="Measure 
 Tolerance = Annotated[str, typer.Option(metavar="SHARE", help="What a figure may grow by and still be the same.")]
 Points = Annotated[float, typer.Option(min=0, metavar="POINTS", help="Accuracy that may be lost all the same.")]
 Quick = Annotated[bool, typer.Option("--quick", help="If the model must be trained: one epoch over 10,000 samples.")]
+EngineName = Annotated[str, typer.Option("--engine", help="Where tasks run: local processes, or ray.")]
+Address = Annotated[str | None, typer.Option("--address", help="Of an existing Ray cluster. Default: one here.")]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Tasks at a time. Default: one a core.")]
 
 Serial = Annotated[str | None, typer.Option(metavar="SERIAL", help="The phone; `edgecomp devices` lists them.")]
 Host = Annotated[str | None, typer.Option(metavar="USER@HOST", help="The computer, with --on ssh.")]
@@ -98,6 +101,11 @@ def build(
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
     quick: Quick = False,
     stock: Stock = False,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="Fit layers in local processes (local), or as tasks of ray.")
+    ] = None,
+    address: Address = None,
+    workers: Workers = None,
 ) -> None:
     """Compress, export, measure, report. Exits 0 if every stated limit is met, 1 if not."""
     from rich.console import Console
@@ -130,6 +138,9 @@ def build(
         recover_epochs=recover,
         quick=quick,
         stock=stock,
+        engine=engine,
+        address=address,
+        workers=workers,
     )
     check(request)  # a typo must not cost an hour of training
     if dry_run:
@@ -143,6 +154,75 @@ def build(
         print_report(report, Console())
         _stderr(f"[dim]written to {request.out}: report.html, report.json, {report.runtime} model, bundle/[/]")
     raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def sweep(
+    model: Annotated[
+        str | None, typer.Argument(help="Model file, zoo name, package.module:factory, .pt2, .tflite.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option("--methods", metavar="METHOD,…", help="Compression methods and chains of them.")
+    ] = "pq,kmeans,svd:pq,int8",
+    budgets: Annotated[
+        str | None,
+        typer.Option("--budgets", metavar="SIZE,…", help="Like 10MB,5MB. Default: 1/10, 1/20, 1/40."),
+    ] = None,
+    target: TargetName = "android-arm64",
+    runtime: Annotated[str | None, typer.Option(help="As of build.")] = None,
+    on: Annotated[str, typer.Option(metavar="DEVICE", help="Measure on a device beside the host, or none.")] = "host",
+    serial: Serial = None,
+    host: Host = None,
+    settings: Settings = None,
+    layers: Layers = None,
+    recover: Annotated[float, typer.Option(min=0, metavar="EPOCHS", help="Train every point, as build does.")] = 0,
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: out/MODEL-sweep.")] = None,
+    seed: int = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print sweep.json instead of a table.")] = False,
+    quick: Quick = False,
+) -> None:
+    """Every method at every budget: size, accuracy and latency, and which files no other one beats."""
+    from rich.console import Console
+
+    from . import engines
+    from .load import DEFAULT_MODEL
+    from .records import Request, SweepRequest
+    from .sweep import check
+    from .sweep import sweep as run
+    from .sweep_page import print_sweep
+    from .units import parse_bytes
+
+    base = Request(
+        model=model,
+        target=target,
+        runtime=runtime,
+        on=on,
+        serial=serial,
+        host=host,
+        settings=tuple(settings or ()),
+        layers=tuple(layers or ()),
+        out=out or Path("out", f"{Path((model or DEFAULT_MODEL).partition(':')[0]).stem}-sweep"),
+        seed=seed,
+        recover_epochs=recover,
+        quick=quick,
+        engine=engine,
+        address=address,
+        workers=workers,
+    )
+    sizes = tuple(dict.fromkeys(parse_bytes(text) for text in budgets.split(","))) if budgets else ()
+    request = SweepRequest(base, tuple(dict.fromkeys(methods.split(","))), sizes)
+    check(request)
+    with engines.opened(engine, address, workers) as tasks:
+        result = run(request, tasks)
+    if json:
+        print(result.model_dump_json(indent=1, by_alias=True))
+    else:
+        print_sweep(result, Console())
+        _stderr(f"[dim]written to {base.out}: sweep.html, sweep.json, points/[/]")
+    raise typer.Exit(result.exit_code)
 
 
 @app.command()

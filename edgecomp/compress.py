@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from . import calibration, chain, checkpoint, graph, lookup, permute, progress
 from .calibration import Inputs
 from .chain import Chain, Together
+from .engines import Engine
 from .errors import UsageError
 from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
 from .layers.quantized import static_parts
@@ -33,16 +35,39 @@ class _Job:
     method: Chain | Together
 
 
-def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
+@dataclass(frozen=True)
+class _Base:
+    """What fitting a layer needs: the net as it is by now, what factorized layers are to give the same as, calibration
+    inputs (N, …) if there are any."""
+
+    net: nn.Module
+    original: nn.Module | None
+    samples: torch.Tensor | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What takes the place of a layer; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖; and the tensors of the layer as
+    later layers are to find it."""
+
+    layer: nn.Module
+    weights: float
+    outputs: float | None
+    tensors: dict[str, torch.Tensor]
+
+
+def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = None) -> Compressed:
     """Applies the plan; the result is kept in the workspace and reused when nothing it depends on has changed.
 
     Layers are treated in the order of execution, each fitted to the inputs that the already compressed layers
-    before it produce.
+    before it produce. With an engine, layers that do not depend on each other are fitted at the same time.
     """
     data_name = model.data.calibration.name if model.data else "data-free"
     limits = {"budget_bytes", "max_drop_points", "limits"}
     later = {"target", "runtime", "stock", "recover_epochs"} | limits  # other stages ask for these
-    key = stage_key("compress", plan.model_dump_json(exclude=later), data_name)
+    # Sums in another order differ in their last bits: those of tasks, which have one thread, are kept apart.
+    key = stage_key("compress", plan.model_dump_json(exclude=later), data_name, *["tasks"] * (engine is not None))
     path = work.stages / "compressed.safetensors"
     with progress.stage("compress"):
         done = work.recall("compress", key)
@@ -51,35 +76,36 @@ def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
             net = checkpoint.restore(model.net, path)
         else:
             start = time.monotonic()
-            net, errors = _compressed_net(model, plan)
+            net, errors = _compressed_net(model, plan, engine)
             done = {**errors, "calibration": data_name, "seconds": time.monotonic() - start}
             checkpoint.save(net, path)
             work.record("compress", key, [path], done)
         return Compressed(net=net, checkpoint=path, **done)
 
 
-def _compressed_net(model: Model, plan: Plan) -> tuple[nn.Module, dict[str, dict[str, float]]]:
+def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn.Module, dict[str, dict[str, float]]]:
     # Computes what the compressed net does, but from decoded weights, which is faster here.
     net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
-    errors: dict[str, dict[str, float]] = {"weight_errors": {}, "output_errors": {}}
     _permute(net, model, plan)
     # What factorized layers are to give: the same as here.
     original = copy.deepcopy(net) if any(_joint(entry) for entry in plan.entries) else None
-    replacements: list[tuple[_Job, nn.Module]] = []
-    jobs = _jobs(net, model, plan)
+    samples = None if model.data is None else model.data.calibration.inputs[:CALIBRATION_SAMPLES]
+    base, jobs = _Base(net, original, samples, plan.seed), _jobs(net, model, plan)
     with progress.bar("layers", len(jobs)) as advance:
-        for job in jobs:
-            advance(0, text=job.names[0])
-            compressed, weights, outputs = _compressed_layer(net, original, model, job, plan.seed)
-            replacements.append((job, compressed))
-            errors["weight_errors"][job.names[0]] = weights
-            if outputs is not None:
-                errors["output_errors"][job.names[0]] = outputs
-            advance(1)
+        found: dict[int, _Fitted] = {}
+        shared: list[Any] = []
+        for numbers in [[n] for n in range(len(jobs))] if engine is None else _waves(model, jobs):
+            advance(0, text=jobs[numbers[0]].names[0])
+            found |= _fitted(base, jobs, numbers, engine, shared)
+            advance(len(numbers))
     net.to(memory_format=torch.contiguous_format)
-    for job, compressed in replacements:
+    errors: dict[str, dict[str, float]] = {"weight_errors": {}, "output_errors": {}}
+    for number, job in enumerate(jobs):
+        errors["weight_errors"][job.names[0]] = found[number].weights
+        if (outputs := found[number].outputs) is not None:
+            errors["output_errors"][job.names[0]] = outputs
         for name in job.names:
-            net.set_submodule(name, compressed)
+            net.set_submodule(name, found[number].layer)
     return net, errors
 
 
@@ -110,32 +136,79 @@ def _permute(net: nn.Module, model: Model, plan: Plan) -> None:
         progress.note(f"{name}: input channels in the order of their energy, which {producer} takes on")
 
 
-def _compressed_layer(
-    net: nn.Module, original: nn.Module | None, model: Model, job: _Job, seed: int
-) -> tuple[nn.Module, float, float | None]:
-    """What takes the place of a layer; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖."""
+def _waves(model: Model, jobs: list[_Job]) -> list[list[int]]:
+    """The numbers of the jobs, those together whose inputs do not depend on each other; after those they depend on."""
+    upstream: dict[str, set[str]] = {}
+    if model.data is not None:
+        upstream = graph.upstream(graph.trace(model.net, model.example_inputs, model.name))
+    depth: list[int] = []
+    for number, job in enumerate(jobs):
+        before = upstream.get(job.names[0], set())
+        unknown = model.data is not None and job.names[0] not in upstream
+        needed = [d for d, other in zip(depth, jobs[:number], strict=True) if unknown or before & set(other.names)]
+        depth.append(1 + max(needed, default=-1))
+    return [[n for n, d in enumerate(depth) if d == wave] for wave in range(max(depth, default=-1) + 1)]
+
+
+def _fitted(
+    base: _Base, jobs: list[_Job], numbers: list[int], engine: Engine | None, shared: list[Any]
+) -> dict[int, _Fitted]:
+    """Fits some layers to the net as it is, and leaves it as later layers are to find it.
+
+    Args:
+        shared: what the engine's workers have got so far: the base, once, and then what has changed of its net.
+    """
+    found: dict[int, _Fitted] = {}
+    apart = [n for n in numbers if engine is not None and isinstance(jobs[n].method, Chain)]
+    if engine is not None and apart:
+        shared[:0] = [] if shared else [engine.share(base)]
+        outcomes = engine.run(_fit_apart, [jobs[n] for n in apart], *shared)
+        for number, outcome in zip(apart, outcomes, strict=True):
+            found[number] = outcome.get()
+            base.net.get_submodule(jobs[number].names[0]).load_state_dict(found[number].tensors)
+    # Layers that share parts are fitted here: the parts are made for all of them when the first one comes up.
+    found |= {number: _fit(jobs[number], base) for number in numbers if number not in found}
+    if engine is not None and shared:
+        shared.append(engine.share({jobs[number].names[0]: found[number].tensors for number in numbers}))
+    for number in numbers:
+        job, fitted = jobs[number], found[number]
+        text = f"relative error {fitted.weights:.3f}"
+        text += "" if fitted.outputs is None else f", of the outputs {fitted.outputs:.3f}"
+        shape = tuple(weight_matrix(base.net.get_submodule(job.names[0])).shape)
+        progress.note(f"{', '.join(job.names)}: {shape} by {job.entry.method}, {text}")
+    return found
+
+
+def _fit_apart(job: _Job, base: _Base, *changes: dict[str, dict[str, torch.Tensor]]) -> _Fitted:
+    """The task of fitting one layer of the base's net with what has changed of it since."""
+    net = copy.deepcopy(base.net)
+    for name, tensors in (item for change in changes for item in change.items()):
+        net.get_submodule(name).load_state_dict(tensors)
+    return _fit(job, replace(base, net=net))
+
+
+def _fit(job: _Job, base: _Base) -> _Fitted:
+    """Fits a layer, whose weights in `base.net` become what takes their place."""
+    net, samples, seed = base.net, base.samples, base.seed
     layer = net.get_submodule(job.names[0])
     inputs, before = None, weight_matrix(layer).clone()
-    if model.data is not None and kind_of(layer) != "embedding" and getattr(layer, "groups", 1) == 1:
-        samples = model.data.calibration.inputs[:CALIBRATION_SAMPLES]
+    if samples is not None and kind_of(layer) != "embedding" and getattr(layer, "groups", 1) == 1:
         inputs = calibration.gather(net, layer, samples, seed)
-        if original is not None and _joint(job.entry):
-            aim_at_original(net, original, job.names[0], samples, inputs, seed)
+        if base.original is not None and _joint(job.entry):
+            aim_at_original(net, base.original, job.names[0], samples, inputs, seed)
     compressed = replace_weights(layer, job.method, inputs, seed)
-    _fix_ranges(net, model, layer, compressed)
-    if model.data is not None:
-        lookup.choose_tables(net, layer, compressed, model.data.calibration.inputs, seed)
+    _fix_ranges(net, samples, layer, compressed)
+    if samples is not None:
+        lookup.choose_tables(net, layer, compressed, samples, seed)
     difference = before - compressed.decode()
     weights, outputs = _ratio(difference, before), None
     if inputs is not None:
         seen = inputs.centered() if has_bias(layer) else inputs
         outputs = _ratio(seen.sample @ difference.T, inputs.sample @ before.T)
-    text = f"relative error {weights:.3f}" + ("" if outputs is None else f", of the outputs {outputs:.3f}")
-    progress.note(f"{', '.join(job.names)}: {tuple(before.shape)} by {job.entry.method}, {text}")
-    return compressed, weights, outputs
+    return _Fitted(compressed, weights, outputs, layer.state_dict())
 
 
-def _fix_ranges(net: nn.Module, model: Model, layer: nn.Module, compressed: nn.Module) -> None:
+def _fix_ranges(net: nn.Module, samples: torch.Tensor | None, layer: nn.Module, compressed: nn.Module) -> None:
     """Fixes the scales of int8 layers that do not choose theirs at run time.
 
     Raises:
@@ -143,12 +216,12 @@ def _fix_ranges(net: nn.Module, model: Model, layer: nn.Module, compressed: nn.M
     """
     if not static_parts(compressed):
         return
-    if model.data is None:
+    if samples is None:
         raise UsageError(
             "activations=static fixes scales by calibration data, and the model has none",
             "Give the model file a data(), or leave out --set activations=static.",
         )
-    calibration.fix_ranges(net, layer, compressed, model.data.calibration.inputs[:CALIBRATION_SAMPLES])
+    calibration.fix_ranges(net, layer, compressed, samples)
 
 
 def _joint(entry: PlanEntry) -> bool:

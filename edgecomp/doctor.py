@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import datasets, discover
 from .errors import EdgecompError
@@ -31,6 +31,7 @@ def examine() -> list[Finding]:
         _package("torch", "torch"),
         _package("executorch", "edgecomp[executorch]"),
         *(_package(name, "edgecomp[litert]") for name in ("ai-edge-litert", "litert-torch")),
+        replace(_package("ray", "edgecomp[ray]"), optional=True),
         *_programs(),
         _fashion_mnist(),
         _cache(),

@@ -63,6 +63,19 @@ def execution_order(program: torch.export.ExportedProgram) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
+def upstream(program: torch.export.ExportedProgram) -> dict[str, set[str]]:
+    """By module that calls operators, the others that what it is called with first depends on."""
+    reached: dict[fx.Node, set[str]] = {}
+    found: dict[str, set[str]] = {}
+    for node in program.graph.nodes:
+        before = set().union(*(reached[source] for source in node.all_input_nodes))
+        name = _module_name(node) if node.op == "call_function" else None
+        if name:
+            found.setdefault(name, before - {name})
+        reached[node] = before | ({name} if name else set())
+    return found
+
+
 def channel_producers(program: torch.export.ExportedProgram) -> dict[str, str]:
     """Layers all of whose input channels are the output channels of one layer that feeds nothing else: by name, its
     name. Another order of these channels, in both, changes nothing the network computes."""

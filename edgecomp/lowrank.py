@@ -14,7 +14,7 @@ from .calibration import Inputs
 from .feedback import damped
 from .layers import Factored
 from .layers.matrix import explicit_padding, has_bias, kind_of, set_weight_matrix, unsupported, weight_matrix
-from .records import Cost, Record
+from .records import Cost, Knob, Record
 
 _WISHES = ("rank", "macs", "bytes", "energy", "cosine")
 _NOMINAL_PIXELS = 64  # of the output along each axis, where a layer has not been seen at work
@@ -27,6 +27,7 @@ class Ranked(Record):
     left alone if it would keep more than this fraction of its multiply-adds."""
 
     DEFAULT: ClassVar[dict[str, float]] = {"macs": 0.25}
+    KNOB: ClassVar[Knob] = Knob("bytes", tuple(float(f"{0.95**n:.3g}") for n in range(1, 140)), _WISHES)
 
     rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     macs: float | None = Field(None, gt=0, lt=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from .devices import Device, Place
 from .errors import BuildError
 from .export import HOST_TARGET, flat_output, output_values, proof_inputs, read_outputs, run_on_host, write_records
 from .files import atomic_file, cache_folder, sha256_file
-from .records import Accuracy, Artifact, Data, EmulatorCheck, Evidence, Measured, Model, Plan, Request
+from .records import Accuracy, Artifact, Data, EmulatorCheck, Evidence, Measured, Model, Plan, Request, Split
 
 _EMULATED_SAMPLES, _DEVICE_SAMPLES = 32, 500  # of the test split, for the check
 _TOLERANCE = 0.01  # relative difference from the host's outputs; the same sums in another order
@@ -40,7 +39,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
         measurements, check = [], None
         with tempfile.TemporaryDirectory() as temporary:
             records = Path(temporary, "inputs")
-            what = _write_timed_inputs(model, records)
+            what = write_timed_inputs(model, records)
             for name in names:
                 bundle = artifact.bundle
                 if name == "host":
@@ -86,10 +85,14 @@ def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> tuple[Accuracy | 
     return result, compressed
 
 
-def compare_answers(data: Data, original: Tensor, compressed: Tensor, evidence: Evidence) -> Accuracy:
-    """Accuracy of both nets from their outputs on the first samples of the test split, as many as there are."""
+def compare_answers(
+    data: Data, original: Tensor, compressed: Tensor, evidence: Evidence, split: Split | None = None
+) -> Accuracy:
+    """Accuracy of both nets from their outputs on the first samples of a split, that for tests unless told, as many as
+    there are outputs."""
+    split = split or data.test
     count, metric = len(original), data.metric
-    targets = data.test.targets[:count]
+    targets = split.targets[:count]
     before, after = _score(metric, original, targets), _score(metric, compressed, targets)
     if callable(metric):
 
@@ -103,7 +106,7 @@ def compare_answers(data: Data, original: Tensor, compressed: Tensor, evidence: 
         interval, method = intervals.drop_of_rights(*right), "95 %, Newcombe's for paired proportions"
     return Accuracy(
         metric="custom" if callable(metric) else metric,
-        split=data.test.name,
+        split=split.name,
         samples=count,
         original=round(before, 4),
         compressed=round(after, 4),
@@ -116,8 +119,12 @@ def compare_answers(data: Data, original: Tensor, compressed: Tensor, evidence: 
 
 
 def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
-    """Outputs of an exported file on the test split; computed once per file, data and kernels."""
-    inputs = model.data.test.inputs
+    """Outputs of an exported file on the test split."""
+    return outputs_on(model, runtime, path, model.data.test.inputs)
+
+
+def outputs_on(model: Model, runtime: str, path: Path, inputs: Tensor) -> Tensor:
+    """Outputs of an exported file; computed once per file, inputs and kernels."""
     bench = native.bench_program(discover.target(HOST_TARGET), runtime)
     digest = hashlib.sha256(inputs.numpy().tobytes())
     digest.update((sha256_file(path) + sha256_file(bench)).encode())
@@ -128,14 +135,14 @@ def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
         outputs = []
         with progress.bar(f"accuracy of {path.name}", len(inputs)) as advance:
             for part in inputs.split(2000):
-                outputs.append(run_on_host(runtime, path, [part], values, threads=os.cpu_count() or 1))
+                outputs.append(run_on_host(runtime, path, [part], values, threads=torch.get_num_threads()))
                 advance(len(part))
         with atomic_file(cached) as partial, open(partial, "wb") as file:
             np.save(file, torch.cat(outputs).numpy())
     return torch.from_numpy(np.load(cached))
 
 
-def _write_timed_inputs(model: Model, path: Path) -> str:
+def write_timed_inputs(model: Model, path: Path) -> str:
     """Writes the one record that is run over and over, and says what it is."""
     record = [model.data.test.inputs[:1]] if model.data else [x[None] for x in model.example_inputs]
     write_records(path, record)

@@ -1,8 +1,9 @@
 """`build`: the seven stages in order. `dry_run`: the first two. `bench`: measures a finished build again."""
 
+import contextlib
 from dataclasses import replace
 
-from . import devices, discover, limits
+from . import devices, discover, engines, limits
 from .compress import compress
 from .errors import UsageError
 from .export import export, reopen
@@ -22,14 +23,21 @@ def build(request: Request) -> Report:
     Raises:
         EdgecompError: with the message to show and the exit code to end with.
     """
-    with Workspace(request.out) as work:
+    with Workspace(request.out) as work, _engine(request) as engine:
         model = load(request)
         plan = make_plan(model, request, work)
-        compressed = compress(model, plan, work)
+        compressed = compress(model, plan, work, engine)
         recovered = recover(model, plan, compressed, work)
         artifact = export(model, plan, recovered, work)
         measured = measure(model, plan, artifact, request)
         return report(model, plan, recovered, artifact, measured, work)
+
+
+def _engine(request: Request) -> contextlib.AbstractContextManager[engines.Engine | None]:
+    """Where layers are fitted; without an engine in this process, one after the other, with all its threads."""
+    if request.engine is None:
+        return contextlib.nullcontext()
+    return engines.opened(request.engine, request.address, request.workers)
 
 
 def dry_run(request: Request) -> Plan:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from . import chain, devices, discover, graph, limits, progress
+from . import chain, devices, discover, engines, graph, limits, progress
 from .chain import Chain
 from .errors import UsageError, unknown
 from .files import write_text
@@ -29,7 +29,8 @@ def check(request: Request) -> None:
     Raises:
         UsageError, DeviceError: see `discover`, `devices.chosen` and `limits.check`.
     """
-    _runtime_and_chains(request)
+    runtime_and_chains(request)
+    engines.check(request.engine, request.address, request.workers)
     names = devices.chosen(discover.target(request.target), request.on, devices.Place.of(request))
     limits.check(request.limits, request.max_drop, names)
 
@@ -41,10 +42,10 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         UsageError: an unknown method, setting or kind, or `--layers` that match nothing.
     """
     with progress.stage("plan", request.method):
-        runtime, chains = _runtime_and_chains(request)
-        groups = _tied_groups(model)
+        runtime, chains = runtime_and_chains(request)
+        groups = tied_groups(model)
         _require_matches(request.layers, [name for names in groups for name in names])
-        entries = _coupled(model, [_entry(model, names, chains, request) for names in groups], chains)
+        entries = decide(model, groups, chains, request)
         taken = [names[0] for entry in entries if entry.method for names in entry.units]
         progress.note(f"{len(taken)} of {len(groups)} layers: {', '.join(taken) or 'none'}")
         result = Plan(
@@ -79,7 +80,7 @@ def read_plan(path: Path) -> Plan:
         ) from error
 
 
-def _runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
+def runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
     """The runtime and the methods; where the model is a runtime's file, they must be able to work on it."""
     own = discover.runtime_of_file(request.model or "")
     asked = request.runtime or own or DEFAULT_RUNTIME
@@ -109,7 +110,7 @@ def parameter_bytes(module: nn.Module, recurse: bool = False) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _tied_groups(model: Model) -> list[tuple[str, ...]]:
+def tied_groups(model: Model) -> list[tuple[str, ...]]:
     """Names of the modules that own parameters, in the order of execution; those that share a weight together."""
     owners = {name: m for name, m in model.net.named_modules() if any(True for _ in m.parameters(recurse=False))}
     order = graph.execution_order(graph.trace(model.net, model.example_inputs, model.name))
@@ -124,6 +125,11 @@ def _require_matches(globs: tuple[str, ...], names: list[str]) -> None:
     for glob in globs:
         if not fnmatch.filter(names, glob):
             raise unknown("layer", glob, names)
+
+
+def decide(model: Model, groups: list[tuple[str, ...]], chains: list[Chain], request: Request) -> tuple[PlanEntry, ...]:
+    """What becomes of every group of layers."""
+    return _coupled(model, [_entry(model, names, chains, request) for names in groups], chains)
 
 
 def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: Request) -> PlanEntry:

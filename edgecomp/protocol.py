@@ -31,7 +31,8 @@ class Scene:
 
 
 def measured(device: Device, scene: Scene) -> list[Measurement]:
-    """The figures of all files on a device that is entered, one thread.
+    """The figures of all files on a device that is entered, one thread, in their order. Files of other names than those
+    of artifacts are compressed ones.
 
     Raises:
         DeviceError: a program dies, or the device is lost.
@@ -43,7 +44,7 @@ def measured(device: Device, scene: Scene) -> list[Measurement]:
     return [
         Measurement(
             evidence=device.evidence,
-            artifact=name,
+            artifact=name if name in ("original", "custom-op") else "compressed",
             runtime=scene.runtime,
             threads=1,
             empty_rss_bytes=empty,

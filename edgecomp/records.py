@@ -62,6 +62,9 @@ class Request:
     recover_epochs: float = 0
     quick: bool = False
     stock: bool = False
+    engine: str | None = None  # where layers are fitted, see `engines`; None: in this process
+    address: str | None = None
+    workers: int | None = None
 
 
 # --- load -------------------------------------------------------------------------------------------------
@@ -113,6 +116,16 @@ class Cost(Record):
 
     bytes: int
     macs: int
+
+
+@dataclass(frozen=True)
+class Knob:
+    """The setting of a method that trades bytes for fidelity, and what a byte budget tries, from the most bytes to the
+    fewest. `rivals`: settings that decide the same; where one of them is given, the knob is not turned."""
+
+    setting: str
+    values: tuple[Any, ...]
+    rivals: tuple[str, ...] = ()
 
 
 class PlanEntry(Record):
@@ -396,3 +409,61 @@ class Report(Record):
     def exit_code(self) -> int:
         """0 if every stated limit is met, 1 if one is missed, 5 if one could not be decided."""
         return {"pass": 0, "fail": 1, "inconclusive": 5}[self.verdict]
+
+
+# --- sweep ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """Everything `edgecomp sweep` was asked to do: `base` with every one of the methods at every budget."""
+
+    base: Request
+    methods: tuple[str, ...]
+    budgets_bytes: tuple[int, ...] = ()  # a tenth, a twentieth and a fortieth of the original where there are none
+
+
+class SweepPoint(Record):
+    """A method at a budget. `setting` is what the budget decided, `reason` why it was missed or what failed.
+
+    `validation` is the accuracy on calibration samples that nothing was fitted to, which fronts and choices are made
+    by; `test` that on the test split. `front`: no other file is as small, as accurate and as fast, and better in one.
+    """
+
+    method: str
+    budget_bytes: int
+    state: Literal["built", "missed", "failed"]
+    setting: str = ""
+    settings: tuple[str, ...] = ()
+    reason: str = ""
+    folder: str | None = None
+    predicted_bytes: int | None = None
+    artifact_bytes: int | None = None
+    validation: Accuracy | None = None
+    test: Accuracy | None = None
+    measurements: list[Measurement] = []
+    front: bool = False
+
+
+class Sweep(Record):
+    """`sweep.json`. Fields may be added, never renamed."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_: Literal["edgecomp.sweep/1"] = Field("edgecomp.sweep/1", alias="schema")
+    model: ModelReport
+    target: str
+    runtime: str
+    seed: int
+    recover_epochs: float
+    engine: str
+    original_bytes: int
+    measurements: list[Measurement]
+    points: list[SweepPoint]
+    notes: list[str]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every point was built within its budget, 1 if a budget was missed, 3 if a point failed."""
+        states = {point.state for point in self.points}
+        return 3 if "failed" in states else 1 if "missed" in states else 0

@@ -43,7 +43,7 @@ _LEAST_LOSS = 0.1  # below it nothing has diverged, in nats
 _ATTEMPTS = 4
 _SAVE_EVERY = 50
 _REMEMBERED = 1 << 26  # numbers of the teacher's, so that later epochs need not ask it again
-_CHECK_SAMPLES = 4096
+CHECK_SAMPLES = 4096
 
 
 def recover(model: Model, plan: Plan, compressed: Compressed, work: Workspace) -> Compressed:
@@ -86,7 +86,7 @@ def train_net(model: Model, net: nn.Module, epochs: float, seed: int, kept: Path
     assert model.data is not None
     run = _Run(model.net, net, model.data.train, epochs, seed, kept)
     check = model.data.calibration
-    inputs = check.inputs[:_CHECK_SAMPLES]
+    inputs = check.inputs[:CHECK_SAMPLES]
     wanted = predict(model.net, inputs)
     before = _divergence(predict(run.student, inputs), wanted).item()
     with interruptible() as interrupted, progress.bar("recovering", run.total) as advance:

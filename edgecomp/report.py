@@ -57,7 +57,7 @@ def report(
         seed=plan.seed,
         recover_epochs=plan.recover_epochs,
         stock=plan.stock,
-        budget=_budget(judged),
+        budget=budget_of(judged),
         limits=judged,
         artifact_sha256=sha256_file(artifact.path),
         size=size,
@@ -83,7 +83,7 @@ def remeasured(result: Report, plan: Plan, artifact: Artifact, measured: Measure
     judged = limits.judge(plan, size, measured)
     built = [note for note in result.notes if note not in result.measure_notes]
     changed = {
-        "budget": _budget(judged),
+        "budget": budget_of(judged),
         "limits": judged,
         "artifact_sha256": sha256_file(artifact.path),
         "size": size,
@@ -152,13 +152,24 @@ def print_report(result: Report, console: Console) -> None:
     left = [Text.assemble(f"{layers}: ", (reason, "dim")) for layers, reason in figures.layers_left_alone(result)]
     notes = [Text(note, "dim") for note in result.notes]
     errors = Text(
-        "weights, outputs: relative error of the layer's weights, and of its outputs on calibration inputs\n"
-        "tables: in which products with codewords are looked up, and the error that this adds to the outputs\n",
-        "dim",
+        "weights, outputs: relative error of the layer's weights, and of its outputs on calibration inputs\n", "dim"
     )
-    layers = _table(figures.LAYERS, figures.layer_rows(result), {"layer", "method", "tables"}, figures.heading(result))
+    rows, titles = [row[:-1] for row in figures.layer_rows(result)], figures.LAYERS[:-1]  # tables would not fit
+    layers = _table(titles, rows, {"layer", "method"}, figures.heading(result))
+    tables = Text("".join(f"{line.name}: {line.tables}\n" for line in result.layers if line.tables), "dim")
+    if tables:
+        tables = Text("looked up in tables, and what their rounding adds to the outputs:\n", "dim") + tables
     texts = {"", "evidence"}
-    parts = [layers, errors, *left, *notes, Text(), _table(figures.FIGURES, figures.figures(result), texts), Text()]
+    parts = [
+        layers,
+        errors,
+        tables,
+        *left,
+        *notes,
+        Text(),
+        _table(figures.FIGURES, figures.figures(result), texts),
+        Text(),
+    ]
     if price := figures.stock_price(result):
         parts += [_table(figures.PRICE, price, {*texts, figures.PRICE[0]}), Text()]
     for limit in figures.limits(result):
@@ -179,7 +190,7 @@ def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], texts: set[
 # --- verdicts and sizes -----------------------------------------------------------------------------------
 
 
-def _budget(judged: list[LimitReport]) -> BudgetReport:
+def budget_of(judged: list[LimitReport]) -> BudgetReport:
     """The two oldest limits, under their own names."""
     found = {limit.name: limit for limit in judged}
     file, drop = found["file"], found.get("drop")

@@ -65,11 +65,12 @@ class Workspace:
 
 def stage_key(*parts: object) -> str:
     """A digest of what a stage's result depends on: its arguments and the code itself, but for the experiments'."""
-    return hashlib.sha256(json.dumps([_code_digest(), *map(str, parts)]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([code_digest(), *map(str, parts)]).encode()).hexdigest()
 
 
 @cache
-def _code_digest() -> str:
+def code_digest() -> str:
+    """Of the program that computes: whoever has the same computes the same."""
     digest = hashlib.sha256()
     for folder in (Path(__file__).parent, data_folder("targets"), data_folder("android_bench")):
         for path in sorted(folder.rglob("*")):

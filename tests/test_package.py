@@ -48,7 +48,7 @@ def test_wheel_carries_its_data(tmp_path):
 # Imports run one way: a module may import from its own rank or a lower one.
 RANKS = [
     {"errors", "intervals", "markdown", "units"},
-    {"files", "records", "progress", "tflite"},
+    {"files", "records", "progress", "tflite", "sharing"},
     {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
     {"file_net", "calibration", "checkpoint", "kmeans", "train", "permute"},
     {"tflite_model", "lookup", "lowrank", "rounding", "ttd"},
@@ -59,11 +59,12 @@ RANKS = [
     {"chain"},
     {"native"},
     {"devices"},
-    {"timing", "limits", "figures"},
+    {"timing", "engines", "limits", "figures"},
     {"protocol", "plots", "junit", "summary"},
     {"page", "compare"},
     {"load", "plan", "compress", "recover", "export", "measure", "report", "doctor"},
-    {"pipeline", "papers"},
+    {"budgets", "sweep_point", "sweep_measure", "sweep_page", "sweep_plot"},
+    {"pipeline", "papers", "sweep"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

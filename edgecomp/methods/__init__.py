@@ -3,7 +3,8 @@
 - a docstring whose first line says what it does,
 - `KINDS`: the kinds of layers it takes by default,
 - `CODES = True` if what it makes are codebook layers, which can take the place of a layer in a finished file,
-- `Config`: a frozen record of its settings, with defaults that work,
+- `Config`: a frozen record of its settings, with defaults that work; its `KNOB`, if there is one, is the setting that
+  decides how many bytes the layer takes (see `records.Knob`),
 - `predict(layer, config) -> Cost`: what the compressed layer stores and computes; exact for bytes,
 - `compress(layer, config, inputs, seed) -> nn.Module`: the layer that takes its place; `inputs` may be None,
 - `refuse(layer, config) -> str`: why it cannot take a layer, empty if it can.

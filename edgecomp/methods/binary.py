@@ -5,7 +5,7 @@
 Several weights make one code, whose codebook lists all their patterns, so that the lookup kernels apply.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,7 +16,7 @@ from ..feedback import code_rows
 from ..layers import CodeFormat
 from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
 from ..lookup import Lookup
-from ..records import Cost
+from ..records import Cost, Knob
 
 KINDS = ("dense", "embedding")
 CODES = True
@@ -26,6 +26,8 @@ _ROUNDS = 5  # of threshold and scale, for ternary weights without inputs
 class Config(Lookup):
     """ternary: weights may be 0 too, which takes 2 bits instead of 1. fit: `feedback` uses the calibration inputs,
     `plain` does not. passes: of refinement. tables: see `Lookup`."""
+
+    KNOB: ClassVar[Knob] = Knob("ternary", (True, False))
 
     ternary: bool = False
     fit: Literal["feedback", "plain"] = "feedback"

@@ -4,7 +4,7 @@ The values are fitted to all weights of the layer, or of a group of its rows. Wi
 as much as its input, and rounding errors are fed back (METHODS.md §1; see `coding`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from ..coding import Fitting, interface
 from ..layers import CodeFormat
 from ..layers.matrix import weight_matrix
+from ..records import Knob
 
 KINDS = ("dense", "conv", "embedding")
 CODES = True
@@ -19,6 +20,8 @@ CODES = True
 
 class Config(Fitting):
     """k: values (weights take ⌈log2 k⌉ bits). rows: share k values; all rows of the layer (`all`), or so many."""
+
+    KNOB: ClassVar[Knob] = Knob("k", (256, 128, 64, 32, 16, 8, 4, 2))
 
     k: int = Field(16, ge=2, le=256)
     rows: Literal["all"] | Annotated[int, Field(ge=1)] = "all"

@@ -3,13 +3,14 @@
 The palette is that of the whole layer, or of a group of output channels.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
 
 from ..coding import Fitting, interface
 from ..layers import CodeFormat
+from ..records import Knob
 from . import kmeans
 from .kmeans import CODES, KINDS
 
@@ -18,6 +19,8 @@ __all__ = ["CODES", "KINDS", "Config", "compress", "predict", "refuse"]
 
 class Config(Fitting):
     """bits: of a weight. channels: share a palette; all output channels of the layer (`all`), or so many."""
+
+    KNOB: ClassVar[Knob] = Knob("bits", (8, 7, 6, 5, 4, 3, 2, 1))
 
     bits: int = Field(4, ge=1, le=8)
     channels: Literal["all"] | Annotated[int, Field(ge=1)] = "all"

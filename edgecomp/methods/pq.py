@@ -5,7 +5,7 @@ is stored as the number of its codeword. With calibration inputs the clusters mi
 (METHODS.md §1; see `coding`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -13,6 +13,7 @@ from torch import nn
 from ..coding import Fitting, interface
 from ..layers import CodeFormat
 from ..layers.matrix import weight_matrix
+from ..records import Knob
 
 KINDS = ("dense", "embedding")
 CODES = True
@@ -22,6 +23,8 @@ class Config(Fitting):
     """k: codewords per codebook (codes take ⌈log2 k⌉ bits). s: segment length (weights per code). axis: segments run
     along the inputs (x) or the outputs (y). codebooks: every block has its `own`, or all share one (`shared`), or so
     many blocks share one."""
+
+    KNOB: ClassVar[Knob] = Knob("s", tuple(range(1, 65)))
 
     k: int = Field(16, ge=2, le=256)
     s: int = Field(4, ge=1, le=64)

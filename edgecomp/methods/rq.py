@@ -4,7 +4,7 @@ The paper codes whole rows; here, as there for long rows, blocks of s columns. W
 fitted again to what the others leave, in the metric of the inputs (METHODS.md §1; see `coding`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from ..coding import Fitting, interface
 from ..layers import CodeFormat
 from ..layers.matrix import weight_matrix
+from ..records import Knob
 
 KINDS = ("dense", "embedding")
 CODES = True
@@ -20,6 +21,8 @@ CODES = True
 class Config(Fitting):
     """k: codewords per codebook. s: segment length. t: stages, each with a code and codebooks of its own. codebooks:
     every block has its `own`, or all share one (`shared`), or so many blocks share one."""
+
+    KNOB: ClassVar[Knob] = Knob("s", tuple(range(1, 65)))
 
     k: int = Field(16, ge=2, le=256)
     s: int = Field(8, ge=1, le=64)
