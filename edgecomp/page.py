@@ -93,7 +93,7 @@ def _measured_cards(before: Measurement, after: Measurement) -> list[Card]:
     cards = []
     for title, field, show, less, more in (
         ("Latency", "p50_ms", format_ms, "faster", "slower"),
-        ("Memory", "peak_rss_bytes", format_bytes, "less", "more"),
+        ("Peak memory", "peak_rss_bytes", format_bytes, "less", "more"),
     ):
         a, b = getattr(before, field), getattr(after, field)
         if a and b:

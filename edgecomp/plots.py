@@ -150,7 +150,7 @@ def accuracies(accuracy: Accuracy | None) -> tuple[list[Interval], str, str]:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory of a process, and the part of it that an empty program takes as well; widths in percent."""
+    """What a model adds to the memory of an empty program, and the part that this takes; widths in percent."""
 
     artifact: str
     evidence: str
@@ -166,11 +166,8 @@ def memory(result: Report) -> list[Memory]:
     rows = []
     for m in found:
         empty = min(m.empty_rss_bytes or 0, m.peak_rss_bytes)
-        text = format_bytes(m.peak_rss_bytes)
-        if empty:
-            text = f"{format_bytes(m.peak_rss_bytes - empty)} over {format_bytes(empty)} of the empty program"
-        scale = 100 / most[m.evidence]
-        rows.append(Memory(m.artifact, m.evidence, scale * empty, scale * (m.peak_rss_bytes - empty), text))
+        scale, model = 100 / most[m.evidence], m.peak_rss_bytes - empty
+        rows.append(Memory(m.artifact, m.evidence, scale * empty, scale * model, format_bytes(model)))
     return rows
 
 
