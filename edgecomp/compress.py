@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import calibration, chain, checkpoint, graph, lookup, permute, progress
+from . import calibration, chain, checkpoint, graph, lookup, permute, progress, prune
 from .calibration import Inputs
 from .chain import Chain, Together
 from .errors import UsageError
@@ -50,11 +50,13 @@ def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
             net = checkpoint.restore(model.net, path)
         else:
             start = time.monotonic()
-            net, errors = _compressed_net(model, plan)
+            left = prune.pruned(model, plan.pruning, plan.seed, work) if plan.pruning else model
+            net, errors = _compressed_net(left, plan)
             done = {**errors, "calibration": data_name, "seconds": time.monotonic() - start}
             checkpoint.save(net, path)
             work.record("compress", key, [path], done)
-        return Compressed(net=net, checkpoint=path, **done)
+        notes = (plan.pruning.text,) if plan.pruning else ()
+        return Compressed(net=net, checkpoint=path, notes=notes, **done)
 
 
 def _compressed_net(model: Model, plan: Plan) -> tuple[nn.Module, dict[str, dict[str, float]]]:
