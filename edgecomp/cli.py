@@ -148,7 +148,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="gong2014, jaderberg2014, lebedev2015, cosine_svd")],
+    paper: Annotated[str, typer.Argument(help="gong2014, jaderberg2014, lebedev2015, zhuang2018, cosine_svd")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the page and its plots go.")] = Path(
         "docs"
     ),

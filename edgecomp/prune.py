@@ -7,6 +7,7 @@ A method that prunes does not work on one layer. It comes before the methods tha
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -116,11 +117,10 @@ def _cut_and_trained(model: Model, pruning: Pruning, seed: int, work: Workspace)
         guessed = _guessed(groups, config, layer_sizes(model.net, model.example_inputs))
     job = _selected(model, chain, groups, guessed, seed, work)
     net = removed(job.net, groups, job.kept(keeps)).to(memory_format=torch.contiguous_format).eval()
-    epochs = config.epochs * (1 - getattr(method, "SELECTING", 0))
-    if model.data is None or not epochs:
+    if model.data is None or not config.epochs:
         return net
     kept = work.stages / f"tuning-{stage_key(model.sha256, pruning.model_dump_json(), seed)[:16]}.safetensors"
-    steps = steps_of(epochs, model.data.train)
+    steps = steps_of(config.epochs, model.data.train)
     Tuning(net.to(memory_format=torch.channels_last), model.data.train, steps, config.rate, seed).run(
         "training what is left", kept=kept
     )
@@ -142,18 +142,22 @@ def _selected(
 def _found(
     job: Job, config: Any, sizes: dict[str, LayerSize], timer: Callable[[dict[str, int]], float]
 ) -> dict[str, int]:
-    """The units of every group whose scores are not below a limit, one for the whole net."""
+    """So many units of every group that those of the highest scores in the whole net stay, of equal ones those that
+    come first in their groups."""
 
-    def keeps(limit: float) -> dict[str, int]:
-        return {
-            group.name: rounded(int((job.scores[group.name] >= limit).sum()), group.units, config.multiple)
-            for group in job.groups
-        }
+    def rounded_all(counts: dict[str, int]) -> dict[str, int]:
+        return {g.name: rounded(counts.get(g.name, 0), g.units, config.multiple) for g in job.groups}
 
     if getattr(config, "eps", None):
-        return keeps(config.eps)
-    limits = sorted({score for scores in job.scores.values() for score in scores.tolist()}, reverse=True)
-    return widest(limits, keeps, config, job.groups, sizes, timer)
+        return rounded_all({name: int((scores > config.eps).sum()) for name, scores in job.scores.items()})
+    ranked = sorted(
+        (-score, place / group.units, group.name)
+        for group in job.groups
+        for place, score in enumerate(job.scores[group.name].tolist())
+    )
+    names = [name for _, _, name in ranked]
+    choices = [float(count) for count in range(1, len(names) + 1)]
+    return widest(choices, lambda count: rounded_all(Counter(names[: int(count)])), config, job.groups, sizes, timer)
 
 
 def _guessed(groups: list[Group], config: Any, sizes: dict[str, LayerSize]) -> dict[str, int]:
@@ -187,6 +191,12 @@ def _groups(model: Model, pruning: Pruning) -> list[Group]:
     """The groups that the plan prunes."""
     planned = {group.layers[0] for group in pruning.groups if not group.reason}
     return [group for group in find_groups(_trained(model), model.example_inputs) if group.name in planned]
+
+
+def cut_to(model: Model, keeps: dict[str, int]) -> nn.Module:
+    """The folded net with so many units of each group that is named; its weights are those of the first ones."""
+    groups = [group for group in find_groups(_trained(model), model.example_inputs) if group.name in keeps]
+    return _first_units(model.net, groups, keeps)
 
 
 def _trained(model: Model) -> nn.Module:

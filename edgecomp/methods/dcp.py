@@ -7,10 +7,10 @@ from ..pruning import discrimination
 
 KINDS = ("conv",)
 PRUNES = True
-SELECTING = discrimination.SELECTING
 stages, rank = discrimination.stages, discrimination.rank
 
 
 class Config(discrimination.Discriminating):
-    """losses: P, put on evenly spaced layers. weight: λ of their loss against the error of the features. rounds:
-    channels are chosen in so many steps. updates: steps of SGD after each."""
+    """losses: P, put on evenly spaced layers. weight: λ of their loss against the error of the features. choosing:
+    epochs of training while channels are chosen. rounds: they are chosen in so many steps. updates: steps of SGD after
+    each."""

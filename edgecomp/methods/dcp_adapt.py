@@ -16,7 +16,6 @@ from . import dcp
 KINDS = dcp.KINDS
 PRUNES = True
 FINDS_WIDTHS = True
-SELECTING = dcp.SELECTING
 stages = dcp.stages
 
 

@@ -1,8 +1,8 @@
 """Channel pruning by LASSO regression on the next layer's outputs, then least squares (He, Zhang & Sun 2017).
 
 min_β ‖Y − Σ_c β_c Z_c‖²/2N + λ‖β‖₁, Z_c what channel c contributes to sampled outputs Y of the next layer; λ rises
-until as few β as wanted are left. Channels that stay get the weights that come nearest to what the layer gave in the net
-before pruning, given what it gets now.
+until as few β as wanted are left. Channels that stay get the weights that come nearest to what the layer gave before
+pruning, given what it gets now.
 """
 
 import torch

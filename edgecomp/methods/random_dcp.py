@@ -7,7 +7,6 @@ from . import dcp
 
 KINDS = dcp.KINDS
 PRUNES = True
-SELECTING = dcp.SELECTING
 Config = dcp.Config
 stages = dcp.stages
 

@@ -3,6 +3,7 @@
 The smallest scales of the whole net go, so that every group gets a width of its own.
 """
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,13 +16,13 @@ from ..pruning.widths import Pruned
 KINDS = ("conv",)
 PRUNES = True
 FINDS_WIDTHS = True
-SELECTING = 0.5
 
 
 class Config(Pruned):
-    """sparsity: weight of the penalty Σ|γ|. Half of the epochs are spent with it."""
+    """sparsity: weight of the penalty Σ|γ|. choosing: epochs of training with it."""
 
-    sparsity: float = 1e-4
+    sparsity: float = Field(1e-4, ge=0)
+    choosing: float = Field(0.5, ge=0)
 
 
 def refuse(group: Group, net: nn.Module) -> str:
@@ -41,7 +42,7 @@ def rank(job: Job, groups: list[Group]) -> None:
         penalty = sum(norm.weight.abs().sum() for norm in norms)
         return F.cross_entropy(net(inputs), targets) + job.config.sparsity * penalty
 
-    steps = steps_of(SELECTING * job.config.epochs, job.data.train)
+    steps = steps_of(job.config.choosing, job.data.train)
     Tuning(job.net, job.data.train, steps, job.config.rate, job.seed * 1009 + 1, loss).run("training sparse scales")
     for group in groups:
         parts = tuple(part for part in group.side("both") if part.layer in _scales(group, job.net))

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,19 +29,19 @@ from .surgery import columns
 from .tuning import Tuning, batch, steps_of
 from .widths import Pruned
 
-SELECTING = 0.5  # of the epochs, for the stages; what is left comes after the surgery
 _BATCH = 64
 _JUDGED = 256
 
 
 class Discriminating(Pruned):
-    """losses: P. weight: λ. rounds: channels are chosen in so many steps, several at once. updates: steps of SGD after
-    each."""
+    """losses: P. weight: λ. choosing: epochs of all stages together. rounds: channels are chosen in so many steps,
+    several at once. updates: steps of SGD after each."""
 
-    losses: int = 2
-    weight: float = 1.0
-    rounds: int = 8
-    updates: int = 2
+    choosing: float = Field(0.5, ge=0)
+    losses: int = Field(2, ge=0)
+    weight: float = Field(1.0, ge=0)
+    rounds: int = Field(8, ge=1)
+    updates: int = Field(2, ge=1)
 
 
 class Head(nn.Module):
@@ -96,7 +97,7 @@ def rank(job: Job, groups: list[Group], randomly: bool = False, everything: bool
     """
     assert job.data is not None
     stage, index = _stage(job, groups), stages(job).index(groups)
-    steps = steps_of(SELECTING * job.config.epochs / len(stages(job)), job.data.train)
+    steps = steps_of(job.config.choosing / len(stages(job)), job.data.train)
     extra = stage.head.parameters() if stage.head else ()
     seed = job.seed * 1009 + index + 1
     Tuning(job.net, job.data.train, steps, job.config.rate, seed, stage.loss, extra).run("training a stage", job.mask)

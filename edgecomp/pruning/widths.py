@@ -20,8 +20,8 @@ class Pruned(Record):
     """keep: the fraction of every group's channels that stays. In its place a wish: as many as leave at most a fraction
     of the net's multiply-adds (`macs`), of its bytes as fp32 (`bytes`), or of its time on this machine (`latency`).
     multiple: numbers of channels are multiples of that, and at least that. adds: channels that are added to others are
-    pruned too, else only those within residual blocks. epochs, rate: of training, all that the method does of it, on
-    the training split."""
+    pruned too, else only those within residual blocks. epochs, rate: of training on the training split after channels
+    have been taken out."""
 
     WISHES: ClassVar[tuple[str, ...]] = ("keep", "macs", "bytes", "latency")
     DEFAULT: ClassVar[tuple[str, float]] = ("macs", 0.5)
