@@ -40,7 +40,8 @@ def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
     before it produce.
     """
     data_name = model.data.calibration.name if model.data else "data-free"
-    later = {"target", "runtime", "stock", "budget_bytes", "max_drop_points", "recover_epochs"}  # stages ask for these
+    limits = {"budget_bytes", "max_drop_points", "limits"}
+    later = {"target", "runtime", "stock", "recover_epochs"} | limits  # other stages ask for these
     key = stage_key("compress", plan.model_dump_json(exclude=later), data_name)
     path = work.stages / "compressed.safetensors"
     with progress.stage("compress"):

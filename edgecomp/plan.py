@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
+from pathlib import Path
 
 from torch import nn
 
-from . import chain, devices, discover, graph, progress, prune
+from . import chain, devices, discover, graph, limits, progress, prune, trial
 from .chain import Chain
 from .errors import UsageError, unknown
 from .files import write_text
@@ -23,13 +24,14 @@ DEFAULT_RUNTIME = "executorch"
 
 
 def check(request: Request) -> None:
-    """Refuses unknown names, settings and kinds before anything long begins.
+    """Refuses unknown names, settings, kinds, and limits that cannot be judged, before anything long begins.
 
     Raises:
-        UsageError, DeviceError: see `discover` and `devices.chosen`.
+        UsageError, DeviceError: see `discover`, `devices.chosen` and `limits.check`.
     """
     _runtime_and_chains(request)
-    devices.chosen(discover.target(request.target), request.on)
+    names = devices.chosen(discover.target(request.target), request.on, devices.Place.of(request))
+    limits.check(request.limits, request.max_drop, names)
 
 
 def plan(model: Model, request: Request, work: Workspace) -> Plan:
@@ -44,7 +46,8 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         _require_matches(request.layers, [name for names in groups for name in names])
         pruning, left = None, model
         if chains[0].prunes:
-            pruning = prune.plan_channels(model, chains[0], request, work)
+            timer = trial.timer(runtime, model.net, model.example_inputs)
+            pruning = prune.plan_channels(model, chains[0], request, work, timer)
             left, chains = prune.shaped(model, pruning), chains[1:]
         entries = _coupled(left, [_entry(left, names, chains, request) for names in groups], chains)
         if pruning:
@@ -61,6 +64,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             seed=request.seed,
             budget_bytes=request.budget_bytes,
             max_drop_points=request.max_drop,
+            limits=request.limits,
             recover_epochs=request.recover_epochs,
             stock=request.stock,
             pruning=pruning,
@@ -68,6 +72,20 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         )
         write_text(work.path("plan.json"), result.model_dump_json(indent=1) + "\n")
         return result
+
+
+def read_plan(path: Path) -> Plan:
+    """A `plan.json`, validated.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} is not the plan of a build", "Name the folder that `edgecomp build -o` wrote."
+        ) from error
 
 
 def _runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
@@ -125,7 +143,7 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
     for candidate in chains:
         reason, predicted = _filtered(names, layer, kind, candidate, request), size
         if not reason:
-            candidate = candidate.settled(layer)
+            candidate = (candidate if model.data else candidate.without_data()).settled(layer)
             reason = candidate.refuse(layer)
         if not reason:
             predicted = candidate.predict(layer).bytes

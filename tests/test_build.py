@@ -79,8 +79,7 @@ def test_every_method_builds_the_default_model(edgecomp, tmp_path, method):
 
 @pytest.mark.parametrize("method,bits", [("int2+int8", 2), ("int4", 4), ("pq+int8", 1), ("int8+kmeans", 8)])
 def test_integer_layers_run_on_litert(edgecomp, tmp_path, method, bits):
-    static = ("--set", "activations=static") if method.startswith("int8") else ()  # then the first layer too
-    done = edgecomp("build", "--runtime", "litert", "--method", method, *static, "--on", "qemu", "-o", "out")
+    done = edgecomp("build", "--runtime", "litert", "--method", method, "--on", "qemu", "-o", "out")
     assert done.returncode in (0, 1), done.stderr
     r = report_of(tmp_path / "out")
     assert r["proof"]["codes_stored"] and r["check"]["relative_difference"] < 1e-2
@@ -159,14 +158,6 @@ def test_outputs_far_from_exact_ones_are_remarked():
     assert _about_outputs(Proof(relative_difference=0.05, **proof)) == []
     (note,) = _about_outputs(Proof(relative_difference=0.28, **proof))
     assert "28 % from those of the torch module" in note
-
-
-def test_report_renders_again(edgecomp, tiny_model, tmp_path):
-    assert edgecomp("build", tiny_model, "--on", "none", "--budget", "1MB", "-o", "out").returncode == 0
-    (tmp_path / "out" / "report.html").unlink()
-    done = edgecomp("report", "out")
-    assert done.returncode == 0 and "PASS" in done.stdout
-    assert (tmp_path / "out" / "report.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -257,6 +248,8 @@ def _nothing_is_half_written(out):
             "bundle",
             "report.json",
             "report.html",
+            "report.md",
+            "report.junit.xml",
             ".stages",
         } or (path.name.startswith(".") and path.name.endswith(".partial"))
 

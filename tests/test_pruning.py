@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
 
-from edgecomp import chain, checkpoint, compress, discover, plan
+from edgecomp import chain, checkpoint, compress, discover, plan, prune, trial
 from edgecomp.errors import UsageError
 from edgecomp.load import load
 from edgecomp.methods import lasso, thinet
@@ -479,3 +479,24 @@ def test_what_is_pruned_is_then_factorized_and_coded(edgecomp, small, tmp_path):
         assert json.loads(file.metadata()["channels"])["last"][0] < 32
     again = edgecomp(*command)
     assert again.returncode == 0 and again.stderr.count("cached") >= 3
+
+
+def test_a_wish_for_time_is_met_by_trial(small, tmp_path):
+    """What the stopwatch says is made up here, for it depends on the machine: the fraction of the weights."""
+    model = load(Request(model=str(small)))
+    seen = []
+
+    def timer(net):
+        seen.append(sum(p.numel() for p in net.parameters()) / model.parameters)
+        return seen[-1]
+
+    (one,) = chain.parse("l1", ("latency=0.7",))
+    with Workspace(tmp_path / "out") as work:
+        made = prune.plan_channels(model, one, Request(model=str(small), method="l1"), work, timer)
+    left = made.bytes[1] / made.bytes[0]
+    assert 0.6 < left <= 0.7 and any(share > 0.7 for share in seen)
+
+
+def test_nets_are_exported_and_timed_in_turns(small):
+    model = load(Request(model=str(small)))
+    assert 0.2 < trial.timer("executorch", model.net, model.example_inputs)(model.net) < 5
