@@ -56,7 +56,7 @@ def compress(model: Model, plan: Plan, work: Workspace) -> Compressed:
             done = {**errors, "calibration": data_name, "seconds": time.monotonic() - start}
             checkpoint.save(net, path)
             work.record("compress", key, [path], done)
-        notes = (plan.pruning.text,) if plan.pruning else ()
+        notes = plan.pruning.notes if plan.pruning else ()
         return Compressed(net=net, checkpoint=path, notes=notes, **done)
 
 

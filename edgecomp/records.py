@@ -168,6 +168,15 @@ class Pruning(Record):
             f"multiply-adds, {100 * self.bytes[1] / self.bytes[0]:.1f} % of the bytes"
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is said of it in a report: how much is left, and why some channels all stay."""
+        reasons: dict[str, list[str]] = {group.reason: [] for group in self.groups if group.reason}
+        for group in self.groups:
+            if group.reason:
+                reasons[group.reason].append(" & ".join(group.layers))
+        return self.text, *(f"channels of {', '.join(names)} stay: {reason}" for reason, names in reasons.items())
+
 
 class Plan(Record):
     """The decision for every layer, in the order of execution; written as `plan.json`."""

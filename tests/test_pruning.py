@@ -9,7 +9,6 @@ import torch
 from conftest import TINY_DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 from torch import nn
 
 from edgecomp import chain, checkpoint, compress, discover, plan, prune, trial
@@ -475,8 +474,6 @@ def test_what_is_pruned_is_then_factorized_and_coded(edgecomp, small, tmp_path):
         ("block.inner",),
         ("last",),
     }
-    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["channels"])["last"][0] < 32
     again = edgecomp(*command)
     assert again.returncode == 0 and again.stderr.count("cached") >= 3
 
