@@ -44,6 +44,11 @@ class Chain:
         }
 
     @property
+    def prunes(self) -> bool:
+        """It takes channels out of the net, and leaves the layers to the chains behind it."""
+        return getattr(self._method, "PRUNES", False)
+
+    @property
     def codes(self) -> bool:
         """What it makes of a layer is a codebook layer."""
         return len(self.names) == 1 and getattr(self._method, "CODES", False)
@@ -185,7 +190,15 @@ def parse(expression: str, settings: tuple[str, ...] = (), runtime: str = "") ->
             raise unknown(f"setting of {owner or expression}", field, known)
         for name in owners:
             (kinds if field == "kinds" else texts[name])[name if field == "kinds" else field] = value
-    return [replace(_chain(chain, texts, kinds), runtime=runtime) for chain in chains]
+    found = [replace(_chain(chain, texts, kinds), runtime=runtime) for chain in chains]
+    for place, candidate in enumerate(found):
+        if candidate.prunes and place:
+            others = [name for name in expression.split("+") if name != candidate.name]
+            raise UsageError(
+                f"{expression}: {candidate.name} takes channels out of the whole net, and layers come after that",
+                f"Did you mean {'+'.join([candidate.name, *others])}?",
+            )
+    return found
 
 
 def restore(name: str, settings: dict[str, Any], runtime: str = "") -> Chain:
@@ -201,6 +214,14 @@ def restore(name: str, settings: dict[str, Any], runtime: str = "") -> Chain:
 
 
 def _chain(names: tuple[str, ...], texts: dict[str, dict[str, str]], kinds: dict[str, str]) -> Chain:
+    pruning = [name for name in names if getattr(discover.method(name), "PRUNES", False)]
+    if pruning and len(names) > 1:
+        others = [name for name in names if name not in pruning]
+        raise UsageError(
+            f"{':'.join(names)}: {pruning[0]} makes no parts of a layer, it takes channels out of the whole net",
+            f"Did you mean {'+'.join([pruning[0], ':'.join(others)])}, which gives the layers that are left to "
+            f"{':'.join(others)}?",
+        )
     for name in names[:-1]:
         if not hasattr(discover.method(name), "structure"):
             raise UsageError(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import calibration, chain, checkpoint, graph, lookup, permute, progress
+from . import calibration, chain, checkpoint, graph, lookup, permute, progress, prune
 from .calibration import Inputs
 from .chain import Chain, Together
 from .engines import Engine
@@ -76,11 +76,13 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
             net = checkpoint.restore(model.net, path)
         else:
             start = time.monotonic()
-            net, errors = _compressed_net(model, plan, engine)
+            left = prune.pruned(model, plan.pruning, plan.seed, work) if plan.pruning else model
+            net, errors = _compressed_net(left, plan, engine)
             done = {**errors, "calibration": data_name, "seconds": time.monotonic() - start}
             checkpoint.save(net, path)
             work.record("compress", key, [path], done)
-        return Compressed(net=net, checkpoint=path, **done)
+        notes = plan.pruning.notes if plan.pruning else ()
+        return Compressed(net=net, checkpoint=path, notes=notes, **done)
 
 
 def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn.Module, dict[str, dict[str, float]]]:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from torch import nn
 
-from . import chain, devices, discover, engines, graph, limits, progress
+from . import chain, devices, discover, engines, graph, limits, progress, prune, trial
 from .chain import Chain
 from .errors import UsageError, unknown
 from .files import write_text
 from .layers.matrix import KINDS, explicit_padding, kind_of
-from .records import Model, Plan, PlanEntry, Request
+from .records import Model, Plan, PlanEntry, Pruning, Request
 from .units import format_bytes
 from .workspace import Workspace
 
@@ -45,9 +45,17 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         runtime, chains = runtime_and_chains(request)
         groups = tied_groups(model)
         _require_matches(request.layers, [name for names in groups for name in names])
-        entries = decide(model, groups, chains, request)
+        pruning, left = None, model
+        if chains[0].prunes:
+            timer = trial.timer(runtime, model.net, model.example_inputs)
+            pruning = prune.plan_channels(model, chains[0], request, work, timer)
+            left, chains = prune.shaped(model, pruning), chains[1:]
+        entries = decide(left, groups, chains, request)
+        if pruning:
+            entries = tuple(_since_pruned(model, left, entry, pruning) for entry in entries)
         taken = [names[0] for entry in entries if entry.method for names in entry.units]
-        progress.note(f"{len(taken)} of {len(groups)} layers: {', '.join(taken) or 'none'}")
+        if chains:
+            progress.note(f"{len(taken)} of {len(groups)} layers: {', '.join(taken) or 'none'}")
         result = Plan(
             model=model.source,
             model_sha256=model.sha256,
@@ -60,6 +68,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             limits=request.limits,
             recover_epochs=request.recover_epochs,
             stock=request.stock,
+            pruning=pruning,
             entries=entries,
         )
         write_text(work.path("plan.json"), result.model_dump_json(indent=1) + "\n")
@@ -158,6 +167,17 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
         reasons.append(reason)
     reason = "; ".join(dict.fromkeys(reasons))
     return PlanEntry(layers=names, kind=kind, method=None, reason=reason, original_bytes=size, predicted_bytes=size)
+
+
+def _since_pruned(model: Model, left: Model, entry: PlanEntry, pruning: Pruning) -> PlanEntry:
+    """The entry of a layer as it is before channels are taken out, from that of what is left of it."""
+    names = [names[0] for names in entry.units]
+    before, after = (sum(parameter_bytes(m.net.get_submodule(name)) for name in names) for m in (model, left))
+    if before != after:
+        return entry.model_copy(update={"pruned": pruning.method, "original_bytes": before})
+    reasons = [group.reason for group in pruning.groups if group.reason and set(names) & set(group.layers)]
+    reason = "; ".join(dict.fromkeys(filter(None, [entry.reason, *reasons])))
+    return entry if entry.method else entry.model_copy(update={"reason": reason})
 
 
 def _coupled(model: Model, entries: list[PlanEntry], chains: list[Chain]) -> tuple[PlanEntry, ...]:

@@ -136,7 +136,9 @@ class _Run:
         for parameter in self.student.parameters():
             parameter.requires_grad_(False)
         groups = []
-        for name, parameter, rate in _free_parameters(self.student):
+        before = {name: parameter.shape for name, parameter in teacher.named_parameters()}
+        whole = any(before.get(name, parameter.shape) != parameter.shape for name, parameter in net.named_parameters())
+        for name, parameter, rate in _free_parameters(self.student, whole):
             self.parameters[name] = parameter.requires_grad_(True)
             peak = rate * parameter.detach().square().mean().sqrt().clamp(min=1e-3).item()
             groups.append({"params": [parameter], "lr": peak, "peak": peak})
@@ -236,8 +238,9 @@ def _trainable(net: nn.Module) -> nn.Module:
     return net
 
 
-def _free_parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, float]]:
-    """What learns, and its rate: codebooks, scales, every bias and norm; where layers were factorized, all weights."""
+def _free_parameters(net: nn.Module, whole: bool = False) -> Iterator[tuple[str, nn.Parameter, float]]:
+    """What learns, and its rate: codebooks, scales, every bias and norm; where layers were factorized, or the `whole`
+    net was pruned, all weights."""
     inserted = {
         f"{name}.{part}"
         for name, module in net.named_modules()
@@ -250,7 +253,7 @@ def _free_parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, float]
             yield name, parameter, _INSERTED_RATE
         elif name.endswith(".words") or (parameter.dim() == 1 and not inserted):
             yield name, parameter, _RATE
-        elif inserted:
+        elif inserted or whole:
             yield name, parameter, _LAYER_RATE
 
 

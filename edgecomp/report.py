@@ -46,6 +46,8 @@ def report(
     """Puts the figures together, decides the verdicts, and writes the report's files."""
     size = _size(artifact)
     taken = {entry.method: entry.settings for entry in plan.entries if entry.method}
+    if plan.pruning:
+        taken = {plan.pruning.method: plan.pruning.settings, **taken}
     settings = next(iter(taken.values()), {}) if len(taken) < 2 else taken
     judged = limits.judge(plan, size, measured)
     result = Report(
@@ -65,6 +67,7 @@ def report(
         measurements=list(measured.measurements),
         check=measured.check,
         layers=list(artifact.layers),
+        channels=list(plan.pruning.groups) if plan.pruning else [],
         proof=artifact.proof,
         compress_seconds=round(compressed.seconds, 2),
         calibration=compressed.calibration,

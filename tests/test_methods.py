@@ -55,6 +55,7 @@ INTEGERS = {"int8", "int4", "int2"}
 NEVER_EXACT = {"binary", *INTEGERS, "svd:int8"}  # signs are signs, and 8 bits are 8 bits: see test_quantized.py
 ROUNDED_TO_NEAREST = {"int8"}  # calibration makes nothing better of its weights; it fixes scales of activations
 MULTIPLIED = INTEGERS
+PRUNING = {"dcp", "dcp_adapt", "random_dcp", "l1", "apoz", "thinet", "lasso", "slimming"}  # see test_pruning.py
 CONVOLUTIONAL = {"scheme1", "scheme2", "tucker", "cp", "tt", "coupled_tt"}  # see test_lowrank.py
 
 LAYERS = {
@@ -72,7 +73,9 @@ LAYERS = {
 
 def methods():
     single = {name for name in LADDERS if ":" not in name}
-    assert single | CONVOLUTIONAL == set(discover.method_names()), "every method needs its ladder of settings here"
+    assert single | CONVOLUTIONAL | PRUNING == set(discover.method_names()), (
+        "every method needs its ladder of settings here"
+    )
     return list(LADDERS)
 
 
