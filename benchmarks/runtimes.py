@@ -104,7 +104,9 @@ def _run(model: Model, rows: list[Row], inputs: Path, folder: Path) -> None:
         native.make_bundle(target, runtime, folder / runtime)
     for row in rows:
         with progress.stage("run", f"{row.runtime} {row.net}"):
-            row.accuracy = measure.score(model.data, measure.test_outputs(model, row.runtime, row.path))
+            row.accuracy = measure.score(
+                model.data, measure.test_outputs(model, row.runtime, row.path), model.data.test.targets
+            )
             run = emulator.run(folder / row.runtime, row.path, inputs, threads=1, warmup=1, repeat=3)
             row.instructions = int(np.median(run.instructions[1:]))
 

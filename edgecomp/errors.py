@@ -23,6 +23,12 @@ class EdgecompError(Exception):
         return f"{message}\n  {self.remedy}" if self.remedy else message
 
 
+class LimitError(EdgecompError):
+    """A limit that was stated cannot be met, whatever is done."""
+
+    exit_code = 1
+
+
 class UsageError(EdgecompError):
     """The request itself is wrong: a typo, an unknown name, a value that cannot be read."""
 

@@ -59,7 +59,7 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
     digest = sha256_file(compressed.checkpoint)
     key = stage_key("export", digest, plan.runtime, runtime.version(), _shapes(model), plan.stock)
     with progress.stage("export", plan.runtime):
-        original = _original(model, plan.runtime)
+        original = original_file(model, plan.runtime)
         done = work.recall("export", key)
         if done is not None:
             progress.note("cached")
@@ -128,7 +128,7 @@ def output_values(model: Model) -> int:
         return flat_output(model.net(*model.example_inputs)).numel()
 
 
-def _original(model: Model, runtime_name: str) -> Path:
+def original_file(model: Model, runtime_name: str) -> Path:
     """The uncompressed export, made once per model, runtime and version."""
     runtime = discover.runtime(runtime_name)
     identity = [model.sha256, repr(model.net), _shapes(model), runtime_name, runtime.version()]

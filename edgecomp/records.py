@@ -100,11 +100,23 @@ class Cost(Record):
     macs: int
 
 
+class RunnerUp(Record):
+    """What `auto` would have chosen for a group of layers were it not for what it did choose: the bytes and damage of
+    the group, and, with all others chosen anew, the predicted damage of the plan."""
+
+    method: str | None
+    settings: dict[str, Any] = {}
+    bytes: int
+    damage: float
+    plan_damage: float
+
+
 class PlanEntry(Record):
     """What becomes of one group of layers that must be treated alike (tied weights, coupled channels).
 
     `coupled`: the layers have weights of their own, and are to share parts. `method` is None where the group is left
-    alone; `reason` then says why.
+    alone; `reason` then says why. Where `auto` chose: the predicted `damage` (see `Search`), `instructions` of one
+    inference, and the runner-up.
     """
 
     layers: tuple[str, ...]
@@ -115,11 +127,42 @@ class PlanEntry(Record):
     reason: str = ""
     original_bytes: int
     predicted_bytes: int
+    damage: float | None = None
+    instructions: int | None = None
+    runner_up: RunnerUp | None = None
 
     @property
     def units(self) -> tuple[tuple[str, ...], ...]:
         """The names of every layer; tied ones are one, of several names."""
         return tuple((name,) for name in self.layers) if self.coupled else (self.layers,)
+
+
+class Look(Record):
+    """One plan that `auto` built and looked at: the file it gave, and what the file's outputs lose on calibration
+    samples, as predicted and as measured."""
+
+    file_bytes: int
+    predicted_damage: float
+    damage: float
+    drop_points: float
+    chosen: bool = False
+
+
+class Search(Record):
+    """How `auto` found the plan. Damage is the Kullback–Leibler divergence of the class probabilities from those of the
+    original, in nats, a mean over samples of the calibration split.
+
+    candidates: of all layers, whose damage was found out. limits: on bytes, instructions, memory or damage.
+    container_bytes: what the file has beyond the layers. evidence: of the instructions.
+    """
+
+    split: str
+    samples: int
+    candidates: int
+    limits: dict[str, float]
+    container_bytes: int
+    looks: list[Look]
+    evidence: Evidence = "estimated"
 
 
 class Plan(Record):
@@ -136,6 +179,7 @@ class Plan(Record):
     recover_epochs: float = 0
     stock: bool = False
     entries: tuple[PlanEntry, ...]
+    search: Search | None = None
 
 
 # --- compress, recover, export, measure -------------------------------------------------------------------

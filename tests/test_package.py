@@ -59,7 +59,7 @@ RANKS = [
     {"native"},
     {"devices"},
     {"timing"},
-    {"load", "plan", "compress", "recover", "export", "measure", "report", "doctor"},
+    {"load", "plan", "auto", "compress", "recover", "export", "measure", "report", "doctor"},
     {"pipeline", "papers"},
     {"cli"},
 ]

@@ -119,7 +119,7 @@ def test_codes_are_in_place_and_all_else_is_as_it_was(keras):
 
 def test_the_original_is_the_file_itself(keras):
     model = load(Request(model=str(keras)))
-    assert export._original(model, "litert").read_bytes() == keras.read_bytes()
+    assert export.original_file(model, "litert").read_bytes() == keras.read_bytes()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -15,6 +15,7 @@ from ..layers.matrix import weight_matrix
 
 KINDS = ("dense", "conv", "embedding")
 CODES = True
+CANDIDATES = ("k=2", "k=4", "k=8", "k=16", "k=64", "k=256")
 
 
 class Config(Fitting):

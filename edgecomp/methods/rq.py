@@ -15,6 +15,7 @@ from ..layers.matrix import weight_matrix
 
 KINDS = ("dense", "embedding")
 CODES = True
+CANDIDATES = ("s=4 t=2", "s=8 t=2", "s=16 t=2")
 
 
 class Config(Fitting):
