@@ -29,7 +29,7 @@ from edgecomp.workspace import Workspace
 
 NETS = {
     "int8": ("int8", ()),
-    "int8, static": ("int8", ("activations=static",)),
+    "int8, dynamic": ("int8", ("activations=dynamic",)),
     "int4": ("int4", ()),
     "int2, convolutions int8": ("int2+int8", ()),
     "pq": ("pq", ()),
@@ -104,9 +104,7 @@ def _run(model: Model, rows: list[Row], inputs: Path, folder: Path) -> None:
         native.make_bundle(target, runtime, folder / runtime)
     for row in rows:
         with progress.stage("run", f"{row.runtime} {row.net}"):
-            row.accuracy = measure.score(
-                model.data, measure.test_outputs(model, row.runtime, row.path), model.data.test.targets
-            )
+            row.accuracy = measure.score(model.data, measure.test_outputs(model, row.runtime, row.path))
             run = emulator.run(folder / row.runtime, row.path, inputs, threads=1, warmup=1, repeat=3)
             row.instructions = int(np.median(run.instructions[1:]))
 

@@ -223,6 +223,7 @@ def doctor() -> None:
 def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
 
+    from . import explain
     from .report import left_alone
     from .units import format_bytes
 
@@ -239,7 +240,10 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
     total = [format_bytes(sum(getattr(e, f) for e in plan.entries)) for f in ("original_bytes", "predicted_bytes")]
     _print_table(("layer", "kind", "method", "original", "predicted"), [*rows, ("all layers", "", "", *total)])
     Console().print(*left_alone((", ".join(e.layers), e.method, e.reason) for e in plan.entries), sep="\n")
-    print("The file's container comes on top.")
+    if plan.search is None:
+        print("The file's container comes on top.")
+    else:
+        Console().print(*explain.tables(plan.search, plan.entries), sep="\n")
 
 
 def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

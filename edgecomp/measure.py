@@ -56,13 +56,13 @@ def answers_agree(a: Tensor, b: Tensor) -> float:
     return 100 * (a.argmax(1) == b.argmax(1)).float().mean().item()
 
 
-def score(data: Data, outputs: Tensor, targets: Tensor) -> float:
-    """The model's metric, in percent."""
+def score(data: Data, outputs: Tensor) -> float:
+    """The model's metric on the test split, in percent."""
     if callable(data.metric):
-        return float(data.metric(outputs, targets))
+        return float(data.metric(outputs, data.test.targets))
     if data.metric != "top1":
         raise BuildError(f"unknown metric {data.metric!r}", "Use 'top1' or a function (outputs, targets) → percent.")
-    return 100 * (outputs.argmax(1) == targets).float().mean().item()
+    return 100 * (outputs.argmax(1) == data.test.targets).float().mean().item()
 
 
 def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> tuple[Accuracy | None, Tensor | None]:
@@ -72,7 +72,7 @@ def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> tuple[Accuracy | 
     test = model.data.test
     original = test_outputs(model, plan.runtime, artifact.original_path)
     compressed = test_outputs(model, plan.runtime, artifact.path)
-    before, after = (score(model.data, outputs, test.targets) for outputs in (original, compressed))
+    before, after = score(model.data, original), score(model.data, compressed)
     metric = "custom" if callable(model.data.metric) else model.data.metric
     progress.note(f"{metric} {before:.2f} → {after:.2f} % on {len(test):,} samples of {test.name}")
     return Accuracy(

@@ -107,6 +107,7 @@ def _runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
 
 
 def _checked_auto(request: Request, own: str | None, asked: str) -> str:
+    from .auto import costs
     from .auto.options import options
 
     if own is not None:
@@ -114,7 +115,7 @@ def _checked_auto(request: Request, own: str | None, asked: str) -> str:
             f"--method auto tries layers out in torch, and {request.model} is a finished file",
             "Build from the torch model, or name a method.",
         )
-    options(request.settings, asked)
+    costs.check(request.target, list(options(request.settings, asked).limits))
     return asked
 
 

@@ -343,7 +343,8 @@ class Environment(Record):
 
 
 class Report(Record):
-    """`report.json`. Fields may be added, never renamed."""
+    """`report.json`. Fields may be added, never renamed. search, plan: where `auto` found the plan, how, and with what
+    runners-up."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -362,6 +363,8 @@ class Report(Record):
     measurements: list[Measurement]
     check: EmulatorCheck | None
     layers: list[LayerReport]
+    search: Search | None = None
+    plan: list[PlanEntry] = []
     proof: Proof
     compress_seconds: float
     calibration: str

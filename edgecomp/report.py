@@ -16,7 +16,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from . import progress
+from . import explain, progress
 from .files import write_text
 from .records import (
     Artifact,
@@ -66,6 +66,8 @@ def report(
         check=measured.check,
         layers=list(artifact.layers),
         proof=artifact.proof,
+        search=plan.search,
+        plan=list(plan.entries) if plan.search else [],
         compress_seconds=round(compressed.seconds, 2),
         calibration=compressed.calibration,
         notes=[*compressed.notes, *measured.notes, *_about_outputs(artifact.proof)],
@@ -90,6 +92,8 @@ def print_report(result: Report, console: Console) -> None:
         "tables: in which products with codewords are looked up, and the error that this adds to the outputs\n",
         "dim",
     )
+    if result.search:
+        notes = [*notes, Text(), *explain.tables(result.search, result.plan)]
     parts = [_layer_table(result), errors, *notes, Text(), _figure_table(_FIGURES, _figures(result)), Text()]
     if price := stock_price(result):
         parts += [_figure_table(_PRICE, price), Text()]
@@ -119,7 +123,11 @@ def to_html(result: Report) -> str:
     environment.filters.update(bytes=format_bytes, count=format_count)
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
     return template.render(
-        r=result, figures=_figures(result), price=stock_price(result), left_alone=_left_alone(result)
+        r=result,
+        figures=_figures(result),
+        price=stock_price(result),
+        left_alone=_left_alone(result),
+        why=explain.html(result),
     )
 
 

@@ -48,7 +48,7 @@ def test_wheel_carries_its_data(tmp_path):
 RANKS = [
     {"errors", "markdown", "units"},
     {"files", "records", "progress", "tflite"},
-    {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
+    {"compiler", "explain", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
     {"file_net", "calibration", "checkpoint", "kmeans", "train", "permute"},
     {"tflite_model", "lookup", "lowrank", "rounding", "ttd"},
     {"coding"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from ..records import Model, Plan
 from ..recover import divergence
 from ..train import predict
 from ..workspace import Workspace, stage_key
+from . import costs
 from .trials import judges
 
 _MORE = 4  # times the samples that judge a candidate judge a plan
@@ -25,27 +26,28 @@ _MORE = 4  # times the samples that judge a candidate judge a plan
 @dataclass(frozen=True)
 class Looked:
     """file_bytes: of the exported file. damage, drop_points: of its outputs. alone: by the first name of every group,
-    how much less the damage is with that group as it was, all others as planned."""
+    how much less the damage is with that group as it was, all others as planned. measured: by resource."""
 
     file_bytes: int
     damage: float
     drop_points: float
     alone: dict[str, float]
+    measured: dict[str, float]
 
 
 class Looker:
     """Builds plans and looks at them, each once."""
 
-    def __init__(self, model: Model, samples: int, work: Workspace) -> None:
+    def __init__(self, model: Model, samples: int, work: Workspace, resources: list[str]) -> None:
         assert model.data is not None
-        self.model, self.samples, self.work = model, samples, work
+        self.model, self.samples, self.work, self.resources = model, samples, work, resources
         self.judges = judges(model.data.calibration, _MORE * samples)
         self.wanted = flat_output(predict(model.net, self.judges.inputs))
 
     def look(self, plan: Plan, number: int) -> Looked:
         """What becomes of the plan."""
         name = f"look-{number}"
-        key = stage_key("look", plan.model_dump_json(exclude={"search", "budget_bytes"}), self.samples)
+        key = stage_key("look", plan.model_dump_json(exclude={"search", "budget_bytes"}), self.samples, self.resources)
         with progress.stage("look", f"plan {number}"):
             done = self.work.recall(name, key)
             if done is None:
@@ -65,10 +67,12 @@ class Looker:
             without_custom_ops(made, self.model.example_inputs) if plan.stock else made, self.model.example_inputs, path
         )
         outputs = run_on_host(plan.runtime, path, [self.judges.inputs], self.wanted.shape[1], torch.get_num_threads())
-        size = path.stat().st_size
+        size, sample = path.stat().st_size, self.judges.inputs
+        measured = {r: costs.measured(r, path, plan.runtime, plan.target, sample) for r in self.resources}
         path.unlink()
-        before, after = (score(self.model.data, o, self.judges.targets) for o in (self.wanted, outputs))  # type: ignore[arg-type]
-        return Looked(size, divergence(outputs, self.wanted).item(), before - after, self._alone(plan, made))
+        judged = replace(self.model.data, test=self.judges)  # type: ignore[type-var]
+        before, after = (score(judged, answers) for answers in (self.wanted, outputs))
+        return Looked(size, divergence(outputs, self.wanted).item(), before - after, self._alone(plan, made), measured)
 
     def _alone(self, plan: Plan, made: nn.Module) -> dict[str, float]:
         """What each group's replacement adds to the damage of all others."""

@@ -74,6 +74,7 @@ class _Searcher:
     base: Plan
     work: Workspace
     scales: dict[str, float] = field(default_factory=dict)  # by the first name of the group
+    offsets: dict[str, float] = field(default_factory=dict)  # by resource: what files take beyond what is predicted
     damage_limit: float = _FIRST_LIMIT
 
     def run(self) -> Plan:
@@ -93,17 +94,15 @@ class _Searcher:
 
     def _limits(self) -> dict[str, float]:
         limits: dict[str, float] = {"bytes": self.budget - self.container}
-        if self.pool.options.instructions is not None:
-            limits["instructions"] = self.pool.options.instructions
-        if self.pool.options.ram is not None:
-            limits["ram"] = self.pool.options.ram
+        for resource, limit in self.pool.options.limits.items():
+            limits[resource] = limit - self.offsets.get(resource, 0.0)
         if self.seeks_least:
             limits["damage"] = self.damage_limit
         return limits
 
     def _choose(self, without: Candidate | None = None) -> Choice | None:
         flat = [candidate for group in self.pool.kept for candidate in group if candidate is not without]
-        columns = [Column(c.layers, self._damage_of(c), costs.takes(c, self.pool.model.net)) for c in flat]
+        columns = [Column(c.layers, self._damage_of(c), costs.takes(c)) for c in flat]
         chosen = knapsack.choose(columns, self._limits(), "bytes" if self.seeks_least else "damage")
         if chosen is None:
             return None
@@ -114,7 +113,7 @@ class _Searcher:
     # --- looking ------------------------------------------------------------------------------------------
 
     def _rounds(self) -> Plan:
-        looker = Looker(self.pool.model, self.pool.options.samples, self.work)
+        looker = Looker(self.pool.model, self.pool.options.samples, self.work, list(self.pool.options.limits))
         looked: dict[tuple[int, ...], tuple[Choice, Looked]] = {}
         while len(looked) < self.pool.options.rounds + (
             0 if any(self._fits(l) for _, l in looked.values()) else _EXTRA
@@ -153,18 +152,25 @@ class _Searcher:
         return choice
 
     def _fits(self, found: Looked) -> bool:
-        return found.file_bytes <= self.budget
+        return found.file_bytes <= self.budget and not self._excess(found)
+
+    def _excess(self, found: Looked) -> float:
+        """By what fraction a file takes more than a limit on another resource than bytes allows."""
+        limits = self.pool.options.limits.items()
+        return max((found.measured[r] / limit - 1 for r, limit in limits if found.measured[r] > limit), default=0.0)
 
     def _rank(self, found: Looked) -> tuple[float, ...]:
         """The less, the better."""
+        over = max(0, found.file_bytes - self.budget), self._excess(found)
         if self.seeks_least:
-            over = found.drop_points - self.pool.request.max_drop  # type: ignore[operator]
-            return max(0.0, over), found.file_bytes
-        return max(0, found.file_bytes - self.budget), found.damage
+            return *over, max(0.0, found.drop_points - self.pool.request.max_drop), found.file_bytes  # type: ignore[operator]
+        return *over, found.damage
 
     def _learn(self, choice: Choice, found: Looked) -> None:
         """What the file has beyond its layers, what every group's candidate really added, and how far to go."""
         self.container = found.file_bytes - choice.bytes + (0 if self._fits(found) else 64)
+        for resource, taken in found.measured.items():
+            self.offsets[resource] = taken - sum(costs.takes(pick)[resource] for pick in choice.picks)
         for pick in choice.picks:
             if pick.method is not None:
                 added = max(found.alone[pick.layers[0]], _LEAST_DAMAGE)
@@ -233,7 +239,7 @@ class _Searcher:
             original_bytes=group.bytes,
             predicted_bytes=pick.bytes,
             damage=self._damage_of(pick) if self.pool.damage(pick) is not None else None,
-            instructions=pick.macs,
+            instructions=round(costs.takes(pick)["instructions"]),
         )
 
     def _runner_up(self, pick: Candidate) -> RunnerUp | None:
