@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgecomp import explain, markdown, measure, progress
 from edgecomp.export import original_file
-from edgecomp.files import cache_folder, write_text
+from edgecomp.files import write_text
 from edgecomp.load import load
 from edgecomp.pipeline import build
 from edgecomp.plan import plan
@@ -66,9 +66,10 @@ class Bench:
     """Builds, each done once."""
 
     def __init__(self, name: str, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.name, self.folder = name, folder
         self.model: Model = load(Request(model=name))
-        self.kept = cache_folder("benchmarks") / "auto.json"
+        self.kept = folder / "results.json"
 
     def built(self, expression: str, settings: tuple[str, ...], budget: int | None) -> dict[str, Any]:
         """Bytes and top-1 on the test split of the exported file."""

@@ -3,6 +3,8 @@
 Not all are fitted, and not all are put through the whole net:
 - a coded factorization is no better than the factorization it codes: it is not fitted if something of no more bytes is
   known to be at least as near to the layer's outputs as that;
+- codes of a large dense layer are fitted to a part of its outputs first, and to all of them only if nothing smaller is
+  at least as near as they are there;
 - what is farther from the layer's outputs than something smaller does more damage: only the best of each size are put
   through the net, where that is more work than to fit them.
 """
@@ -14,15 +16,16 @@ from pathlib import Path
 
 from torch import nn
 
-from .. import lowrank, progress
+from .. import discover, lowrank, progress
 from ..layers.matrix import kind_of
 from ..records import Model, Request
 from .candidates import Candidate, Group, candidates, least_bytes, neighbours
 from .options import Options
-from .trials import Mapper, Task, Trial, forget, trials
+from .trials import Mapper, Task, Trial, trials
 
 _SLACK = 1.1  # times the least error of that size is as good
 _LEAST = 1e-6  # nats; less damage is none
+_PART, _LEAST_ROWS, _LARGE = 8, 256, 1 << 22  # one in so many outputs of a layer of many rows and weights
 _HEAVY = 4  # multiply-adds of the layers behind, per weight, beyond which fitting is less work
 
 
@@ -44,6 +47,7 @@ class Pool:
         self.every = [candidates(net, group, names, self.runtime) for group in self.groups]
         self.kept = [[group[0]] for group in self.every]
         self._trials: dict[int, Trial] = {id(group[0]): Trial(error=0.0, damage=0.0) for group in self.every}
+        self._screens: dict[int, float] = {}
         # Of a request, what the trials depend on.
         self._origin = replace(
             Request(), model=self.request.model, seed=self.request.seed, quick=self.request.quick, out=Path()
@@ -70,76 +74,88 @@ class Pool:
             [c for c in group if c.bytes <= spare + least.bytes]
             for group, least in zip(self.every, self.smallest, strict=True)
         ]
-        total = sum(map(len, affordable))
-        first = [[c for c in group if ":" not in c.name] for group in affordable]
-        bases = [self._bases(group, every) for group, every in zip(affordable, self.every, strict=True)]
-        self._try([[*a, *b] for a, b in zip(first, bases, strict=True)])
-        rest = [
-            [c for c in group if self._promises(c, every)] for group, every in zip(affordable, self.every, strict=True)
-        ]
-        self._try(rest)
-        self._judge([[c for c in group if id(c) in self._trials] for group in affordable])
+        for group, found in zip(self.groups, affordable, strict=True):  # what is known of its inputs serves all
+            self._fill(group, found)
+        fitted, kept, total = len(self._trials), sum(map(len, self.kept)), sum(map(len, affordable))
         progress.note(
-            f"{len(self._trials)} of {total} candidates fitted for {len(self.groups)} groups of layers, "
-            f"{sum(map(len, self.kept))} put through the net"
+            f"{total} candidates for {len(self.groups)} groups of layers: {fitted} fitted, {kept} put through"
         )
-        forget()
+
+    def _fill(self, group: Group, found: list[Candidate]) -> None:
+        place = self.groups.index(group)
+        every = self.every[place]
+        large = self._large(group)
+        chained = [c for c in found if ":" in c.name]
+        coded = [c for c in found if large and ":" not in c.name and not _factorizes(c)]
+        wanted = {_base(c) for c in chained}  # the factorizations of chains may be too large themselves
+        plain = [c for c in every if ":" not in c.name and (c in found or (c.method, _values(c)) in wanted)]
+        self._try(group, [c for c in plain if c not in coded])
+        self._screen(coded)
+        self._try(group, self._promising(chained, every))
+        self._try(group, self._promising(coded, every))
+        self._judge(self.kept[place], [c for c in found if id(c) in self._trials])
 
     def refine(self, picks: tuple[Candidate, ...], limit: int) -> int:
         """Finds out about settings beside those of the picks; returns how many were new."""
         spare = max(0, limit - least_bytes(self.every))
-        fresh = []
-        for group, every, pick, least in zip(self.groups, self.every, picks, self.smallest, strict=True):
+        count = 0
+        for place, (group, pick, least) in enumerate(zip(self.groups, picks, self.smallest, strict=True)):
+            every = self.every[place]
             known = {(c.method, str(c.settings)) for c in every}
-            found = neighbours(self.model.net, group, pick, self.runtime)
-            found = [c for c in found if (c.method, str(c.settings)) not in known and c.bytes <= spare + least.bytes]
-            every.extend(found)
-            fresh.append(found)
-        self._try(fresh)
-        self._judge(fresh)
-        forget()
-        return sum(map(len, fresh))
+            fresh = neighbours(self.model.net, group, pick, self.runtime)
+            fresh = [c for c in fresh if (c.method, str(c.settings)) not in known and c.bytes <= spare + least.bytes]
+            every.extend(fresh)
+            self._try(group, fresh)
+            self._judge(self.kept[place], fresh)
+            count += len(fresh)
+        return count
 
-    def _bases(self, group: list[Candidate], every: list[Candidate]) -> list[Candidate]:
-        """Factorizations that are too large themselves, and whose codes may not be."""
-        wanted = {_base(c) for c in group if ":" in c.name}
-        return [c for c in every if ":" not in c.name and (c.method, _values(c)) in wanted and c not in group]
-
-    def _promises(self, candidate: Candidate, every: list[Candidate]) -> bool:
-        """A coded factorization may be the best of its size, or is the smallest of all."""
-        if ":" not in candidate.name:
-            return False
-        if candidate.bytes == min(c.bytes for c in every):
-            return True
+    def _promising(self, found: list[Candidate], every: list[Candidate]) -> list[Candidate]:
+        """Those that may be the best of their size; the smallest of all always."""
+        least = min(c.bytes for c in every)
         tried = [c for c in every if id(c) in self._trials]
-        bound = [self.error(c) for c in tried if (c.method, _values(c)) == _base(candidate)]
-        if not bound:
-            return True
-        return not any(
-            c.bytes <= candidate.bytes and self.error(c) <= bound[0] and self._no_slower(c, candidate) for c in tried
-        )
+        return [
+            c
+            for c in found
+            if c.bytes == least
+            or not any(
+                t.bytes <= c.bytes and self.error(t) <= self._bound(c, tried) and self._no_slower(t, c) for t in tried
+            )
+        ]
+
+    def _bound(self, candidate: Candidate, tried: list[Candidate]) -> float:
+        """What its error is not below: that of the factorization it codes, or of a part of the layer."""
+        if id(candidate) in self._screens:
+            return self._screens[id(candidate)]
+        known = [self.error(c) for c in tried if (c.method, _values(c)) == _base(candidate)]
+        return known[0] if known else float("-inf")
+
+    def _screen(self, found: list[Candidate]) -> None:
+        """Fits candidates to a part of their layer."""
+        samples = self.options.samples
+        tasks = [Task(self._origin, self.runtime, samples, c, whole=False, part=_PART) for c in found]
+        for candidate, trial in zip(found, trials(self.model, tasks, self.mapper), strict=True):
+            self._screens[id(candidate)] = trial.error
+
+    def _large(self, group: Group) -> bool:
+        layer = self.model.net.get_submodule(group.layers[0])
+        return group.kind == "dense" and layer.weight.numel() >= _LARGE and len(layer.weight) >= _PART * _LEAST_ROWS
 
     def _no_slower(self, one: Candidate, other: Candidate) -> bool:
         return self.options.instructions is None or one.macs <= other.macs
 
-    def _try(self, wanted: list[list[Candidate]]) -> None:
+    def _try(self, group: Group, wanted: list[Candidate]) -> None:
         """Fits candidates, and puts them through the net where that is little more work."""
-        tasks = [
-            Task(self._origin, self.runtime, self.options.samples, candidate, self._light(group))
-            for group, found in zip(self.groups, wanted, strict=True)
-            for candidate in found
-            if id(candidate) not in self._trials
-        ]
-        self._learn(tasks)
+        light, samples = self._light(group), self.options.samples
+        fresh = [c for c in wanted if id(c) not in self._trials]
+        self._learn([Task(self._origin, self.runtime, samples, candidate, light) for candidate in fresh])
 
-    def _judge(self, wanted: list[list[Candidate]]) -> None:
-        """Puts the best of each size through the net."""
-        tasks = []
-        for found, kept in zip(wanted, self.kept, strict=True):
-            best = [c for c in found if not any(self._beats(other, c) for other in [*found, *kept])]
-            kept.extend(c for c in best if not any(c is k for k in kept))
-            tasks += [Task(self._origin, self.runtime, self.options.samples, c) for c in best if self.damage(c) is None]
-        self._learn(tasks)
+    def _judge(self, kept: list[Candidate], found: list[Candidate]) -> None:
+        """Puts the best of each size through the net, and keeps them."""
+        best = [c for c in found if not any(self._beats(other, c) for other in [*found, *kept])]
+        kept.extend(c for c in best if not any(c is k for k in kept))
+        samples = self.options.samples
+        self._learn([Task(self._origin, self.runtime, samples, c) for c in best if self.damage(c) is None])
 
     def _beats(self, one: Candidate, other: Candidate) -> bool:
         smaller = one.bytes <= other.bytes and self._no_slower(one, other)
@@ -159,6 +175,10 @@ class Pool:
 
 def _work(layer: nn.Module) -> int:
     return lowrank.total_macs(layer, [layer])
+
+
+def _factorizes(candidate: Candidate) -> bool:
+    return candidate.method is None or hasattr(discover.method(candidate.method.partition(":")[0]), "structure")
 
 
 def _base(candidate: Candidate) -> tuple[str, str]:

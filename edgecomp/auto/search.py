@@ -20,7 +20,7 @@ from .knapsack import Column
 from .looks import Looked, Looker
 from .options import options
 from .pool import Pool
-from .trials import Mapper
+from .trials import Mapper, forget
 
 _DEFAULT_BUDGET = 20  # as `report` judges where none is stated
 _CONTAINER = 1.25  # of a compressed file, in terms of the original's, until one has been seen
@@ -85,7 +85,10 @@ class _Searcher:
         self.container = int(_CONTAINER * (original - sum(group.bytes for group in self.pool.groups)))
         with progress.stage("candidates", f"for {format_bytes(self.budget)}"):
             self.pool.fill(self.budget)
-        return self._rounds()
+        try:
+            return self._rounds()
+        finally:
+            forget()
 
     def _damage_of(self, candidate: Candidate) -> float:
         return self.scales.get(candidate.layers[0], 1.0) * (self.pool.damage(candidate) or 0.0)
