@@ -5,6 +5,7 @@ Not all are fitted, and not all are put through the whole net:
   known to be at least as near to the layer's outputs as that;
 - codes of a large dense layer are fitted to a part of its outputs first, and to all of them only if nothing smaller is
   at least as near as they are there;
+- layers of which little is to be had within the budget are not factorized, or are left alone;
 - what is farther from the layer's outputs than something smaller does more damage: only the best of each size are put
   through the net, where that is more work than to fit them.
 """
@@ -26,6 +27,7 @@ from .trials import Mapper, Task, Trial, trials
 _SLACK = 1.1  # times the least error of that size is as good
 _LEAST = 1e-6  # nats; less damage is none
 _PART, _LEAST_ROWS, _LARGE = 8, 256, 1 << 22  # one in so many outputs of a layer of many rows and weights
+_CODED, _LEFT = 0.05, 0.001  # of the budget: layers of no more bytes are only coded, or left alone
 _HEAVY = 4  # multiply-adds of the layers behind, per weight, beyond which fitting is less work
 
 
@@ -67,23 +69,28 @@ class Pool:
     def error(self, candidate: Candidate) -> float:
         return self._trials[id(candidate)].error
 
-    def fill(self, limit: int) -> None:
-        """Finds out about the candidates that leave the other layers enough within `limit` bytes."""
+    def fill(self, limit: int, thorough: bool = False) -> None:
+        """Finds out about the candidates that leave the other layers enough within `limit` bytes.
+
+        Args:
+            thorough: of small layers too.
+        """
         spare = max(0, limit - least_bytes(self.every))
         affordable = [
             [c for c in group if c.bytes <= spare + least.bytes]
             for group, least in zip(self.every, self.smallest, strict=True)
         ]
         for group, found in zip(self.groups, affordable, strict=True):  # what is known of its inputs serves all
-            self._fill(group, found)
+            self._fill(group, found, 0 if thorough else limit)
         fitted, kept, total = len(self._trials), sum(map(len, self.kept)), sum(map(len, affordable))
         progress.note(
             f"{total} candidates for {len(self.groups)} groups of layers: {fitted} fitted, {kept} put through"
         )
 
-    def _fill(self, group: Group, found: list[Candidate]) -> None:
+    def _fill(self, group: Group, found: list[Candidate], limit: int) -> None:
         place = self.groups.index(group)
         every = self.every[place]
+        found = [c for c in found if self._matters(c, group, limit)]
         large = self._large(group)
         chained = [c for c in found if ":" in c.name]
         coded = [c for c in found if large and ":" not in c.name and not _factorizes(c)]
@@ -94,6 +101,13 @@ class Pool:
         self._try(group, self._promising(chained, every))
         self._try(group, self._promising(coded, every))
         self._judge(self.kept[place], [c for c in found if id(c) in self._trials])
+
+    def _matters(self, candidate: Candidate, group: Group, limit: int) -> bool:
+        """It may save a part of the budget that is worth the search; other limits than bytes are not seen here."""
+        smallest = any(candidate is c for c in self.smallest)
+        if candidate.method is None or self.options.limits or (smallest and group.bytes > _LEFT * limit):
+            return True
+        return group.bytes > (_CODED if _factorizes(candidate) else _LEFT) * limit
 
     def refine(self, picks: tuple[Candidate, ...], limit: int) -> int:
         """Finds out about settings beside those of the picks; returns how many were new."""

@@ -195,6 +195,7 @@ class _Searcher:
         found = looker.look(plan, 0)
         self.container = found.file_bytes - choice.bytes
         if self._fits(found):
+            self.pool.fill(self.budget, thorough=True)
             again = self._choose()
             if again is not None:
                 return again
