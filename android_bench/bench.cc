@@ -1,12 +1,13 @@
 // Loads a model, runs it, and prints what happened as JSON lines. The same source on the host, under qemu and on a
 // phone. It computes no statistics: every sample is printed.
 //
-//   bench --model FILE --inputs FILE [--outputs FILE] [--threads N] [--warmup N] [--repeat N]
+//   bench --model FILE --inputs FILE [--outputs FILE] [--threads N] [--warmup N] [--repeat N] [--least_ms N]
+//   bench                                                      the same program without a model: what itself takes
 //
 // The inputs file holds one record after the other, each the bytes of all inputs of one inference. Every record is run
-// `--repeat` times; the outputs of its last run are appended to the outputs file. Memory is constant in the number of
-// records. Around every inference stand two marker instructions for the instruction counter (count.c); where they mean
-// nothing, they do nothing.
+// `--repeat` times, and on until these runs have taken `--least_ms`; the outputs of its last run are appended to the
+// outputs file. Memory is constant in the number of records. Around every inference stand two marker instructions for
+// the instruction counter (count.c); where they mean nothing, they do nothing.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -27,7 +28,7 @@ namespace {
 
 struct Options {
   std::string model, inputs, outputs;
-  int threads = 1, warmup = 0, repeat = 1;
+  int threads = 1, warmup = 0, repeat = 1, least_ms = 0;
 };
 
 [[noreturn]] void fail(const std::string &message) {
@@ -48,10 +49,12 @@ Options parse(int argc, char **argv) {
     else if (name == "--threads") options.threads = std::atoi(value.c_str());
     else if (name == "--warmup") options.warmup = std::atoi(value.c_str());
     else if (name == "--repeat") options.repeat = std::atoi(value.c_str());
+    else if (name == "--least_ms") options.least_ms = std::atoi(value.c_str());
     else fail("unknown option " + name);
   }
   if (argc % 2 == 0 || options.model.empty() || options.inputs.empty()) fail("--model and --inputs are needed");
-  if (options.threads < 1 || options.repeat < 1 || options.warmup < 0) fail("a count is out of range");
+  if (options.threads < 1 || options.repeat < 1 || options.warmup < 0 || options.least_ms < 0)
+    fail("a count is out of range");
   return options;
 }
 
@@ -92,9 +95,14 @@ double run_once(Runtime &runtime) {
   return elapsed;
 }
 
+void print_memory() {
+  std::printf("{\"peak_rss_bytes\": %lld, \"rss_anon_bytes\": %lld}\n", memory_bytes("VmHWM"), memory_bytes("RssAnon"));
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
+  if (argc == 1) return print_memory(), 0;
   const Options options = parse(argc, argv);
   FILE *inputs = std::fopen(options.inputs.c_str(), "rb");
   if (!inputs) fail("cannot open " + options.inputs);
@@ -109,13 +117,17 @@ int main(int argc, char **argv) {
   for (int record = 0; read_record(inputs, *runtime); ++record) {
     for (int i = 0; record == 0 && i < options.warmup; ++i)
       std::printf("{\"warmup_ms\": %.6f}\n", run_once(*runtime));
-    for (int i = 0; i < options.repeat; ++i) std::printf("{\"sample_ms\": %.6f}\n", run_once(*runtime));
+    double total = 0;
+    for (int i = 0; i < options.repeat || total < options.least_ms; ++i) {
+      const double elapsed = run_once(*runtime);
+      std::printf("{\"sample_ms\": %.6f}\n", elapsed);
+      total += elapsed;
+    }
     if (!outputs) continue;
     for (auto [data, size] : runtime->outputs())
       if (std::fwrite(data, 1, size, outputs) != size) fail("cannot write " + options.outputs);
   }
   if (outputs && std::fclose(outputs) != 0) fail("cannot write " + options.outputs);
-  std::printf("{\"peak_rss_bytes\": %lld, \"anonymous_rss_bytes\": %lld}\n", memory_bytes("VmHWM"),
-              memory_bytes("RssAnon"));
+  print_memory();
   return 0;
 }

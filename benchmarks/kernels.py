@@ -4,19 +4,23 @@
     python benchmarks/kernels.py --shapes 4096x1000 256x256x3@14
     python benchmarks/kernels.py --shapes 9216x4096 --ours k=16,s=2 k=16,s=8 k=256,s=4 rq:k=16,s=8
     python benchmarks/kernels.py --shapes 9216x4096 --batch 16
-    python benchmarks/kernels.py --markdown docs/kernels.md
+    python benchmarks/kernels.py --model zfnet --markdown docs/kernels.md
 
 A shape is INPUTSxOUTPUTS of a dense layer, or INxOUTxKERNEL@SIZE of a convolution with stride 1 that keeps the size.
-Weights are normal random numbers: they do not change what a layer costs; inputs are such behind a ReLU. What the
-columns mean is said below the tables. Ctrl-C leaves on the screen what has been measured.
+With --model, a shape that this trained net has is that layer, with its calibration inputs. Else weights are normal
+random numbers, and inputs are such behind a ReLU: costs are the same but for the tables, which are of bytes where a
+layer's own inputs let them be. What the columns mean is said below the tables. Ctrl-C leaves on the screen what has
+been measured.
 """
 
 import argparse
+import copy
 import functools
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import kernels_page
@@ -29,8 +33,12 @@ from rich.table import Table
 from torch import nn
 
 from edgecomp import calibration, chain, devices, discover, export, graph, lookup, native, progress, timing
+from edgecomp.compress import CALIBRATION_SAMPLES
 from edgecomp.devices.host import Host
 from edgecomp.files import write_text
+from edgecomp.layers.matrix import explicit_padding, kind_of
+from edgecomp.load import load
+from edgecomp.records import Model, Request
 
 SHAPES = (
     *("9216x4096", "4096x4096", "4096x1000", "25088x4096"),
@@ -39,15 +47,15 @@ SHAPES = (
 ANDROID = "android-arm64"
 SAMPLES = 64  # inputs that ranges and tables are fitted to; a convolution gets one, which has many pixels
 RUNTIMES = {"executorch": "ExecuTorch", "litert": "LiteRT"}
-OURS = "k=16,s=4"
-FITTING = ("fit=plain", "iterations=1")  # how good the codes are does not change what they cost
+OURS, BYTES = "k=16,s=4", "k=16,s=4,tables=8"  # the tables that builds choose, and what bytes would cost
+FITTING = ("fit=plain", "iterations=1")  # of random weights: how good the codes are does not change what they cost
 # Runtime, method, settings.
 RIVALS = {
     "fp32, ExecuTorch": ("executorch", "", ()),
-    "int8, ExecuTorch": ("executorch", "int8", ()),
+    "int8, ExecuTorch": ("executorch", "int8", ("activations=dynamic",)),
     "int8 static, ExecuTorch": ("executorch", "int8", ("activations=static",)),
     "fp32, LiteRT": ("litert", "", ()),
-    "int8, LiteRT": ("litert", "int8", ()),
+    "int8, LiteRT": ("litert", "int8", ("activations=dynamic",)),
     "int4, LiteRT": ("litert", "int4", ("fit=plain",)),
     "int2, LiteRT": ("litert", "int2", ("fit=plain",)),
 }
@@ -61,19 +69,25 @@ def main() -> None:
         "--batch", type=int, default=1, choices=range(1, SAMPLES + 1), metavar="N", help="of dense layers"
     )
     parser.add_argument(
+        "--model", metavar="NAME", help="a trained net of the zoo, or a model file, to take layers from"
+    )
+    parser.add_argument(
         "--ours", nargs="+", default=(), metavar="[METHOD:]KEY=VALUE,…", help=f"more rows, beside pq:{OURS}; ExecuTorch"
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="writes the page, after every shape")
     options = parser.parse_args()
     progress.remember_interrupts()
+    model = load(Request(model=options.model)) if options.model else None
     layers: list[Layer] = []
     try:
         for shape in options.shapes:
-            layer = Layer(shape, 1 if "@" in shape else options.batch)
+            subject = taken_from(model, shape) if model else None
+            origin = f"{model.name}'s {subject.name}" if model and subject else ""
+            layer = Layer(shape, 1 if "@" in shape else options.batch, origin)
             layers.append(layer)
             try:
                 with tempfile.TemporaryDirectory() as temporary:
-                    measure(layer, options.ours, Path(temporary))
+                    measure(layer, subject or made_up(shape), options.ours, Path(temporary))
             finally:
                 show(layer)
             if options.markdown:
@@ -85,16 +99,25 @@ def main() -> None:
         conclude(layers)
 
 
-def measure(layer: Layer, more: tuple[str, ...], folder: Path) -> None:
+@dataclass(frozen=True)
+class Subject:
+    """A layer, inputs for it (N, …), and statistics of more of them if they are a trained net's."""
+
+    layer: nn.Module
+    samples: torch.Tensor
+    statistics: calibration.Inputs | None = None
+    name: str = ""
+
+
+def measure(layer: Layer, subject: Subject, more: tuple[str, ...], folder: Path) -> None:
     """Fills `layer` as it goes."""
-    plain, samples = layer_of(layer.shape)
-    inputs, target = samples[: layer.batch], discover.target(ANDROID)
+    inputs, target = subject.samples[: layer.batch], discover.target(ANDROID)
     emulator = devices.make("qemu", target)
     export.write_records(folder / "inputs", [inputs])
     for runtime in RUNTIMES:
         native.make_bundle(target, runtime, folder / runtime)
         empty_run_bytes(runtime)
-    for name, entry, made in replacements(plain, samples, entries(more, conv=plain.weight.dim() == 4), layer.refused):
+    for name, entry, made in replacements(subject, entries(more, subject), layer.refused):
         with progress.stage("export", f"{layer.title} {name}"):
             path = folder / f"{len(layer.rows)}{discover.runtime(entry[0]).SUFFIX}"
             row = exported(name, entry, made, inputs, path)
@@ -110,35 +133,64 @@ def measure(layer: Layer, more: tuple[str, ...], folder: Path) -> None:
         roofline.refresh()
 
 
-def layer_of(shape: str) -> tuple[nn.Module, torch.Tensor]:
-    """The layer, and inputs for it: what comes out of a ReLU."""
+def made_up(shape: str) -> Subject:
+    """Random weights, and what comes out of a ReLU."""
     torch.manual_seed(0)
     numbers = [int(number) for number in re.split("[x@]", shape)]
     if len(numbers) == 2:
-        return nn.Linear(*numbers), torch.randn(SAMPLES, numbers[0]).relu()
+        return Subject(nn.Linear(*numbers), torch.randn(SAMPLES, numbers[0]).relu())
     channels, rows, kernel, size = numbers
-    return nn.Conv2d(channels, rows, kernel, padding=kernel // 2), torch.randn(1, channels, size, size).relu()
+    layer = nn.Conv2d(channels, rows, kernel, padding=kernel // 2)
+    return Subject(layer, torch.randn(1, channels, size, size).relu())
 
 
-def entries(more: tuple[str, ...], conv: bool) -> dict[str, Entry]:
-    """Rivals, then ours in both runtimes, then more of ours."""
+def taken_from(model: Model, shape: str) -> Subject | None:
+    """The first layer of that shape, as a net of its own would have it; None if there is none."""
+    if model.data is None:
+        return None
+    for name, layer in model.net.named_modules():
+        if kind_of(layer) not in ("dense", "conv"):
+            continue
+        calibrating = model.data.calibration.inputs
+        (samples,) = calibration.inputs_of(model.net, layer, calibrating[:SAMPLES])
+        if shape_of(layer, samples) == shape:
+            statistics = calibration.gather(model.net, layer, calibrating[:CALIBRATION_SAMPLES])
+            return Subject(copy.deepcopy(layer), samples, statistics, name)
+    return None
+
+
+def shape_of(layer: nn.Module, samples: torch.Tensor) -> str:
+    """As it is written on the command line; empty if it cannot be."""
+    if isinstance(layer, nn.Linear):
+        return f"{layer.in_features}x{layer.out_features}"
+    kernel, size = layer.kernel_size[0], samples.shape[2]
+    made = nn.Conv2d(layer.in_channels, layer.out_channels, kernel, padding=kernel // 2)
+    same = explicit_padding(made) == explicit_padding(layer) and made.extra_repr() == layer.extra_repr()
+    return f"{layer.in_channels}x{layer.out_channels}x{kernel}@{size}" if same and samples.shape[3] == size else ""
+
+
+def entries(more: tuple[str, ...], subject: Subject) -> dict[str, Entry]:
+    """Rivals, then ours in both runtimes, then more of ours in ExecuTorch."""
     found: dict[str, Entry] = dict(RIVALS)
-    for number, text in enumerate((OURS, *more)):
+    fitting, made_up = (FITTING, (BYTES,)) if subject.statistics is None else ((), ())
+    for text in dict.fromkeys((OURS, *made_up, *more)):
         method, settings = (text if ":" in text else f"pq:{text}").split(":", 1)
         name, known = f"{method} {settings.replace(',', ' ')}", discover.method(method).Config.model_fields
-        common = [*FITTING, *(("codebooks=shared",) if conv else ())]
+        common = [*fitting, *(("codebooks=shared",) if kind_of(subject.layer) == "conv" else ())]
         chosen = (*(one for one in common if one.partition("=")[0] in known), *settings.split(","))
-        for runtime in RUNTIMES if number == 0 else ("executorch",):
+        for runtime in RUNTIMES if text in (OURS, BYTES) else ("executorch",):
             found[f"{name}, {RUNTIMES[runtime]}"] = (runtime, method, chosen)
     return found
 
 
 def replacements(
-    plain: nn.Module, samples: torch.Tensor, wanted: dict[str, Entry], refused: list[str]
+    subject: Subject, wanted: dict[str, Entry], refused: list[str]
 ) -> Iterator[tuple[str, Entry, nn.Module]]:
     """What takes the place of the layer, by name; `refused` gets the reasons of those that cannot."""
+    plain, samples = subject.layer, subject.samples
     original = nn.Sequential(plain).eval()
     graph.note_image_sizes(original, (samples,))
+    fitted: dict[tuple[str, tuple[str, ...]], nn.Module] = {}
     for name, entry in wanted.items():
         runtime, method, settings = entry
         if not method:
@@ -148,10 +200,11 @@ def replacements(
         if reason := compressor.refuse(plain):
             refused.append(f"{name}: {reason}")
             continue
-        made = compressor.compress(plain, None, 0)
-        calibration.fix_ranges(original, plain, made, samples)
-        lookup.choose_tables(original, plain, made, samples)
-        yield name, entry, made
+        if (method, settings) not in fitted:
+            made = fitted[method, settings] = compressor.compress(plain, subject.statistics, 0)
+            calibration.fix_ranges(original, plain, made, samples)
+            lookup.choose_tables(original, plain, made, samples)
+        yield name, entry, fitted[method, settings]
 
 
 def exported(name: str, entry: Entry, made: nn.Module, inputs: torch.Tensor, path: Path) -> Row:

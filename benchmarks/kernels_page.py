@@ -21,6 +21,7 @@ from edgecomp.units import format_bytes, format_count
 
 THREADS = (1, 2)
 _SAME = "¹"
+BYTES = "tables=8"
 _NOTES = (
     "Latency: median on this machine, all files and numbers of threads in turns in one run. ours ÷: time or "
     "instructions of `pq k=16 s=4` in the same runtime over those of the row: below 1 ours is faster. Memory: VmHWM of "
@@ -68,24 +69,28 @@ class Layer:
 
     shape: str
     batch: int
+    origin: str  # the trained net's layer it is; empty: random numbers
     rows: list[Row] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
-        return self.shape + (f", batch {self.batch}" if self.batch > 1 else "")
+        batch = f", batch {self.batch}" if self.batch > 1 else ""
+        return self.shape + batch + (f" ({self.origin})" if self.origin else "")
 
-    def ours(self, row: Row) -> Row | None:
-        return next((other for other in self.rows if other.ours and other.runtime == row.runtime), None)
+    def ours(self, row: Row, settings: str = "") -> Row | None:
+        """In the runtime of the row; those with these settings."""
+        ours = (other for other in self.rows if other.ours and other.runtime == row.runtime)
+        return next((other for other in ours if settings in other.name), None)
 
-    def time_ratio(self, row: Row, threads: int) -> float | None:
+    def time_ratio(self, row: Row, threads: int, settings: str = "") -> float | None:
         """Our time over the row's."""
-        ours = self.ours(row)
+        ours = self.ours(row, settings)
         mine, other = ours.ms(threads) if ours else None, row.ms(threads)
         return mine / other if mine and other else None
 
-    def instruction_ratio(self, row: Row) -> float | None:
-        ours = self.ours(row)
+    def instruction_ratio(self, row: Row, settings: str = "") -> float | None:
+        ours = self.ours(row, settings)
         return ours.instructions / row.instructions if ours and ours.instructions and row.instructions else None
 
 
@@ -162,19 +167,27 @@ def peaks() -> Table:
 
 
 def verdicts(layers: list[Layer]) -> Table:
-    """Every claim, and what this run says about it."""
+    """Every claim, and what this run says about it: of the tables that builds choose and, if those are others, of
+    bytes."""
     single = {layer.shape: layer for layer in layers if layer.batch == 1}
-    return ["batch 1, 1 thread: ours takes, at most", "measured", ""], [
-        _verdict(claim, single.get(claim.shape)) for claim in CLAIMS
-    ]
+    rows = []
+    for claim in CLAIMS:
+        layer = single.get(claim.shape)
+        rows.append(_verdict(claim, layer, ""))
+        if layer and any(BYTES in row.name for row in layer.rows):
+            rows.append(_verdict(claim, layer, BYTES))
+    return ["batch 1, 1 thread: ours takes, at most", "measured", ""], rows
 
 
-def _verdict(claim: Claim, layer: Layer | None) -> list[str]:
-    text = f"{claim.shape}: {claim.limit:g}× the {claim.what} of {claim.against}"
+def _verdict(claim: Claim, layer: Layer | None, settings: str) -> list[str]:
+    text = f"{claim.shape}: {claim.limit:g}× the {claim.what} of {claim.against}" + (
+        f", {settings}" if settings else ""
+    )
     found = {row.name: row for row in layer.rows if row.name in claim.rivals} if layer else {}
     ratios = {}
     for name, row in found.items():
-        ratio = layer.time_ratio(row, 1) if claim.what == "time" else layer.instruction_ratio(row)
+        timed = claim.what == "time"
+        ratio = layer.time_ratio(row, 1, settings) if timed else layer.instruction_ratio(row, settings)
         if ratio is not None:
             ratios[name] = ratio
     if len(ratios) < len(claim.rivals):  # the missing one could be the fastest
@@ -206,9 +219,10 @@ def _heading() -> str:
     command = shlex.join(["python", "benchmarks/kernels.py", *sys.argv[1:]])
     about = (
         f"{host['processor']} ({host['machine']}, {host['cores']} cores, {platform.system()}); commit {_commit()}; "
-        f"{datetime.date.today().isoformat()}; {', '.join(versions)}. Weights are normal random numbers: they do not "
-        "change what a layer costs. Inputs are normal random numbers behind a ReLU. `pq` has a codebook per block of a "
-        "dense layer, and one for a whole convolution."
+        f"{datetime.date.today().isoformat()}; {', '.join(versions)}. Where no trained layer is named, weights "
+        "are normal random numbers, and inputs such behind a ReLU; tables of bytes would add more than 0.5 % to their "
+        "outputs, so that builds would take 16 bits for them, and so does `pq k=16 s=4`. `pq` has a codebook per block "
+        "of a dense layer, and one for a whole convolution."
     )
     return f"    {command}\n\n{_wrapped(about)}"
 

@@ -18,12 +18,12 @@ import numpy as np
 from edgecomp import devices, discover, markdown, measure, native, progress, timing
 from edgecomp.compress import compress
 from edgecomp.export import HOST_TARGET, export, write_records
+from edgecomp.figures import left_alone
 from edgecomp.files import write_text
 from edgecomp.load import load
 from edgecomp.plan import plan as make_plan
 from edgecomp.records import Artifact, Model, Request
 from edgecomp.recover import recover
-from edgecomp.report import left_alone
 from edgecomp.units import format_bytes, format_count
 from edgecomp.workspace import Workspace
 
@@ -93,7 +93,7 @@ def _left_alone(artifact: Artifact, method: str) -> str:
     unused = set(method.split("+")) - {line.method for line in lines}
     reasons = [(line.name, line.method, line.reason) for line in lines if " takes " not in line.reason]
     left = [f"no layer can be {name} in this runtime" for name in sorted(unused)]
-    return "; ".join(left + [text.plain for text in left_alone(reasons)])
+    return "; ".join(left + [f"{layers}: {reason}" for layers, reason in left_alone(reasons)])
 
 
 def _run(model: Model, rows: list[Row], inputs: Path, folder: Path) -> None:

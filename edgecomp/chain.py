@@ -49,9 +49,20 @@ class Chain:
         return len(self.names) == 1 and getattr(self._method, "CODES", False)
 
     def settled(self, layer: nn.Module) -> Chain:
-        """The same with a rank in place of a wish for one, where the first method has ranks."""
+        """The same with a rank in place of a wish for one, where the first method has ranks, and with the rounding of
+        inputs decided."""
         settle = getattr(self._method, "settle", None)
-        return replace(self, configs=(settle(layer, self.configs[0]), *self.configs[1:])) if settle else self
+        first = settle(layer, self.configs[0]) if settle else self._config(layer)
+        return replace(self, configs=(first, *self.configs[1:]))
+
+    def without_data(self) -> Chain:
+        """The same for a model that has no calibration data to fix scales by."""
+
+        def dynamic(config: Any) -> Any:
+            auto = getattr(config, "activations", "") == "auto"
+            return config.model_copy(update={"activations": "dynamic"}) if auto else config
+
+        return replace(self, configs=tuple(map(dynamic, self.configs)))
 
     def structure(self, layer: nn.Module) -> Factored:
         """The parts that the first method makes of a layer, without weights."""
@@ -59,9 +70,10 @@ class Chain:
 
     def refuse(self, layer: nn.Module) -> str:
         """Why the chain cannot take a layer; empty if it can."""
-        reason = self._method.refuse(layer, self.configs[0])
+        config = self._config(layer)
+        reason = self._method.refuse(layer, config)
         if not reason and self.runtime and hasattr(self._method, "arithmetic"):
-            reason = discover.runtime(self.runtime).refuse(layer, self._method.arithmetic(self.configs[0]))
+            reason = discover.runtime(self.runtime).refuse(layer, self._method.arithmetic(config))
         if reason or not self._rest:
             return reason
         reasons = [self._rest.refuse(part) for part in self.structure(layer)]
@@ -69,7 +81,7 @@ class Chain:
 
     def predict(self, layer: nn.Module) -> Cost:
         if not self._rest:
-            return self._method.predict(layer, self.configs[0])
+            return self._method.predict(layer, self._config(layer))
         costs = [
             lowrank.cost(part, [part]) if self._rest.refuse(part) else self._rest.predict(part)
             for part in self.structure(layer)
@@ -85,7 +97,7 @@ class Chain:
         return "; ".join(f"parts {', '.join(parts)} of {len(reasons)} stay plain: {r}" for r, parts in plain.items())
 
     def compress(self, layer: nn.Module, inputs: Inputs | None, seed: int) -> nn.Module:
-        method, config, rest = self._method, self.configs[0], self._rest
+        method, config, rest = self._method, self._config(layer), self._rest
         if not rest:
             return method.compress(layer, config, inputs, seed)
 
@@ -103,6 +115,16 @@ class Chain:
 
     def together(self, layers: list[nn.Module]) -> Together:
         return Together(self._method, self._method.settle_together(layers, self.configs[0]), layers)
+
+    def _config(self, layer: nn.Module) -> Any:
+        """The first method's, with `activations=auto` as the runtime would have it for this layer."""
+        config = self.configs[0]
+        if getattr(config, "activations", "") != "auto" or not self.runtime:
+            return config
+        runtime = discover.runtime(self.runtime)
+        static, dynamic = (config.model_copy(update={"activations": name}) for name in ("static", "dynamic"))
+        best, other = (static, dynamic) if runtime.prefers_static(layer) else (dynamic, static)
+        return other if runtime.refuse(layer, self._method.arithmetic(best)) else best
 
     @property
     def _method(self) -> ModuleType:

@@ -22,8 +22,23 @@ TargetName = Annotated[str, typer.Option("--target", help="Where the model will 
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
 Layers = Annotated[list[str] | None, typer.Option("--layers", metavar="GLOB", help="Only the layers of these names.")]
 Budget = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the file, like 10MB. Default: 1/20.")]
+MaxInstalled = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for model + runtime + kernels.")]
+MaxRam = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the memory that the model adds.")]
+MaxLatency = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Limit for the median, like 5ms; not with --on qemu.")
+]
+MaxInstructions = Annotated[
+    str | None, typer.Option(metavar="COUNT", help="Limit for executed ARM64 instructions, like 20M; with --on qemu.")
+]
+On = Annotated[str | None, typer.Option("--on", metavar="DEVICE", help="Measure on qemu, adb, ssh, host or none.")]
+Tolerance = Annotated[str, typer.Option(metavar="SHARE", help="What a figure may grow by and still be the same.")]
+Points = Annotated[float, typer.Option(min=0, metavar="POINTS", help="Accuracy that may be lost all the same.")]
 Quick = Annotated[bool, typer.Option("--quick", help="If the model must be trained: one epoch over 10,000 samples.")]
 
+Serial = Annotated[str | None, typer.Option(metavar="SERIAL", help="The phone; `edgecomp devices` lists them.")]
+Host = Annotated[str | None, typer.Option(metavar="USER@HOST", help="The computer, with --on ssh.")]
+Cores = Annotated[str | None, typer.Option(metavar="big|little|MASK", help="Where to run on the device; MASK is hex.")]
+MaxTemp = Annotated[float | None, typer.Option(metavar="°C", help="Let the device cool down to this before each turn.")]
 Stock = Annotated[
     bool, typer.Option("--stock", help="A file without custom ops, for apps that cannot add one: slower, more memory.")
 ]
@@ -63,7 +78,15 @@ def build(
     ] = None,
     budget: Budget = None,
     max_drop: Annotated[float | None, typer.Option(metavar="POINTS", help="Accuracy that may be lost.")] = None,
-    on: Annotated[str | None, typer.Option(metavar="DEVICE", help="Measure on qemu, host or none.")] = None,
+    max_installed: MaxInstalled = None,
+    max_ram: MaxRam = None,
+    max_latency: MaxLatency = None,
+    max_instructions: MaxInstructions = None,
+    on: On = None,
+    serial: Serial = None,
+    host: Host = None,
+    cores: Cores = None,
+    max_temp: MaxTemp = None,
     settings: Settings = None,
     layers: Layers = None,
     recover: Annotated[
@@ -94,7 +117,12 @@ def build(
         runtime=runtime,
         budget_bytes=parse_bytes(budget) if budget else None,
         max_drop=max_drop,
+        limits=_limits(max_installed, max_ram, max_latency, max_instructions),
         on=on,
+        serial=serial,
+        host=host,
+        cores=cores,
+        max_temp_c=max_temp,
         settings=tuple(settings or ()),
         layers=tuple(layers or ()),
         out=out or Path("out", f"{Path((model or DEFAULT_MODEL).partition(':')[0]).stem}-{method}"),
@@ -118,6 +146,63 @@ def build(
 
 
 @app.command()
+def bench(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a build.")],
+    on: On = None,
+    serial: Serial = None,
+    host: Host = None,
+    cores: Cores = None,
+    max_temp: MaxTemp = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="REPORT", help="report.json to compare with; exits 1 if a figure is worse.")
+    ] = None,
+    tolerance: Tolerance = "5%",
+    points: Points = 0.1,
+    json: Annotated[bool, typer.Option("--json", help="Print the report, or the comparison, as JSON.")] = False,
+) -> None:
+    """Measure a build again and write its report anew; with --baseline say what became better or worse."""
+    from rich.console import Console
+
+    from . import compare as comparing
+    from .pipeline import bench as run
+    from .records import Request
+    from .report import print_report, read_report
+    from .units import parse_share
+
+    share, before = parse_share(tolerance), read_report(baseline) if baseline else None
+    result = run(Request(on=on, serial=serial, host=host, cores=cores, max_temp_c=max_temp, out=folder))
+    if before is None:
+        print(result.model_dump_json(indent=1, by_alias=True)) if json else print_report(result, Console())
+        raise typer.Exit(result.exit_code)
+    compared = comparing.compare(before, result, share, points)
+    if not json:
+        print_report(result, Console())
+    _print_comparison(compared, json)
+    codes = {result.exit_code, compared.exit_code}
+    raise typer.Exit(1 if 1 in codes else max(codes))
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Folder of a build, or a report.json.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER")],
+    tolerance: Tolerance = "5%",
+    points: Points = 0.1,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say of every figure of two builds whether it is better, the same, worse, noisy, or not comparable.
+
+    Exits 1 if one is worse, 5 if one is noisy or none can be compared."""
+    from . import compare as comparing
+    from .report import read_report
+    from .units import parse_share
+
+    compared = comparing.compare(read_report(before), read_report(after), parse_share(tolerance), points)
+    _print_comparison(compared, json)
+    raise typer.Exit(compared.exit_code)
+
+
+@app.command()
 def train(model: Annotated[str, typer.Argument(help="Model file or zoo name.")], quick: Quick = False) -> None:
     """Train a model of the zoo (or any model file with a recipe) and keep the weights for this user."""
     from .load import train_model
@@ -131,18 +216,13 @@ def train(model: Annotated[str, typer.Argument(help="Model file or zoo name.")],
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    """Show the report of a build again, and render its HTML anew."""
+    """Show the report of a build again, and write report.html, report.md and report.junit.xml anew."""
     from rich.console import Console
 
-    from .errors import UsageError
-    from .files import write_text
-    from .report import print_report, read_report, to_html
+    from .report import print_report, read_report, render
 
-    path = folder / "report.json"
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist", "Name the folder that `edgecomp build -o` wrote.")
-    result = read_report(path)
-    write_text(folder / "report.html", to_html(result))
+    result = read_report(folder / "report.json")
+    render(result, folder)
     print_report(result, Console())
 
 
@@ -208,6 +288,14 @@ def models() -> None:
     _print_table(("model", "what it is", "weights"), rows)
 
 
+@app.command("devices")
+def list_devices() -> None:
+    """List where exported models can be measured now, and what is missing for the rest."""
+    from . import devices
+
+    _print_table(("--on", "what", "state", "remedy"), devices.listing())
+
+
 @app.command()
 def doctor() -> None:
     """Say what is installed, what is missing and how to get it."""
@@ -220,11 +308,34 @@ def doctor() -> None:
     raise typer.Exit(0 if all(f.ok or f.optional for f in findings) else 4)
 
 
+def _print_comparison(compared, json: bool) -> None:  # type: ignore[no-untyped-def]
+    from .compare import TITLES, remarks, rows
+
+    if json:
+        print(compared.model_dump_json(indent=1))
+        return
+    _print_table(TITLES, rows(compared))
+    print(*remarks(compared), sep="\n")
+
+
+def _limits(installed: str | None, ram: str | None, latency: str | None, instructions: str | None):  # type: ignore[no-untyped-def]
+    from .records import Limits
+    from .units import parse_bytes, parse_count, parse_ms
+
+    return Limits(
+        installed_bytes=parse_bytes(installed) if installed else None,
+        ram_bytes=parse_bytes(ram) if ram else None,
+        latency_ms=parse_ms(latency) if latency else None,
+        instructions=parse_count(instructions) if instructions else None,
+    )
+
+
 def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
+    from rich.text import Text
 
     from . import explain
-    from .report import left_alone
+    from .figures import left_alone
     from .units import format_bytes
 
     rows = [
@@ -239,7 +350,8 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
     ]
     total = [format_bytes(sum(getattr(e, f) for e in plan.entries)) for f in ("original_bytes", "predicted_bytes")]
     _print_table(("layer", "kind", "method", "original", "predicted"), [*rows, ("all layers", "", "", *total)])
-    Console().print(*left_alone((", ".join(e.layers), e.method, e.reason) for e in plan.entries), sep="\n")
+    left = left_alone((", ".join(e.layers), e.method, e.reason) for e in plan.entries)
+    Console().print(*(Text.assemble(f"{layers}: ", (reason, "dim")) for layers, reason in left), sep="\n")
     if plan.search is None:
         print("The file's container comes on top.")
     else:

@@ -26,7 +26,9 @@ _AIM_RIDGE = 0.3
 
 # Of a plan, what later stages ask for, and what explains it.
 _LATER: dict[str, Any] = {
-    **dict.fromkeys(("target", "runtime", "stock", "budget_bytes", "max_drop_points", "recover_epochs"), True),
+    **dict.fromkeys(
+        ("target", "runtime", "stock", "budget_bytes", "max_drop_points", "limits", "recover_epochs"), True
+    ),
     **{"search": True, "entries": {"__all__": {"damage", "instructions", "runner_up", "reason"}}},
 }
 

@@ -12,6 +12,7 @@ from .records import PlanEntry, Report, RunnerUp, Search
 from .units import format_bytes
 
 _HTML = """
+<section>
 <h2>Why this plan</h2>
 <div class="scroll"><table>
 <tr><th>layer</th><th>chosen</th><th class="n">bytes</th><th class="n">damage</th><th>runner-up</th>
@@ -32,6 +33,7 @@ _HTML = """
 {% endfor %}
 </table></div>
 <p class="soft">{{ about }}</p>
+</section>
 """
 
 

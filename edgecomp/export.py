@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from . import discover, lookup, native, progress
 from .devices.host import Host
-from .errors import BuildError
+from .errors import BuildError, UsageError
 from .file_net import FileNet
 from .files import atomic_folder, cache_folder, sha256_file
 from .layers.codebook import CodebookEmbedding, Coded
 from .layers.quantized import Quantized
 from .layers.stock import Stock, without_custom_ops
 from .plan import parameter_bytes
-from .records import Artifact, Compressed, LayerReport, Model, Plan, Proof
+from .records import Artifact, Compressed, LayerReport, Model, Plan, Proof, Report
 from .workspace import Workspace, stage_key
 
 HOST_TARGET = "linux-x86_64"
@@ -69,19 +69,45 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
             proofs = [_prove(model, plan.runtime, net, file).model_dump() for file, net in nets.items()]
             done = {"proof": proofs[0]}
             work.record("export", key, list(nets), done)
-        bundle = work.path("bundle")
-        with atomic_folder(bundle) as partial:
-            native.make_bundle(discover.target(plan.target), plan.runtime, partial)
-            (partial / path.name).hardlink_to(path)
         return Artifact(
             path=path,
             original_path=original,
-            bundle=bundle,
+            bundle=_bundle(plan, path, work),
             layers=_ledger(plan, model, replace(compressed, net=nets[path]), path, original),
             proof=Proof(**done["proof"]),
             runtime_version=runtime.version(),
             custom_op_path=custom_op_path if custom_op_path in nets else None,
         )
+
+
+def reopen(model: Model, plan: Plan, result: Report, work: Workspace) -> Artifact:
+    """What an earlier build exported into this folder, to measure it again with the bench program of today.
+
+    Raises:
+        UsageError: the file is not the one that the report tells of.
+    """
+    suffix = discover.runtime(plan.runtime).SUFFIX
+    path, custom_op_path = work.path(f"model{suffix}"), work.path(f"custom-op{suffix}")
+    if not path.is_file() or sha256_file(path) != (result.artifact_sha256 or sha256_file(path)):
+        raise UsageError(f"{path} is not the file that report.json tells of", "Build it again.")
+    return Artifact(
+        path=path,
+        original_path=original_file(model, plan.runtime),
+        bundle=_bundle(plan, path, work),
+        layers=tuple(result.layers),
+        proof=result.proof,
+        runtime_version=discover.runtime(plan.runtime).version(),
+        custom_op_path=custom_op_path if custom_op_path.is_file() else None,
+    )
+
+
+def _bundle(plan: Plan, path: Path, work: Workspace) -> Path:
+    """The folder with all that runs on the device, the model among it."""
+    bundle = work.path("bundle")
+    with atomic_folder(bundle) as partial:
+        native.make_bundle(discover.target(plan.target), plan.runtime, partial)
+        (partial / path.name).hardlink_to(path)
+    return bundle
 
 
 def run_on_host(runtime: str, path: Path, inputs: list[Tensor], outputs: int, threads: int = 1) -> Tensor:

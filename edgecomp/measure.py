@@ -1,30 +1,26 @@
-"""Stage 6, measure: accuracy of the exported files, their time and memory, and the check on the target's device.
-
-Original and compressed run in the same session, in turns. What a device cannot tell stays None: the emulator never
-gives a time.
-"""
+"""Stage 6, measure: accuracy of the exported files, their time and memory, and the check on the target's device."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import devices, discover, native, progress, timing
-from .devices import Device
-from .devices.host import Host
+from . import devices, discover, intervals, native, progress, protocol
+from .devices import Device, Place
 from .errors import BuildError
 from .export import HOST_TARGET, flat_output, output_values, proof_inputs, read_outputs, run_on_host, write_records
 from .files import atomic_file, cache_folder, sha256_file
-from .records import Accuracy, Artifact, Data, EmulatorCheck, Measured, Measurement, Model, Plan, Request
+from .records import Accuracy, Artifact, Data, EmulatorCheck, Evidence, Measured, Model, Plan, Request
 
-_EMULATED_SAMPLES = 32
-_EMULATED_TOLERANCE = 0.01  # relative difference from the host's outputs; the same sums in another order
+_EMULATED_SAMPLES, _DEVICE_SAMPLES = 32, 500  # of the test split, for the check
+_TOLERANCE = 0.01  # relative difference from the host's outputs; the same sums in another order
 
 
 def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> Measured:
@@ -34,21 +30,28 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
         DeviceError: a program dies on the host or the device.
         BuildError: the device's outputs are not the host's.
     """
-    target = discover.target(plan.target)
-    names = devices.chosen(target, request.on)
+    target, place = discover.target(plan.target), Place.of(request)
+    names = devices.chosen(target, request.on, place)
     with progress.stage("measure", " and ".join(names) or "nothing"):
         if not names:
             return Measured((), None, None, ("nothing was run: --on none",))
         accuracy, outputs = _accuracy(model, plan, artifact)
-        measurements = list(_on_host(model, plan, artifact))
-        check = None
-        for name in names:
-            if name != "host":
-                device = devices.make(name, target)
-                measurements += _on_emulator(model, plan, artifact, device)
-                check = _check(model, plan, artifact, device, outputs)
-        notes = () if accuracy else ("no data: accuracy was not measured, inputs of the timing are the example inputs",)
-        return Measured(tuple(measurements), accuracy, check, notes)
+        notes = [] if accuracy else ["no data: accuracy was not measured, inputs of the timing are the example inputs"]
+        measurements, check = [], None
+        with tempfile.TemporaryDirectory() as temporary:
+            records = Path(temporary, "inputs")
+            what = _write_timed_inputs(model, records)
+            for name in names:
+                bundle = artifact.bundle
+                if name == "host":
+                    bundle = native.host_bundle(discover.target(HOST_TARGET), plan.runtime)
+                with devices.make(name, target, place) as device:
+                    scene = protocol.Scene(plan.runtime, bundle, artifact.files, records, what)
+                    measurements += protocol.measured(device, scene)
+                    if name != "host":
+                        check = _check(model, plan, artifact, device, outputs)
+                    notes += [f"{device.name}: {remark}" for remark in device.remarks()]
+        return Measured(tuple(measurements), accuracy, check, tuple(notes))
 
 
 def answers_agree(a: Tensor, b: Tensor) -> float:
@@ -58,11 +61,15 @@ def answers_agree(a: Tensor, b: Tensor) -> float:
 
 def score(data: Data, outputs: Tensor) -> float:
     """The model's metric on the test split, in percent."""
-    if callable(data.metric):
-        return float(data.metric(outputs, data.test.targets))
-    if data.metric != "top1":
-        raise BuildError(f"unknown metric {data.metric!r}", "Use 'top1' or a function (outputs, targets) → percent.")
-    return 100 * (outputs.argmax(1) == data.test.targets).float().mean().item()
+    return _score(data.metric, outputs, data.test.targets)
+
+
+def _score(metric: str | Callable[[Tensor, Tensor], float], outputs: Tensor, targets: Tensor) -> float:
+    if callable(metric):
+        return float(metric(outputs, targets))
+    if metric != "top1":
+        raise BuildError(f"unknown metric {metric!r}", "Use 'top1' or a function (outputs, targets) → percent.")
+    return 100 * (outputs.argmax(1) == targets).float().mean().item()
 
 
 def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> tuple[Accuracy | None, Tensor | None]:
@@ -72,18 +79,40 @@ def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> tuple[Accuracy | 
     test = model.data.test
     original = test_outputs(model, plan.runtime, artifact.original_path)
     compressed = test_outputs(model, plan.runtime, artifact.path)
-    before, after = score(model.data, original), score(model.data, compressed)
-    metric = "custom" if callable(model.data.metric) else model.data.metric
-    progress.note(f"{metric} {before:.2f} → {after:.2f} % on {len(test):,} samples of {test.name}")
+    result = compare_answers(model.data, original, compressed, "host")
+    progress.note(
+        f"{result.metric} {result.original:.2f} → {result.compressed:.2f} % on {len(test):,} samples of {test.name}"
+    )
+    return result, compressed
+
+
+def compare_answers(data: Data, original: Tensor, compressed: Tensor, evidence: Evidence) -> Accuracy:
+    """Accuracy of both nets from their outputs on the first samples of the test split, as many as there are."""
+    count, metric = len(original), data.metric
+    targets = data.test.targets[:count]
+    before, after = _score(metric, original, targets), _score(metric, compressed, targets)
+    if callable(metric):
+
+        def drop(chosen: np.ndarray) -> float:
+            a, b = (_score(metric, outputs[chosen], targets[chosen]) for outputs in (original, compressed))
+            return a - b
+
+        interval, method = intervals.drop_of_scores(drop, count), "95 %, paired bootstrap"
+    else:
+        right = [(outputs.argmax(1) == targets).numpy() for outputs in (original, compressed)]
+        interval, method = intervals.drop_of_rights(*right), "95 %, Newcombe's for paired proportions"
     return Accuracy(
-        metric=metric,
-        split=test.name,
-        samples=len(test),
+        metric="custom" if callable(metric) else metric,
+        split=data.test.name,
+        samples=count,
         original=round(before, 4),
         compressed=round(after, 4),
         drop_points=round(before - after, 4),
         agreement=round(answers_agree(original, compressed), 4),
-    ), compressed
+        interval=interval,
+        interval_method=method,
+        evidence=evidence,
+    )
 
 
 def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
@@ -106,59 +135,12 @@ def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
     return torch.from_numpy(np.load(cached))
 
 
-def _first_record(model: Model) -> list[Tensor]:
-    return [model.data.test.inputs[:1]] if model.data else [x[None] for x in model.example_inputs]
-
-
-def _on_host(model: Model, plan: Plan, artifact: Artifact) -> list[Measurement]:
-    """Times and memory of all files, in turns, one thread."""
-    host, bundle = Host(), native.host_bundle(discover.target(HOST_TARGET), plan.runtime)
-    with tempfile.TemporaryDirectory() as temporary:
-        records = Path(temporary, "inputs")
-        write_records(records, _first_record(model))
-        timings = timing.in_turns({name: timing.Job(bundle, path, records) for name, path in artifact.files.items()})
-    return [
-        Measurement(
-            evidence=host.evidence,
-            artifact=name,
-            runtime=plan.runtime,
-            threads=1,
-            **dict(
-                zip(("p50_ms", "p90_ms", "p99_ms"), np.percentile(found.samples_ms, (50, 90, 99)).round(4), strict=True)
-            ),
-            samples=found.samples_ms,
-            load_ms=float(np.median(found.load_ms)),
-            peak_rss_bytes=found.peak_rss_bytes,
-            device=host.describe(),
-        )
-        for name, found in timings.items()
-    ]
-
-
-def _on_emulator(model: Model, plan: Plan, artifact: Artifact, device: Device) -> list[Measurement]:
-    """Instructions of one warm inference, and peak memory. No times."""
-    found = []
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        progress.bar(f"running on {device.name}", len(artifact.files)) as advance,
-    ):
-        records = Path(temporary, "inputs")
-        write_records(records, _first_record(model))
-        for name, path in artifact.files.items():
-            run = device.run(artifact.bundle, path, records, threads=1, warmup=1, repeat=3)
-            found.append(
-                Measurement(
-                    evidence=device.evidence,
-                    artifact=name,
-                    runtime=plan.runtime,
-                    threads=1,
-                    peak_rss_bytes=run.peak_rss_bytes,
-                    instructions=int(np.median(run.instructions[1:])),
-                    device=device.describe(),
-                )
-            )
-            advance()
-    return found
+def _write_timed_inputs(model: Model, path: Path) -> str:
+    """Writes the one record that is run over and over, and says what it is."""
+    record = [model.data.test.inputs[:1]] if model.data else [x[None] for x in model.example_inputs]
+    write_records(path, record)
+    what = f"the first sample of {model.data.test.name}" if model.data else "the example inputs"
+    return f"{what}, sha256 {sha256_file(path)[:16]}"
 
 
 def _check(model: Model, plan: Plan, artifact: Artifact, device: Device, host_outputs: Tensor | None) -> EmulatorCheck:
@@ -168,18 +150,22 @@ def _check(model: Model, plan: Plan, artifact: Artifact, device: Device, host_ou
         inputs, what = proof_inputs(model)[0], "random inputs"
         expected = run_on_host(plan.runtime, artifact.path, inputs, output_values(model))
     else:
-        inputs, what = [model.data.test.inputs[:_EMULATED_SAMPLES]], "test samples"
-        expected = host_outputs[:_EMULATED_SAMPLES]
-    with tempfile.TemporaryDirectory() as temporary:
-        records, result = Path(temporary, "inputs"), Path(temporary, "outputs")
-        write_records(records, inputs)
-        device.run(artifact.bundle, artifact.path, records, result, threads=1)
-        got = read_outputs(result, len(expected), expected.shape[1])
+        count = _DEVICE_SAMPLES if device.tells_time else _EMULATED_SAMPLES
+        inputs, what = [model.data.test.inputs[:count]], "test samples"
+        expected = host_outputs[:count]
+    values, accuracy = expected.shape[1], None
+    with progress.bar(f"outputs on {device.name}", 2 if model.data else 1) as advance:
+        got = _outputs(device, artifact.bundle, artifact.path, inputs, values)
+        advance()
+        if host_outputs is not None:
+            original = _outputs(device, artifact.bundle, artifact.original_path, inputs, values)
+            accuracy = compare_answers(model.data, original, got, device.evidence)
+            advance()
     difference = ((got - expected).norm() / expected.norm().clamp(min=1e-30)).item()
-    if not difference <= _EMULATED_TOLERANCE:
+    if not difference <= _TOLERANCE:
         raise BuildError(
             f"{artifact.path}: outputs on {device.name} differ from the host's by {100 * difference:.2f} % "
-            f"(limit {100 * _EMULATED_TOLERANCE:.0f} %) over {len(expected)} {what}"
+            f"(limit {100 * _TOLERANCE:.0f} %) over {len(expected)} {what}"
         )
     return EmulatorCheck(
         evidence=device.evidence,
@@ -188,4 +174,14 @@ def _check(model: Model, plan: Plan, artifact: Artifact, device: Device, host_ou
         max_abs_difference=(got - expected).abs().max().item(),
         relative_difference=difference,
         agreement=answers_agree(got, expected),
+        accuracy=accuracy,
     )
+
+
+def _outputs(device: Device, bundle: Path, path: Path, inputs: list[Tensor], values: int) -> Tensor:
+    """Outputs of a file for every record on a device, (N, values)."""
+    with tempfile.TemporaryDirectory() as temporary:
+        records, result = Path(temporary, "inputs"), Path(temporary, "outputs")
+        write_records(records, inputs)
+        device.run(bundle, path, records, result, threads=1)
+        return read_outputs(result, len(inputs[0]), values)

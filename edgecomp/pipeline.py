@@ -1,13 +1,18 @@
-"""`build`: the seven stages in order. `dry_run`: the first two."""
+"""`build`: the seven stages in order. `dry_run`: the first two. `bench`: measures a finished build again."""
 
+from dataclasses import replace
+
+from . import devices, discover, limits
 from .compress import compress
-from .export import export
+from .errors import UsageError
+from .export import export, reopen
 from .load import load
 from .measure import measure
 from .plan import plan as make_plan
+from .plan import read_plan
 from .records import Plan, Report, Request
 from .recover import recover
-from .report import report
+from .report import read_report, remeasured, report
 from .workspace import Workspace
 
 
@@ -31,3 +36,24 @@ def dry_run(request: Request) -> Plan:
     """The plan alone; nothing is written but plan.json."""
     with Workspace(request.out) as work:
         return make_plan(load(request), request, work)
+
+
+def bench(request: Request) -> Report:
+    """Measures what is in the folder `request.out` again, on the device of `request`, and writes its report anew.
+
+    Raises:
+        EdgecompError: it is not the folder of a build, or its model is no longer the same.
+    """
+    if request.on == "none":
+        raise UsageError("bench with --on none would measure nothing", "Name a device, or leave out --on.")
+    old, plan = read_report(request.out / "report.json"), read_plan(request.out / "plan.json")
+    place = devices.Place.of(request)
+    limits.check(plan.limits, plan.max_drop_points, devices.chosen(discover.target(plan.target), request.on, place))
+    with Workspace(request.out) as work:
+        model = load(replace(request, model=old.model.source))
+        if model.sha256 != old.model.sha256:
+            raise UsageError(
+                f"the weights of {model.source} are not those that {request.out} was built from", "Build it again."
+            )
+        artifact = reopen(model, plan, old, work)
+        return remeasured(old, plan, artifact, measure(model, plan, artifact, request), work)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
+from pathlib import Path
 
 from torch import nn
 
-from . import chain, devices, discover, graph, progress
+from . import chain, devices, discover, graph, limits, progress
 from .chain import Chain
 from .errors import UsageError, unknown
 from .files import write_text
@@ -24,13 +25,14 @@ AUTO = "auto"  # the method that chooses methods
 
 
 def check(request: Request) -> None:
-    """Refuses unknown names, settings and kinds before anything long begins.
+    """Refuses unknown names, settings, kinds, and limits that cannot be judged, before anything long begins.
 
     Raises:
-        UsageError, DeviceError: see `discover` and `devices.chosen`.
+        UsageError, DeviceError: see `discover`, `devices.chosen` and `limits.check`.
     """
     _runtime_and_chains(request)
-    devices.chosen(discover.target(request.target), request.on)
+    names = devices.chosen(discover.target(request.target), request.on, devices.Place.of(request))
+    limits.check(request.limits, request.max_drop, names)
 
 
 def plan(model: Model, request: Request, work: Workspace) -> Plan:
@@ -52,6 +54,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             seed=request.seed,
             budget_bytes=request.budget_bytes,
             max_drop_points=request.max_drop,
+            limits=request.limits,
             recover_epochs=request.recover_epochs,
             stock=request.stock,
             entries=(),
@@ -78,6 +81,20 @@ def _found(model: Model, base: Plan, groups: list[tuple[str, ...]], request: Req
         reason = _not_a_layer(layer, kind) or _not_named(names, request)
         found.append(auto.Group(names, kind, parameter_bytes(layer), reason))
     return auto.search(model, base, found, request, work)
+
+
+def read_plan(path: Path) -> Plan:
+    """A `plan.json`, validated.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} is not the plan of a build", "Name the folder that `edgecomp build -o` wrote."
+        ) from error
 
 
 def _runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
@@ -107,7 +124,6 @@ def _runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
 
 
 def _checked_auto(request: Request, own: str | None, asked: str) -> str:
-    from .auto import costs
     from .auto.options import options
 
     if own is not None:
@@ -115,7 +131,7 @@ def _checked_auto(request: Request, own: str | None, asked: str) -> str:
             f"--method auto tries layers out in torch, and {request.model} is a finished file",
             "Build from the torch model, or name a method.",
         )
-    costs.check(request.target, list(options(request.settings, asked).limits))
+    options(request.settings, asked)
     return asked
 
 
@@ -150,7 +166,7 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
     for candidate in chains:
         reason, predicted = _filtered(names, layer, kind, candidate, request), size
         if not reason:
-            candidate = candidate.settled(layer)
+            candidate = (candidate if model.data else candidate.without_data()).settled(layer)
             reason = candidate.refuse(layer)
         if not reason:
             predicted = candidate.predict(layer).bytes

@@ -15,13 +15,16 @@ _interrupts: list[int] = []
 
 
 def remember_interrupts() -> None:
-    """Makes Ctrl-C count even where a library swallows the KeyboardInterrupt: the next stage does not begin then."""
+    """Makes Ctrl-C count even where a library swallows the KeyboardInterrupt: the next stage does not begin then. Being
+    told to end, or losing the terminal, is the same as Ctrl-C: what lies on a device is removed first."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         _interrupts.append(number)
         signal.default_int_handler(number, frame)
 
-    signal.signal(signal.SIGINT, handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

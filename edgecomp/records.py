@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-Evidence = Literal["estimated", "host", "qemu-arm64", "adb-shell"]
+Evidence = Literal["estimated", "host", "qemu-arm64", "ssh", "adb-shell"]
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
@@ -29,6 +29,16 @@ class Record(BaseModel):
 # --- What is asked for ------------------------------------------------------------------------------------
 
 
+class Limits(Record):
+    """What the result may take at most, beside the bytes of its file and the drop; None where nothing was said.
+    `ram_bytes`: what the model adds to an empty program with the same runtime."""
+
+    installed_bytes: int | None = Field(None, gt=0)
+    ram_bytes: int | None = Field(None, gt=0)
+    latency_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
+    instructions: int | None = Field(None, gt=0)
+
+
 @dataclass(frozen=True)
 class Request:
     """Everything `edgecomp build` was asked to do."""
@@ -39,7 +49,12 @@ class Request:
     runtime: str | None = None  # that of the model where it is a runtime's file, else executorch
     budget_bytes: int | None = None
     max_drop: float | None = None
+    limits: Limits = field(default_factory=Limits)
     on: str | None = None
+    serial: str | None = None  # of the phone, with `on` adb
+    host: str | None = None  # USER@HOST, with `on` ssh
+    cores: str | None = None  # big, little or a mask such as f0: where the program may run on the device
+    max_temp_c: float | None = None  # the device is left to cool down to this before each turn
     settings: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     out: Path = Path("out")
@@ -176,6 +191,7 @@ class Plan(Record):
     seed: int
     budget_bytes: int | None
     max_drop_points: float | None
+    limits: Limits = Limits()
     recover_epochs: float = 0
     stock: bool = False
     entries: tuple[PlanEntry, ...]
@@ -250,10 +266,22 @@ class Artifact:
         return files if self.custom_op_path is None else {**files, "custom-op": self.custom_op_path}
 
 
+class LayerTime(Record):
+    """What one operator of the exported file takes in one warm inference: time, or executed instructions on qemu."""
+
+    name: str
+    ms: float | None = None
+    instructions: int | None = None
+
+
 class Measurement(Record):
     """One artifact on one device. What was not or cannot be measured there is None.
 
     `custom-op`: of a build with `--stock`, the same compressed net with our custom ops.
+    `…_interval_ms`: 95 %, bootstrap over the raw samples. `first_ms`: the first inference of a cold process.
+    `peak_rss_bytes` is VmHWM, `rss_anon_bytes` RssAnon of a process that runs the file once; `empty_rss_bytes` is VmHWM
+    of the same program and libraries without a model. `inputs`: what was fed in, and its digest.
+    `samples_by_process`: how many of `samples` each process gave.
     """
 
     evidence: Evidence
@@ -264,14 +292,24 @@ class Measurement(Record):
     p90_ms: float | None = None
     p99_ms: float | None = None
     samples: list[float] = []
+    samples_by_process: list[int] = []
     load_ms: float | None = None
     peak_rss_bytes: int | None = None
     instructions: int | None = None
+    p50_interval_ms: tuple[float, float] | None = None
+    p90_interval_ms: tuple[float, float] | None = None
+    p99_interval_ms: tuple[float, float] | None = None
+    first_ms: float | None = None
+    rss_anon_bytes: int | None = None
+    empty_rss_bytes: int | None = None
+    layer_profile: list[LayerTime] = []
+    inputs: str = ""
     device: dict[str, Any] = {}
 
 
 class Accuracy(Record):
-    """In percent. `agreement`: test samples to which the two exported files give the same answer."""
+    """In percent. `agreement`: test samples to which the two exported files give the same answer.
+    `interval`: 95 % of the drop, in points, by the method that `interval_method` names; None where it has none."""
 
     metric: str
     split: str
@@ -280,10 +318,14 @@ class Accuracy(Record):
     compressed: float
     drop_points: float
     agreement: float
+    interval: tuple[float, float] | None = None
+    interval_method: str = ""
+    evidence: Evidence = "host"
 
 
 class EmulatorCheck(Record):
-    """Outputs of the target's program against the host's, over a stated subset of the test split, or other inputs."""
+    """Outputs of the target's program against the host's, over a stated subset of the test split, or other inputs.
+    `accuracy`: of both files on the device, over that subset."""
 
     evidence: Evidence
     samples: int
@@ -291,6 +333,7 @@ class EmulatorCheck(Record):
     max_abs_difference: float
     relative_difference: float
     agreement: float
+    accuracy: Accuracy | None = None
 
 
 @dataclass(frozen=True)
@@ -321,6 +364,21 @@ class BudgetReport(Record):
     drop_verdict: Verdict | None = None
 
 
+class LimitReport(Record):
+    """One limit and what became of it; `limit`, `value` and `interval` (95 %, where it is known) in `unit`.
+    `stated`: somebody asked for it; else it is the default. `reason`: how it was decided, where that is not plain."""
+
+    name: Literal["file", "installed", "drop", "ram", "latency", "instructions"]
+    unit: Literal["bytes", "points", "ms", "instructions"]
+    limit: float
+    stated: bool = True
+    value: float | None
+    interval: tuple[float, float] | None = None
+    evidence: Evidence | Literal["on disk"] | None
+    verdict: Verdict
+    reason: str = ""
+
+
 class SizeReport(Record):
     """`download_bytes`: the file deflated. `installed_bytes`: model + runtime + kernels.
     `custom_op_bytes`: of a build with `--stock`, the file with custom ops that it is compared with."""
@@ -343,8 +401,9 @@ class Environment(Record):
 
 
 class Report(Record):
-    """`report.json`. Fields may be added, never renamed. search, plan: where `auto` found the plan, how, and with what
-    runners-up."""
+    """`report.json`. Fields may be added, never renamed. `limits`: all of them, those of `budget` too. `measure_notes`:
+    those of the notes that belong to the figures of the last measuring. `search`, `plan`: where `auto` found the plan,
+    how, and with what runners-up."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -358,6 +417,8 @@ class Report(Record):
     recover_epochs: float = 0
     stock: bool = False
     budget: BudgetReport
+    limits: list[LimitReport] = []
+    artifact_sha256: str | None = None
     size: SizeReport
     accuracy: Accuracy | None
     measurements: list[Measurement]
@@ -369,10 +430,16 @@ class Report(Record):
     compress_seconds: float
     calibration: str
     notes: list[str]
+    measure_notes: list[str] = []
     environment: Environment
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of all limits together: a missed one decides, then one that could not be decided."""
+        verdicts = [self.budget.verdict, self.budget.drop_verdict, *(limit.verdict for limit in self.limits)]
+        return "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"
 
     @property
     def exit_code(self) -> int:
         """0 if every stated limit is met, 1 if one is missed, 5 if one could not be decided."""
-        verdicts = [self.budget.verdict, self.budget.drop_verdict or "pass"]
-        return 1 if "fail" in verdicts else 5 if "inconclusive" in verdicts else 0
+        return {"pass": 0, "fail": 1, "inconclusive": 5}[self.verdict]

@@ -1,46 +1,43 @@
-"""Stage 7, report: the verdict and every figure, as `report.json`, `report.html` and a table for the terminal."""
+"""Stage 7, report: the verdict and every figure, as `report.json` and what is made of it, and as tables for the
+terminal."""
 
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import torch
+from pydantic import ValidationError
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from . import explain, progress
-from .files import write_text
+from . import explain, figures, junit, limits, page, progress, summary
+from .errors import UsageError
+from .files import sha256_file, write_text
 from .records import (
     Artifact,
     BudgetReport,
     Compressed,
     Environment,
+    LimitReport,
     Measured,
-    Measurement,
     Model,
     ModelReport,
     Plan,
     Proof,
     Report,
     SizeReport,
-    Verdict,
 )
-from .units import format_bytes, format_count
 from .workspace import Workspace
 
-# The classical demand: 200 MB → 10 MB (Gong et al. 2014).
-_DEFAULT_BUDGET = 20
+_STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 _NOTEWORTHY = 0.1  # relative difference of outputs from exact arithmetic that is worth a remark
-_FIGURES = ("", "original", "compressed", "ratio", "evidence")
-_PRICE = ("without custom ops", "custom ops", "stock", "stock costs", "evidence")
 
 
 def report(
@@ -50,6 +47,7 @@ def report(
     size = _size(artifact)
     taken = {entry.method: entry.settings for entry in plan.entries if entry.method}
     settings = next(iter(taken.values()), {}) if len(taken) < 2 else taken
+    judged = limits.judge(plan, size, measured)
     result = Report(
         model=ModelReport(name=model.name, source=model.source, sha256=model.sha256, parameters=model.parameters),
         target=plan.target,
@@ -59,7 +57,9 @@ def report(
         seed=plan.seed,
         recover_epochs=plan.recover_epochs,
         stock=plan.stock,
-        budget=_budget(size, measured, plan),
+        budget=_budget(judged),
+        limits=judged,
+        artifact_sha256=sha256_file(artifact.path),
         size=size,
         accuracy=measured.accuracy,
         measurements=list(measured.measurements),
@@ -71,83 +71,136 @@ def report(
         compress_seconds=round(compressed.seconds, 2),
         calibration=compressed.calibration,
         notes=[*compressed.notes, *measured.notes, *_about_outputs(artifact.proof)],
+        measure_notes=list(measured.notes),
         environment=_environment(artifact),
     )
     with progress.stage("report", str(work.folder)):
-        write_text(work.path("report.json"), result.model_dump_json(indent=1, by_alias=True) + "\n")
-        write_text(work.path("report.html"), to_html(result))
+        write_report(result, work.folder)
     return result
 
 
+def remeasured(result: Report, plan: Plan, artifact: Artifact, measured: Measured, work: Workspace) -> Report:
+    """The report of an earlier build with the figures of a new measuring, and the verdicts on them; written."""
+    size = _size(artifact)
+    judged = limits.judge(plan, size, measured)
+    built = [note for note in result.notes if note not in result.measure_notes]
+    changed = {
+        "budget": _budget(judged),
+        "limits": judged,
+        "artifact_sha256": sha256_file(artifact.path),
+        "size": size,
+        "accuracy": measured.accuracy,
+        "measurements": list(measured.measurements),
+        "check": measured.check,
+        "notes": [*built, *measured.notes],
+        "measure_notes": list(measured.notes),
+        "environment": _environment(artifact),
+    }
+    with progress.stage("report", str(work.folder)):
+        result = result.model_copy(update=changed)
+        write_report(result, work.folder)
+    return result
+
+
+def write_report(result: Report, folder: Path) -> None:
+    """`report.json` and all that is made of it."""
+    write_text(folder / "report.json", result.model_dump_json(indent=1, by_alias=True) + "\n")
+    render(result, folder)
+
+
+def render(result: Report, folder: Path) -> None:
+    """`report.html` to send, `report.md` for a pull request, `report.junit.xml` for a CI."""
+    write_text(folder / "report.html", page.html(result))
+    write_text(folder / "report.md", summary.report(result))
+    write_text(folder / "report.junit.xml", junit.report(result))
+
+
 def read_report(path: Path) -> Report:
-    """A `report.json`, validated."""
-    return Report.model_validate_json(path.read_text())
+    """A `report.json`, or that of a build's folder, validated.
+
+    Raises:
+        UsageError: there is none, or it is damaged, of something else, or of another version.
+    """
+    path = path / "report.json" if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist", "Name the folder that `edgecomp build -o` wrote.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UsageError(f"{path} cannot be read: {reason}", "Name a report.json, or the folder of a build.") from error
+    try:
+        return Report.model_validate_json(text)
+    except ValidationError as error:
+        raise UsageError(f"{path} is no report of edgecomp: {_first(error)}", _remedy(text)) from error
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where + ': ' if where else ''}{first['msg']}"
+
+
+def _remedy(text: str) -> str:
+    """What to do about a file that does not validate: it may be of a version that knows more fields."""
+    written = re.search(r'"edgecomp": *"([^"]+)"', text)
+    if '"edgecomp.report/' in text and written and written.group(1) != version("edgecomp"):
+        return f"It is of edgecomp {written.group(1)}, this is {version('edgecomp')}: update, or build it again."
+    return "It may be damaged, or of another program: build it again."
 
 
 def print_report(result: Report, console: Console) -> None:
-    """The table for the terminal; the verdict comes last, where the eye is."""
-    notes = [*_left_alone(result), *(Text(note, "dim") for note in result.notes)]
+    """The tables for the terminal; the verdicts come last, where the eye is."""
+    left = [Text.assemble(f"{layers}: ", (reason, "dim")) for layers, reason in figures.layers_left_alone(result)]
+    notes = [Text(note, "dim") for note in result.notes]
     errors = Text(
         "weights, outputs: relative error of the layer's weights, and of its outputs on calibration inputs\n"
         "tables: in which products with codewords are looked up, and the error that this adds to the outputs\n",
         "dim",
     )
-    if result.search:
-        notes = [*notes, Text(), *explain.tables(result.search, result.plan)]
-    parts = [_layer_table(result), errors, *notes, Text(), _figure_table(_FIGURES, _figures(result)), Text()]
-    if price := stock_price(result):
-        parts += [_figure_table(_PRICE, price), Text()]
-    parts += _verdict_lines(result)
+    layers = _table(figures.LAYERS, figures.layer_rows(result), {"layer", "method", "tables"}, figures.heading(result))
+    texts = {"", "evidence"}
+    why = explain.tables(result.search, result.plan) if result.search else []
+    parts = [
+        layers,
+        errors,
+        *left,
+        *notes,
+        Text(),
+        *why,
+        _table(figures.FIGURES, figures.figures(result), texts),
+        Text(),
+    ]
+    if price := figures.stock_price(result):
+        parts += [_table(figures.PRICE, price, {*texts, figures.PRICE[0]}), Text()]
+    for limit in figures.limits(result):
+        parts.append(Text.assemble((limit.verdict.upper(), _STYLES[limit.verdict]), f" {limit.sentence}"))
     console.print(Group(*parts))
 
 
-def left_alone(reasons: Iterable[tuple[str, str | None, str]]) -> list[Text]:
-    """A line for each reason why layers, or parts of compressed ones, were left alone, from (layer, method, reason)."""
-    names: dict[tuple[str, bool], list[str]] = {}
-    for name, method, reason in reasons:
-        if reason:
-            names.setdefault((reason, method is None), []).append(name)
-    return [
-        Text.assemble(f"{', '.join(layers)}{' left alone' if whole else ''}: ", (reason, "dim"))
-        for (reason, whole), layers in names.items()
-    ]
-
-
-def _left_alone(result: Report) -> list[Text]:
-    return left_alone((line.name, line.method, line.reason) for line in result.layers if line.kind != "container")
-
-
-def to_html(result: Report) -> str:
-    """One file without references to anything outside."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(bytes=format_bytes, count=format_count)
-    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
-    return template.render(
-        r=result,
-        figures=_figures(result),
-        price=stock_price(result),
-        left_alone=_left_alone(result),
-        why=explain.html(result),
-    )
+def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], texts: set[str], title: str = "") -> Table:
+    """A table with the columns in `texts` to the left and figures to the right."""
+    table = Table(title=title or None, title_justify="left")
+    for column in titles:
+        table.add_column(column, justify="left" if column in texts else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 # --- verdicts and sizes -----------------------------------------------------------------------------------
 
 
-def _budget(size: SizeReport, measured: Measured, plan: Plan) -> BudgetReport:
-    limit = plan.budget_bytes or size.original_bytes // _DEFAULT_BUDGET
-    drop: Verdict | None = None
-    if plan.max_drop_points is not None:
-        accuracy = measured.accuracy
-        drop = (
-            "inconclusive" if accuracy is None else "pass" if accuracy.drop_points <= plan.max_drop_points else "fail"
-        )
+def _budget(judged: list[LimitReport]) -> BudgetReport:
+    """The two oldest limits, under their own names."""
+    found = {limit.name: limit for limit in judged}
+    file, drop = found["file"], found.get("drop")
     return BudgetReport(
-        limit_bytes=limit,
-        stated=plan.budget_bytes is not None,
-        verdict="pass" if size.artifact_bytes <= limit else "fail",
-        max_drop_points=plan.max_drop_points,
-        drop_verdict=drop,
+        limit_bytes=int(file.limit),
+        stated=file.stated,
+        verdict=file.verdict,
+        max_drop_points=drop.limit if drop else None,
+        drop_verdict=drop.verdict if drop else None,
     )
 
 
@@ -188,114 +241,3 @@ def _environment(artifact: Artifact) -> Environment:
         machine=f"{platform.machine()} {platform.system()}",
         commit=git.stdout.strip() or None,
     )
-
-
-# --- tables -----------------------------------------------------------------------------------------------
-
-
-def _ratio(before: float | None, after: float | None) -> str:
-    return f"{before / after:.1f}×" if before and after else ""
-
-
-def _figures(result: Report) -> list[tuple[str, str, str, str, str]]:
-    """Rows (figure, original, compressed, ratio, evidence) of what was measured."""
-    size, accuracy = result.size, result.accuracy
-    before, after = size.original_bytes, size.artifact_bytes
-    rows = [
-        ("file", format_bytes(before), format_bytes(after), _ratio(before, after), "on disk"),
-        ("download (deflated)", "", format_bytes(size.download_bytes), "", "on disk"),
-        ("model + runtime + kernels", "", format_bytes(size.installed_bytes), "", "on disk"),
-    ]
-    if accuracy:
-        title, drop = f"{accuracy.metric}, {accuracy.samples:,} test samples", f"drop {accuracy.drop_points:+.2f}"
-        rows.append((title, f"{accuracy.original:.2f} %", f"{accuracy.compressed:.2f} %", drop, "host"))
-    for evidence in dict.fromkeys(m.evidence for m in result.measurements):
-        pair = {m.artifact: m for m in result.measurements if m.evidence == evidence}
-        rows += _measured_rows(pair["original"], pair["compressed"])
-    return rows
-
-
-def stock_price(result: Report) -> list[tuple[str, str, str, str, str]]:
-    """Rows (figure, with custom ops, stock, how many times more, evidence) of a build with `--stock`."""
-    size = result.size
-    if size.custom_op_bytes is None:
-        return []
-    before, after = size.custom_op_bytes, size.artifact_bytes
-    rows = [("file", format_bytes(before), format_bytes(after), f"{after / before:.2f}×", "on disk")]
-    for evidence in dict.fromkeys(m.evidence for m in result.measurements):
-        pair = {m.artifact: m for m in result.measurements if m.evidence == evidence}
-        if "custom-op" in pair:
-            rows += _measured_rows(pair["custom-op"], pair["compressed"], costs=True)
-    return rows
-
-
-def _measured_rows(
-    before: Measurement, after: Measurement, costs: bool = False
-) -> list[tuple[str, str, str, str, str]]:
-    def row(title: str, field: str, show: Any) -> list[tuple[str, str, str, str, str]]:
-        a, b = getattr(before, field), getattr(after, field)
-        return (
-            [(title, show(a), show(b), _ratio(*((b, a) if costs else (a, b))), after.evidence)]
-            if a is not None and b is not None
-            else []
-        )
-
-    def milliseconds(value: float) -> str:
-        return f"{value:.3g} ms"
-
-    return [
-        *row(f"latency p50, {after.threads} thread", "p50_ms", milliseconds),
-        *row("latency p90", "p90_ms", milliseconds),
-        *row("load", "load_ms", milliseconds),
-        *row("instructions per inference", "instructions", format_count),
-        *row("peak memory", "peak_rss_bytes", format_bytes),
-    ]
-
-
-def _layer_table(result: Report) -> Table:
-    table = Table(
-        title=f"{result.model.name} · {result.method} · {result.target} · {result.runtime}{' · stock' * result.stock}",
-        title_justify="left",
-    )
-    for title in ("layer", "method", "original", "now", "bits/weight", "weights", "outputs", "tables"):
-        table.add_column(title, justify="left" if title in ("layer", "method", "tables") else "right")
-    for line in result.layers:
-        table.add_row(
-            line.name,
-            line.method or "–",
-            format_bytes(line.original_bytes),
-            format_bytes(line.bytes),
-            f"{line.bits_per_weight:.2f}" if line.weights else "",
-            "" if line.relative_error is None else f"{line.relative_error:.3f}",
-            "" if line.output_error is None else f"{line.output_error:.3f}",
-            line.tables,
-        )
-    return table
-
-
-def _figure_table(titles: tuple[str, ...], rows: list[tuple[str, str, str, str, str]]) -> Table:
-    table = Table()
-    for title in titles:
-        table.add_column(title, justify="left" if title in (titles[0], "evidence") else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _verdict_lines(result: Report) -> list[Text]:
-    budget, size = result.budget, result.size
-    source = "" if budget.stated else ", the default: 1/20 of the original"
-    lines = [
-        Text.assemble(
-            _badge(budget.verdict),
-            f" {format_bytes(size.artifact_bytes)} of {format_bytes(budget.limit_bytes)}{source}",
-        )
-    ]
-    if budget.drop_verdict:
-        drop = f"{result.accuracy.drop_points:+.2f}" if result.accuracy else "unknown"
-        lines.append(Text.assemble(_badge(budget.drop_verdict), f" drop {drop} of {budget.max_drop_points} points"))
-    return lines
-
-
-def _badge(verdict: Verdict) -> tuple[str, str]:
-    return verdict.upper(), {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}[verdict]

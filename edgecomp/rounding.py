@@ -27,13 +27,15 @@ _STRIP = 1 << 22  # weights treated at once
 
 class Config(Record):
     """activations: how a layer's inputs are rounded to int8. `dynamic`: with scales chosen at run time; outputs stay
-    fp32. `static`: with scales fixed by the ranges that calibration data showed, and outputs so too."""
+    fp32. `static`: with scales fixed by the ranges that calibration data showed, and outputs so too. `auto`: what the
+    runtime has the faster kernel for; dynamic if there are no data."""
 
-    activations: Literal["dynamic", "static"] = "dynamic"
+    activations: Literal["auto", "dynamic", "static"] = "auto"
 
 
 class Fitted(Config):
-    """activations: rounded to int8, with scales chosen at run time (`dynamic`) or fixed by calibration data (`static`).
+    """activations: rounded to int8, with scales chosen at run time (`dynamic`), fixed by calibration data (`static`),
+    or as the runtime is faster (`auto`).
     fit: `feedback` uses the calibration inputs, `plain` does not. passes: of refinement."""
 
     fit: Literal["feedback", "plain"] = "feedback"

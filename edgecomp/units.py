@@ -4,21 +4,59 @@ import re
 
 from .errors import UsageError
 
-_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_BYTES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def parse_bytes(text: str) -> int:
     """'10MB' → 10_000_000. Units: B, kB, MB, GB (powers of ten), KiB, MiB, GiB; none means bytes.
 
     Raises:
-        UsageError: no number, an unknown unit, or not more than zero bytes.
+        UsageError: no number, an unknown unit, or less than one byte.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    unit = _BYTES.get((match.group(2) or "B").upper()) if match else None
-    size = int(float(match.group(1)) * unit) if unit else 0
-    if size <= 0:
-        raise UsageError(f"cannot read {text!r} as a number of bytes", "Write it like 10MB, 500kB or 1.5MiB.")
-    return size
+    return round(_parse(text, _BYTES, "a number of bytes", "10MB, 500kB or 1.5MiB", 1))
+
+
+def parse_ms(text: str) -> float:
+    """'5ms' → 5.0, '800us' → 0.8, '1.5s' → 1500.0; none means milliseconds.
+
+    Raises:
+        UsageError: no number, an unknown unit, or not more than zero.
+    """
+    return _parse(text, {"": 1, "us": 1e-3, "µs": 1e-3, "ms": 1, "s": 1e3}, "a time", "5ms, 800us or 1.5s")
+
+
+def parse_count(text: str) -> int:
+    """'20M' → 20_000_000. Units: k, M, G.
+
+    Raises:
+        UsageError: no number, an unknown unit, or less than one.
+    """
+    return round(
+        _parse(text, {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}, "a number of instructions", "20M, 500k or 1.5G", 1)
+    )
+
+
+def parse_share(text: str) -> float:
+    """'5%' → 0.05, '0.05' → 0.05.
+
+    Raises:
+        UsageError: no number, or an unknown unit.
+    """
+    return _parse(text, {"": 1, "%": 0.01}, "a share", "5% or 0.05", 0)
+
+
+def _parse(text: str, units: dict[str, float], what: str, example: str, least: float = 1e-12) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\D*?)\s*", text)
+    unit = units.get(match.group(2).lower()) if match else None
+    value = float(match.group(1)) * unit if match and unit else -1.0
+    if value < least:
+        raise UsageError(f"cannot read {text!r} as {what}", f"Write it like {example}.")
+    return value
+
+
+def format_ms(milliseconds: float) -> str:
+    """0.8782 → '0.878 ms'."""
+    return f"{milliseconds:.3g} ms" if abs(milliseconds) < 1000 else f"{milliseconds / 1000:.3g} s"
 
 
 def format_bytes(size: float) -> str:

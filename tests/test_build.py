@@ -79,8 +79,7 @@ def test_every_method_builds_the_default_model(edgecomp, tmp_path, method):
 
 @pytest.mark.parametrize("method,bits", [("int2+int8", 2), ("int4", 4), ("pq+int8", 1), ("int8+kmeans", 8)])
 def test_integer_layers_run_on_litert(edgecomp, tmp_path, method, bits):
-    static = ("--set", "activations=static") if method.startswith("int8") else ()  # then the first layer too
-    done = edgecomp("build", "--runtime", "litert", "--method", method, *static, "--on", "qemu", "-o", "out")
+    done = edgecomp("build", "--runtime", "litert", "--method", method, "--on", "qemu", "-o", "out")
     assert done.returncode in (0, 1), done.stderr
     r = report_of(tmp_path / "out")
     assert r["proof"]["codes_stored"] and r["check"]["relative_difference"] < 1e-2

@@ -184,6 +184,17 @@ def test_gradients_reach_the_layers_before():
     assert torch.allclose(x.grad, layer.weight.sum(0).expand(4, 16), atol=1e-5)
 
 
+def test_a_runtime_gets_the_rounding_that_it_is_faster_with(runtime):
+    (method,) = chain.parse("int8", (), runtime)
+    layers = {"dense": nn.Linear(8, 8), "conv": nn.Conv2d(8, 8, 3), "first": nn.Conv2d(1, 8, 3)}
+    chosen = {name: method.settled(layer).settings["activations"] for name, layer in layers.items()}
+    spatial = "static" if runtime == "executorch" else "dynamic"
+    assert chosen == {"dense": "dynamic", "conv": spatial, "first": "static"}
+    without = method.without_data()
+    assert without.settled(layers["conv"]).settings["activations"] == "dynamic"
+    assert without.refuse(layers["first"])
+
+
 def test_static_scales_need_data(tiny_model, tmp_path):
     tiny_model.write_text(tiny_model.read_text().replace("def data()", "def no_data()"))
     request = Request(model=str(tiny_model), method="int8", settings=("activations=static",))

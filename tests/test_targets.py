@@ -16,6 +16,7 @@ LITERT = data_folder("targets") / "litert"
 SOURCES = {
     "kernels": [*sorted(KERNELS.glob("*/*.cc")), KERNELS / "test_kernels.cc"],
     "litert_op": [*sorted(KERNELS.glob("*/*.cc")), LITERT / "op.cc", LITERT / "test/test_op.cc"],
+    "litert_op_fuzz": [*sorted(KERNELS.glob("*/*.cc")), LITERT / "op.cc", LITERT / "test/fuzz_op.cc"],
 }
 
 

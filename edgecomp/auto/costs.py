@@ -12,11 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from .. import devices, discover, native
-from ..errors import DeviceError
 from ..export import HOST_TARGET, write_records
+from ..records import Limits
 from .candidates import Candidate
 
-RESOURCES = ("instructions", "ram")
 # ARM64 instructions per multiply-add (for codes: per product or sum, see `CodeFormat.cost`), those of whole nets in
 # docs/runtimes.md.
 _INSTRUCTIONS = {"int8": 0.22, "int4": 0.27, "int2": 0.24}
@@ -37,25 +36,21 @@ def takes(candidate: Candidate) -> dict[str, float]:
     }
 
 
-def check(target: str, resources: list[str]) -> None:
-    """Refuses limits that could not be measured.
-
-    Raises:
-        DeviceError: the emulator is missing, which counts instructions.
-    """
-    problem = devices.make("qemu", discover.target(target)).missing() if "instructions" in resources else ""
-    if problem:
-        raise DeviceError(problem.partition(";")[0], f"Run: {problem.partition(';')[2].strip()}")
+def limits(stated: Limits) -> dict[str, float]:
+    """Those of a request that plans differ in, by resource."""
+    found = {"instructions": stated.instructions, "ram": stated.ram_bytes}
+    return {resource: float(limit) for resource, limit in found.items() if limit is not None}
 
 
-def measured(resource: str, file: Path, runtime: str, target: str, sample: Tensor) -> float:
-    """What one inference of an exported file takes: instructions on the emulated target, or peak memory on the host."""
+def measured(file: Path, runtime: str, target: str, sample: Tensor, emulated: bool) -> dict[str, float]:
+    """What one inference of an exported file takes on the emulated target, by resource; on the host, memory alone."""
     with tempfile.TemporaryDirectory() as temporary:
         records, bundle = Path(temporary, "inputs"), Path(temporary, "bundle")
         write_records(records, [sample[:1]])
-        if resource == "ram":
+        if not emulated:
             host = native.host_bundle(discover.target(HOST_TARGET), runtime)
-            return float(devices.make("host", discover.target(target)).run(host, file, records).peak_rss_bytes)
+            run = devices.make("host", discover.target(target)).run(host, file, records)
+            return {"ram": float(run.peak_rss_bytes)}
         native.make_bundle(discover.target(target), runtime, bundle)
         run = devices.make("qemu", discover.target(target)).run(bundle, file, records, threads=1, warmup=1, repeat=3)
-        return float(np.median(run.instructions[1:]))
+        return {"ram": float(run.peak_rss_bytes), "instructions": float(np.median(run.instructions[1:]))}

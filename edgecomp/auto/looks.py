@@ -38,9 +38,10 @@ class Looked:
 class Looker:
     """Builds plans and looks at them, each once."""
 
-    def __init__(self, model: Model, samples: int, work: Workspace, resources: list[str]) -> None:
+    def __init__(self, model: Model, samples: int, work: Workspace, resources: list[str], emulated: bool) -> None:
         assert model.data is not None
         self.model, self.samples, self.work, self.resources = model, samples, work, resources
+        self.emulated = emulated
         self.judges = judges(model.data.calibration, _MORE * samples)
         self.wanted = flat_output(predict(model.net, self.judges.inputs))
 
@@ -68,7 +69,10 @@ class Looker:
         )
         outputs = run_on_host(plan.runtime, path, [self.judges.inputs], self.wanted.shape[1], torch.get_num_threads())
         size, sample = path.stat().st_size, self.judges.inputs
-        measured = {r: costs.measured(r, path, plan.runtime, plan.target, sample) for r in self.resources}
+        measured: dict[str, float] = {}
+        if self.resources:
+            found = costs.measured(path, plan.runtime, plan.target, sample, self.emulated)
+            measured = {resource: found[resource] for resource in self.resources if resource in found}
         path.unlink()
         judged = replace(self.model.data, test=self.judges)  # type: ignore[type-var]
         before, after = (score(judged, answers) for answers in (self.wanted, outputs))

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from .. import chain
 from ..errors import UsageError, unknown
 from ..records import Record
-from ..units import parse_bytes
-
-_COUNTS = {"k": 1e3, "M": 1e6, "G": 1e9}
-
-
-def _count(value: object) -> object:
-    """'20M' → 20e6."""
-    if isinstance(value, str) and value[-1:] in _COUNTS:
-        return float(value[:-1]) * _COUNTS[value[-1]]
-    return value
-
-
-Count = Annotated[float, BeforeValidator(_count)]
-Bytes = Annotated[int, BeforeValidator(lambda value: parse_bytes(value) if isinstance(value, str) else value)]
 
 
 class Options(Record):
-    """methods: chains to choose from, separated by commas; all there are unless told. instructions: of one inference on
-    the target, at most. ram: peak memory of a process that runs the file on the host, at most. samples: of the
-    calibration split, by which candidates and plans are judged; those that codes are fitted to are others, if there are
-    enough. rounds: plans that are built and looked at before one is chosen."""
+    """methods: chains to choose from, separated by commas; all there are unless told. samples: of the calibration
+    split, by which candidates and plans are judged; those that codes are fitted to are others, if there are enough.
+    rounds: plans that are built and looked at before one is chosen."""
 
     methods: str = ""
-    instructions: Count | None = Field(None, gt=0)
-    ram: Bytes | None = None
     samples: int = Field(1024, ge=16)
     rounds: int = Field(4, ge=1)
-
-    @property
-    def limits(self) -> dict[str, float]:
-        """Those that are stated, by resource."""
-        stated = {"instructions": self.instructions, "ram": self.ram}
-        return {resource: float(limit) for resource, limit in stated.items() if limit is not None}
 
     @property
     def chains(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from torch import nn
 from .. import discover, lowrank, progress
 from ..layers.matrix import kind_of
 from ..records import Model, Request
+from . import costs
 from .candidates import Candidate, Group, candidates, least_bytes, neighbours
 from .options import Options
 from .trials import Mapper, Task, Trial, trials
@@ -105,7 +106,7 @@ class Pool:
     def _matters(self, candidate: Candidate, group: Group, limit: int) -> bool:
         """It may save a part of the budget that is worth the search; other limits than bytes are not seen here."""
         smallest = any(candidate is c for c in self.smallest)
-        if candidate.method is None or self.options.limits or (smallest and group.bytes > _LEFT * limit):
+        if candidate.method is None or costs.limits(self.request.limits) or (smallest and group.bytes > _LEFT * limit):
             return True
         return group.bytes > (_CODED if _factorizes(candidate) else _LEFT) * limit
 
@@ -156,7 +157,7 @@ class Pool:
         return group.kind == "dense" and layer.weight.numel() >= _LARGE and len(layer.weight) >= _PART * _LEAST_ROWS
 
     def _no_slower(self, one: Candidate, other: Candidate) -> bool:
-        return self.options.instructions is None or one.macs <= other.macs
+        return self.request.limits.instructions is None or one.macs <= other.macs
 
     def _try(self, group: Group, wanted: list[Candidate]) -> None:
         """Fits candidates, and puts them through the net where that is little more work."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .. import progress
+from .. import discover, progress
 from ..errors import LimitError, UsageError
 from ..export import original_file
 from ..records import Look, Model, Plan, PlanEntry, Request, RunnerUp, Search
@@ -77,6 +77,11 @@ class _Searcher:
     offsets: dict[str, float] = field(default_factory=dict)  # by resource: what files take beyond what is predicted
     damage_limit: float = _FIRST_LIMIT
 
+    @property
+    def resources(self) -> dict[str, float]:
+        """The limits on others than bytes."""
+        return costs.limits(self.base.limits)
+
     def run(self) -> Plan:
         model, request = self.pool.model, self.pool.request
         original = original_file(model, self.base.runtime).stat().st_size
@@ -97,7 +102,7 @@ class _Searcher:
 
     def _limits(self) -> dict[str, float]:
         limits: dict[str, float] = {"bytes": self.budget - self.container}
-        for resource, limit in self.pool.options.limits.items():
+        for resource, limit in self.resources.items():
             limits[resource] = limit - self.offsets.get(resource, 0.0)
         if self.seeks_least:
             limits["damage"] = self.damage_limit
@@ -116,7 +121,9 @@ class _Searcher:
     # --- looking ------------------------------------------------------------------------------------------
 
     def _rounds(self) -> Plan:
-        looker = Looker(self.pool.model, self.pool.options.samples, self.work, list(self.pool.options.limits))
+        request = self.pool.request
+        emulated = (request.on or discover.target(request.target).devices[0]) == "qemu"
+        looker = Looker(self.pool.model, self.pool.options.samples, self.work, list(self.resources), emulated)
         looked: dict[tuple[int, ...], tuple[Choice, Looked]] = {}
         while len(looked) < self.pool.options.rounds + (
             0 if any(self._fits(l) for _, l in looked.values()) else _EXTRA
@@ -158,9 +165,9 @@ class _Searcher:
         return found.file_bytes <= self.budget and not self._excess(found)
 
     def _excess(self, found: Looked) -> float:
-        """By what fraction a file takes more than a limit on another resource than bytes allows."""
-        limits = self.pool.options.limits.items()
-        return max((found.measured[r] / limit - 1 for r, limit in limits if found.measured[r] > limit), default=0.0)
+        """By what fraction, at least 0, a file takes more than a limit on another resource than bytes allows."""
+        limits = self.resources.items()
+        return max([0.0, *(found.measured.get(r, 0.0) / limit - 1 for r, limit in limits)])
 
     def _rank(self, found: Looked) -> tuple[float, ...]:
         """The less, the better."""

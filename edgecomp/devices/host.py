@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from ..records import Evidence
-from . import Run, bench_arguments, run_bench
+from . import Run, Steady, bench_arguments, run_bench, to_run
 
 
-class Host:
+class Host(Steady):
     name = "host"
     evidence: Evidence = "host"
-
-    def missing(self) -> str:
-        return ""
+    tells_time = True
 
     def describe(self) -> dict[str, Any]:
         return {"name": "host", "machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()}
 
     def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
         arguments = bench_arguments(model, inputs, outputs, options)
-        result = run_bench([str(bundle / "run.sh"), *arguments], "this machine", model)
-        return Run(result["load_ms"], result["sample_ms"], result["peak_rss_bytes"], [])
+        return to_run(run_bench([str(bundle / "run.sh"), *arguments], "this machine", model))
+
+    def empty_rss_bytes(self, bundle: Path) -> int:
+        return run_bench([str(bundle / "run.sh")], "this machine", None)["peak_rss_bytes"]
 
 
 def _processor() -> str:

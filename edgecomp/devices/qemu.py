@@ -12,27 +12,36 @@ from .. import compiler, native
 from ..discover import Target
 from ..files import data_folder
 from ..records import Evidence
-from . import Run, bench_arguments, run_bench
+from . import Run, Steady, bench_arguments, run_bench, to_run
 
 
-class Qemu:
+class Qemu(Steady):
     name = "qemu"
     evidence: Evidence = "qemu-arm64"
+    tells_time = False
 
     def __init__(self, target: Target) -> None:
         assert target.emulator is not None
         self.target, self.emulator = target, target.emulator
 
-    def missing(self) -> str:
+    def missing(self) -> tuple[str, str]:
         if shutil.which(self.emulator.command):
-            return ""
-        return f"{self.emulator.command} is not installed; sudo apt-get install {self.emulator.debian}"
+            return "", ""
+        return f"{self.emulator.command} is not installed", f"Run: sudo apt-get install {self.emulator.debian}"
 
     def describe(self) -> dict[str, Any]:
         version = subprocess.run([self.emulator.command, "--version"], capture_output=True, text=True).stdout
         return {"name": "qemu", "cpu": self.emulator.cpu, "emulator": version.splitlines()[0]}
 
     def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
+        result, instructions = self._run(bundle, bench_arguments(model, inputs, outputs, options), model)
+        return to_run(result, instructions)
+
+    def empty_rss_bytes(self, bundle: Path) -> int:
+        return self._run(bundle, [], None)[0]["peak_rss_bytes"]
+
+    def _run(self, bundle: Path, arguments: list[str], model: Path | None) -> tuple[dict[str, Any], list[int]]:
+        """The program's JSON lines, and the instructions of every inference."""
         plugin = compiler.shared_library([data_folder("android_bench") / "count.c"], "libedgecomp_count.so")
         with tempfile.TemporaryDirectory() as temporary:
             root, counts = Path(temporary, "root"), Path(temporary, "counts")
@@ -42,7 +51,6 @@ class Qemu:
             command += ["-plugin", f"{plugin},out={counts}"]
             # The bundle's own loader and libraries; nothing of this machine's ARM64 system, if it has one.
             command += [str(bundle / "lib" / self.target.bundle.loader), "--library-path", str(bundle / "lib")]
-            command += [str(bundle / native.BENCH), *bench_arguments(model, inputs, outputs, options)]
+            command += [str(bundle / native.BENCH), *arguments]
             result = run_bench(command, f"{self.emulator.command} ({self.emulator.cpu})", model)
-            instructions = [int(line) for line in counts.read_text().split()]
-        return Run(result["load_ms"], result["sample_ms"], result["peak_rss_bytes"], instructions)
+            return result, [int(line) for line in counts.read_text().split()]

@@ -6,6 +6,7 @@
 - `constants(path) -> list[Constant]`: every constant tensor the written file holds,
 - `operators(path) -> set[str]`: the names of the operators that the file needs.
 - `refuse(layer, arithmetic) -> str`: why it cannot multiply the layer so, empty if it can; the plan asks,
+- `prefers_static(layer) -> bool`: whether it multiplies the layer faster with fixed scales,
 - `stored(layer) -> list[Tensor]`: the forms in which the weights of a `Quantized` layer may lie in its files.
 """
 

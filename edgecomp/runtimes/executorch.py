@@ -61,6 +61,11 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         written.write_to_file(file)
 
 
+def prefers_static(layer: nn.Module) -> bool:
+    """Its convolutions with scales chosen at run time take longer than fp32 ones (docs/runtimes.md)."""
+    return kind_of(layer) == "conv"
+
+
 def refuse(layer: nn.Module, arithmetic: Arithmetic) -> str:
     """Found by trying, 1.5.1: convolutions of 4-bit weights do not load, and static products over an odd number of them
     come out wrong."""

@@ -78,6 +78,11 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
     tflite.write(model, path)
 
 
+def prefers_static(layer: nn.Module) -> bool:
+    """Fixed scales gain nothing: what comes in and goes out has to be rounded by ops of its own."""
+    return False
+
+
 def refuse(layer: nn.Module, arithmetic: Arithmetic) -> str:
     """Found by trying, 2.3.0: 2-bit convolutions give no numbers, and what XNNPACK leaves to LiteRT's own kernels is
     slow, and with fixed scales rounded twice."""

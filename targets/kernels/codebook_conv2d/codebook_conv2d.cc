@@ -22,6 +22,29 @@ edgecomp_matrix at_one_position(const edgecomp_conv2d &c, const edgecomp_matrix 
   return part;
 }
 
+typedef float Four __attribute__((vector_size(16)));
+
+// Four rows of four floats become four columns.
+inline void transpose_four(const float *from, size_t from_stride, float *to, size_t to_stride) {
+  Four v[4];
+  for (int i = 0; i < 4; ++i) std::memcpy(&v[i], from + i * from_stride, sizeof v[i]);
+  const Four a = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5), b = __builtin_shufflevector(v[2], v[3], 0, 4, 1, 5);
+  const Four c = __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7), d = __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7);
+  v[0] = __builtin_shufflevector(a, b, 0, 1, 4, 5), v[1] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+  v[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5), v[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+  for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_stride, &v[i], sizeof v[i]);
+}
+
+// to[c * to_stride + r] = from[r * from_stride + c].
+void transpose(const float *from, size_t from_stride, int rows, int columns, float *to, size_t to_stride) {
+  const int whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
+  for (int c = 0; c < whole_columns; c += 4)
+    for (int r = 0; r < whole_rows; r += 4)
+      transpose_four(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
+  for (int r = 0; r < rows; ++r)
+    for (int c = r < whole_rows ? whole_columns : 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+}
+
 // How a convolution is cut into bands, and where in the scratch memory things are.
 struct Plan {
   bool tables;          // of pixels, else patches
@@ -81,25 +104,17 @@ struct Band {
     float *to = reinterpret_cast<float *>(scratch + plan.pixels);
     const size_t map = size_t(c.height) * c.width;
     for_each(threads, last_input - first_input, [&](size_t i) {
-      const float *from = x + (first_input + i) * c.width;
-      float *row = to + i * c.width * c.channels;
-      constexpr int kBlock = 16;  // columns: reads and writes whole cache lines
-      for (int begin = 0; begin < c.width; begin += kBlock) {
-        const int end = std::min(begin + kBlock, c.width);
-        for (int channel = 0; channel < c.channels; ++channel)
-          for (int column = begin; column < end; ++column)
-            row[size_t(column) * c.channels + channel] = from[channel * map + column];
-      }
+      transpose(x + (first_input + i) * c.width, map, c.channels, c.width, to + i * c.width * c.channels, c.channels);
     });
     pixels = to;
   }
 
-  void put(int row, int column, int first_output, int count, const float *values) const {
-    const size_t map = size_t(plan.height) * plan.width, at = size_t(row) * plan.width + column;
-    if (c.channels_last)
-      std::copy_n(values, count, y + at * w.rows + first_output);
-    else
-      for (int i = 0; i < count; ++i) y[(first_output + i) * map + at] = values[i];
+  // `count` outputs from `first_output` on, `values_stride` apart, of so many pixels from number `at` of
+  // the map on.
+  void put(size_t at, int pixels, int first_output, int count, const float *values, size_t values_stride) const {
+    const size_t map = size_t(plan.height) * plan.width;
+    if (!c.channels_last) return transpose(values, values_stride, pixels, count, y + first_output * map + at, map);
+    for (int i = 0; i < pixels; ++i) std::copy_n(values + i * values_stride, count, y + (at + i) * w.rows + first_output);
   }
 
   void with_tables() {
@@ -142,8 +157,8 @@ struct Band {
     for (int input = 0; input < count; ++input) {
       float *values = sums + input * w.tile;
       for (int i = 0; i < outputs; ++i) values[i] = finished(w, first_output + i, values[i]);
-      put(row, column + input, first_output, outputs, values);
     }
+    put(size_t(row) * plan.width + column, count, first_output, outputs, sums, w.tile);
   }
 
   void with_patches() {
@@ -165,8 +180,7 @@ struct Band {
       const size_t at = size_t(first) * plan.width + begin;
       float *outputs = c.channels_last ? y + at * w.rows : reinterpret_cast<float *>(scratch + plan.outputs);
       edgecomp_linear_run(&w, patches, end - begin, outputs, scratch + plan.linear, threads);
-      for (int i = begin; i < end && !c.channels_last; ++i)
-        put(first + i / plan.width, i % plan.width, 0, w.rows, outputs + size_t(i - begin) * w.rows);
+      if (!c.channels_last) put(at, end - begin, 0, w.rows, outputs, w.rows);
     }
   }
 };

@@ -120,7 +120,7 @@ void decode(const edgecomp_matrix &w, Decoded &to) {
         uint8_t codes[kMostLanes];
         unpack_cell(w, cell(w, tile, block, stage), bits, codes);
         const int begin = std::max(lane, tile * w.tile), end = std::min(lane + lanes, (tile + 1) * w.tile);
-        const uint8_t *code = codes + begin - tile * w.tile;
+        const uint8_t *code = codes + (begin - tile * w.tile);
         for (int e = first; e < last; ++e) {
           const size_t index = codebook_index(w, stage, block) + size_t(e) * w.codewords;
           if (index != words_of) load_codewords(w, stage, block, e, words);

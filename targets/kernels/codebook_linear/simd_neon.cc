@@ -4,6 +4,8 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
+#include <climits>
+
 #define EDGECOMP_SIMD
 #define EDGECOMP_VECTOR_BYTES 16
 #include "simd_panel.h"
@@ -59,6 +61,17 @@ struct Sixteen {
   }
 };
 
+// As many 16-byte vectors as fit one load.
+template <int count>
+inline void load(const uint8_t *p, uint8x16_t (&v)[count]) {
+  if constexpr (count == 4) {
+    const uint8x16x4_t loaded = vld1q_u8_x4(p);
+    for (int i = 0; i < count; ++i) v[i] = loaded.val[i];
+  } else {
+    for (int i = 0; i < count; ++i) v[i] = vld1q_u8(p + 16 * i);
+  }
+}
+
 // 16-bit sums for 16 rows. They start where a sum of bytes less their offsets does.
 struct Sums {
   uint16x8_t low, high;
@@ -75,16 +88,38 @@ struct Sums {
       vst1q_f32(out + 4, vfmaq_n_f32(vld1q_f32(out + 4), vcvtq_f32_s32(vmovl_high_s16(sums[i])), scale));
     }
   }
+  void flush(int16_t scale, int32_t *out) const {
+    const int16x8_t sums[2] = {vreinterpretq_s16_u16(low), vreinterpretq_s16_u16(high)};
+    for (int i = 0; i < 2; ++i, out += 8) {
+      const int32x4_t first = vmlal_n_s16(vld1q_s32(out), vget_low_s16(sums[i]), scale);
+      const int32x4_t second = vmlal_high_n_s16(vld1q_s32(out + 4), sums[i], scale);
+      vst1q_s32(out, first), vst1q_s32(out + 4, second);
+    }
+  }
+};
+
+// Where sums of groups go, and their scales: as they are, or as integers for 32-bit sums.
+template <class Sum, class Scale>
+struct Totals {
+  Sum *sums;  // input after input, as many as rows
+  const Scale *scales[kMostInputs];
 };
 
 // `pieces` times 16 bytes of every cell, from `offset` on; or `whole` cells.
-template <int inputs, int planes, int pieces, bool whole = false>
-void accumulate_part(const Run &run, int first_input, int offset) {
+template <int inputs, int planes, int pieces, bool whole, class Sum, class Scale>
+void accumulate_part(const Run &run, const Totals<Sum, Scale> &totals, int first_input, int offset) {
   const uint8x16_t nibble = vdupq_n_u8(15);
-  const int tables = run.shape.count, group = run.shape.group;
-  const float *scales[inputs];
+  // Copies, since compilers must think that the barrier below changes what pointers lead to.
+  const int tables = run.shape.count, group = run.shape.group, rows = 2 * run.cell;
+  const size_t cell = whole ? 16 * pieces : run.cell;
+  const uint8_t *codes = run.codes + offset, *tables_of[inputs];
+  const Scale *scales[inputs];
+  Sum *sums[inputs];
 #pragma GCC unroll 4
-  for (int i = 0; i < inputs; ++i) scales[i] = run.shape.scales(run.tables[first_input + i]);
+  for (int i = 0; i < inputs; ++i) {
+    tables_of[i] = run.tables[first_input + i], scales[i] = totals.scales[first_input + i];
+    sums[i] = totals.sums + size_t(first_input + i) * rows + offset;
+  }
   for (int begin = 0; begin < tables; begin += group) {
     const int end = std::min(begin + group, tables);
     Sums low[inputs][planes][pieces], high[inputs][planes][pieces];
@@ -97,16 +132,13 @@ void accumulate_part(const Run &run, int first_input, int offset) {
           const int start = p == planes - 1 ? 128 * (begin - end) : 0;
           low[i][p][j].start(start), high[i][p][j].start(start);
         }
-    const uint8_t *codes = run.codes + size_t(begin) * run.cell + offset, *tables_of[inputs];
-#pragma GCC unroll 4
-    for (int i = 0; i < inputs; ++i) tables_of[i] = run.tables[first_input + i] + size_t(begin) * planes * kCodewords;
-    const size_t cell = whole ? 16 * pieces : run.cell;
 #pragma GCC unroll 4
     for (int t = begin; t < end; ++t, codes += cell) {
+      uint8x16_t code[pieces];
+      load(codes, code);
 #pragma GCC unroll 4
       for (int j = 0; j < pieces; ++j) {
-        const uint8x16_t code = vld1q_u8(codes + 16 * j);
-        const uint8x16_t low_codes = vandq_u8(code, nibble), high_codes = vshrq_n_u8(code, 4);
+        const uint8x16_t low_codes = vandq_u8(code[j], nibble), high_codes = vshrq_n_u8(code[j], 4);
 #pragma GCC unroll 4
         for (int i = 0; i < inputs; ++i)
 #pragma GCC unroll 4
@@ -122,46 +154,83 @@ void accumulate_part(const Run &run, int first_input, int offset) {
     }
 #pragma GCC unroll 4
     for (int i = 0; i < inputs; ++i) {
-      const float scale = scales[i][begin / group];
+      const Scale scale = *scales[i]++;
 #pragma GCC unroll 4
       for (int p = 0; p < planes; ++p)
 #pragma GCC unroll 4
         for (int j = 0; j < pieces; ++j) {
-          float *out = run.sums + size_t(first_input + i) * 2 * run.cell + offset + 16 * j;
-          low[i][p][j].flush(p ? 256 * scale : scale, out);
-          high[i][p][j].flush(p ? 256 * scale : scale, out + run.cell);
+          low[i][p][j].flush(p ? Scale(256 * scale) : scale, sums[i] + 16 * j);
+          high[i][p][j].flush(p ? Scale(256 * scale) : scale, sums[i] + rows / 2 + 16 * j);
         }
     }
   }
 }
 
 // Sixteen sums fill half of the registers: four inputs, or four pieces of the cells, or two of both.
-template <int planes, int together>
-int accumulate_inputs(const Run &run, int first) {
+template <int planes, int together, class Sum, class Scale>
+int accumulate_inputs(const Run &run, const Totals<Sum, Scale> &totals, int first) {
   constexpr int pieces = kMostInputs / together / planes > 0 ? kMostInputs / together / planes : 1;
   for (; first + together <= run.inputs; first += together) {
     if (run.cell == 16 * pieces)
-      accumulate_part<together, planes, pieces, true>(run, first, 0);
+      accumulate_part<together, planes, pieces, true>(run, totals, first, 0);
     else if (run.cell % (16 * pieces) == 0)
-      for (int offset = 0; offset < run.cell; offset += 16 * pieces) accumulate_part<together, planes, pieces>(run, first, offset);
+      for (int offset = 0; offset < run.cell; offset += 16 * pieces)
+        accumulate_part<together, planes, pieces, false>(run, totals, first, offset);
     else if (run.cell == 32)
-      accumulate_part<together, planes, 2, true>(run, first, 0);
+      accumulate_part<together, planes, 2, true>(run, totals, first, 0);
     else
-      accumulate_part<together, planes, 1, true>(run, first, 0);
+      accumulate_part<together, planes, 1, true>(run, totals, first, 0);
   }
   return first;
 }
 
-void accumulate(const Run &run) {
-  int first = 0;
-  if (run.shape.planes == 1) {
-    first = accumulate_inputs<1, 4>(run, first);
-    first = accumulate_inputs<1, 2>(run, first);
-    accumulate_inputs<1, 1>(run, first);
-  } else {
-    first = accumulate_inputs<2, 2>(run, first);
-    accumulate_inputs<2, 1>(run, first);
+template <class Sum, class Scale>
+void accumulate_bytes(const Run &run, const Totals<Sum, Scale> &totals) {
+  int first = accumulate_inputs<1, 4>(run, totals, 0);
+  first = accumulate_inputs<1, 2>(run, totals, first);
+  accumulate_inputs<1, 1>(run, totals, first);
+}
+
+// For sums in 32 bits: fewer groups do not pay, with more (all of 16) the scales below would have less than 10 bits.
+constexpr int kFewestGroups = 4, kMostGroups = 1024;
+
+// The largest integer scale with which sums cannot overflow.
+int largest_scale(const TableShape &shape) {
+  return std::min(32767, INT_MAX / (128 * shape.group * shape.groups()));
+}
+
+bool integers_serve(const TableShape &shape) {
+  return shape.planes == 1 && shape.groups() >= kFewestGroups && shape.groups() <= kMostGroups && largest_scale(shape) >= 1000;
+}
+
+// Adds the sums of groups with scales rounded to integers: a third of the instructions.
+void accumulate_integers(const Run &run) {
+  alignas(16) int16_t scales[kMostInputs][kMostGroups];
+  alignas(16) int32_t sums[kMostInputs * kMostLanes] = {};
+  const int groups = run.shape.groups(), rows = 2 * run.cell;
+  Totals<int32_t, int16_t> totals = {sums, {}};
+  float units[kMostInputs];
+  for (int i = 0; i < run.inputs; ++i) {
+    const float *exact = run.shape.scales(run.tables[i]);
+    float largest = 0.0f;
+    for (int g = 0; g < groups; ++g) largest = std::max(largest, exact[g]);
+    const float most = float(largest_scale(run.shape));
+    const float factor = largest > 0.0f ? most / largest : 0.0f;
+    for (int g = 0; g < groups; ++g) scales[i][g] = int16_t(exact[g] * factor + 0.5f);
+    units[i] = largest / most, totals.scales[i] = scales[i];
   }
+  accumulate_bytes(run, totals);
+  for (int i = 0; i < run.inputs; ++i)
+    for (int row = 0; row < rows; ++row) run.sums[i * rows + row] += units[i] * float(sums[i * rows + row]);
+}
+
+void accumulate(const Run &run) {
+  if (integers_serve(run.shape)) return accumulate_integers(run);
+  Totals<float, float> totals = {run.sums, {}};
+  for (int i = 0; i < run.inputs; ++i) totals.scales[i] = run.shape.scales(run.tables[i]);
+  if (run.shape.planes == 1) return accumulate_bytes(run, totals);
+  const int first = accumulate_inputs<2, 2>(run, totals, 0);
+  accumulate_inputs<2, 1>(run, totals, first);
 }
 
 }  // namespace

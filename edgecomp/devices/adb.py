@@ -1,0 +1,266 @@
+"""A phone or tablet with Android, through the adb server of this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import stat
+import struct
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from adbutils import AdbClient, AdbConnection, AdbError
+
+from ..discover import Target
+from ..errors import DeviceError
+from ..records import Evidence
+from . import Place
+from .remote import Remote
+
+_PATIENCE_S = 30  # without a sign of life before the phone is asked for one
+_CHUNK = 64 * 1024  # the most that the protocol takes at once
+_STDOUT, _STDERR, _EXIT = 1, 2, 3  # packets of the shell
+
+REMEDIES = {
+    "unauthorized": "Unlock the phone, and allow USB debugging for this computer in the dialog it shows.",
+    "authorizing": "Unlock the phone, and allow USB debugging for this computer in the dialog it shows.",
+    "offline": "Pull the cable and plug it in again, or run: adb reconnect offline",
+    "no permissions": "Run: sudo apt-get install android-sdk-platform-tools-common; then plug it in again.",
+    "recovery": "Start Android on it: adb reboot",
+    "sideload": "Start Android on it: adb reboot",
+    "bootloader": "Start Android on it: fastboot reboot",
+}
+CONNECT = "Plug in a phone with USB debugging switched on, or name one in the network: --serial ADDRESS:PORT."
+
+
+@dataclass(frozen=True)
+class Phone:
+    """A line of `adb devices -l`. `state`: `device` if it can be used; `model` is empty where adb does not know it."""
+
+    serial: str
+    state: str
+    model: str = ""
+
+
+def phones() -> list[Phone]:
+    """Everything the adb server knows of, usable or not; the server is started if there is none.
+
+    Raises:
+        DeviceError: there is no adb, or its server does not answer.
+    """
+    if shutil.which("adb") is None:
+        raise DeviceError("adb is not installed", "Run: sudo apt-get install adb")
+    try:
+        with AdbClient().make_connection(timeout=20) as connection:
+            connection.send_command("host:devices-l")
+            connection.check_okay()
+            lines = connection.read_string_block().splitlines()
+    except (AdbError, OSError, subprocess.SubprocessError) as error:
+        raise DeviceError(f"the adb server does not answer: {error}", "Run: adb kill-server; adb devices") from error
+    found = []
+    for line in filter(None, lines):
+        serial, _, rest = line.partition(" ")
+        model = re.search(r"\bmodel:(\S+)", rest)
+        state = "no permissions" if "no permissions" in rest else rest.split()[0]
+        found.append(Phone(serial, state, model[1].replace("_", " ") if model else ""))
+    return found
+
+
+def choose(serial: str | None) -> Phone:
+    """The phone of that serial number, or the only one there is. One in the network is connected to.
+
+    Raises:
+        DeviceError: there is none, there are several to choose from, or it cannot be used as it is.
+    """
+    serial = serial or os.environ.get("ANDROID_SERIAL")
+    found = phones()
+    if serial and ":" in serial and not _usable(serial, found):
+        # An earlier connection may be a dead one.
+        AdbClient().disconnect(serial)
+        answer = AdbClient().connect(serial, timeout=20)
+        found = _settled(serial)
+        if all(phone.serial != serial for phone in found):
+            raise DeviceError(
+                f"{serial} cannot be reached: {answer}", "Is adb over the network on, and the port right?"
+            )
+    wanted = [phone for phone in found if phone.serial == serial] if serial else found
+    names = ", ".join(f"{phone.serial} ({phone.model or phone.state})" for phone in found)
+    if not wanted:
+        raise DeviceError(f"no phone {serial}" if serial else "no phone is connected", _with(names) or CONNECT)
+    if len(wanted) > 1:
+        raise DeviceError(f"{len(wanted)} phones are connected: {names}", "Say which one with --serial.")
+    phone = wanted[0]
+    if phone.state != "device":
+        remedy = REMEDIES.get(phone.state, "Look at its screen; `edgecomp devices` shows its state.")
+        raise DeviceError(f"the phone {phone.serial} is {phone.state}", remedy)
+    return phone
+
+
+def _with(names: str) -> str:
+    return f"Connected: {names}." if names else ""
+
+
+def _usable(serial: str, found: list[Phone]) -> bool:
+    return any(phone.serial == serial and phone.state in ("device", "unauthorized") for phone in found)
+
+
+def _settled(serial: str) -> list[Phone]:
+    """The list once that phone's state is more than a passing one."""
+    for _ in range(20):
+        found = phones()
+        if not any(p.serial == serial and p.state in ("offline", "connecting", "authorizing") for p in found):
+            break
+        time.sleep(0.25)
+    return found
+
+
+class Adb(Remote):
+    name = "adb"
+    evidence: Evidence = "adb-shell"
+    parent = "/data/local/tmp"
+
+    def __init__(self, target: Target, place: Place) -> None:
+        super().__init__(target, place)
+        self._phone: Phone | None = None
+        self._identity = ""
+
+    def missing(self) -> tuple[str, str]:
+        try:
+            self._phone = choose(self.place.serial)
+        except DeviceError as error:
+            return error.args[0], error.remedy
+        return "", ""
+
+    def __enter__(self) -> Adb:
+        self._phone = choose(self.place.serial)
+        if "shell_v2" not in self._device().get_features():
+            raise DeviceError(f"{self.where} is too old", "Use one with Android 7 or newer.")
+        self._identity = self.shell("getprop ro.serialno").stdout.strip() or self._phone.serial
+        super().__enter__()
+        return self
+
+    @property
+    def where(self) -> str:
+        return f"the phone {self._phone.serial}" if self._phone else "the phone"
+
+    def identity(self) -> str:
+        return self._identity
+
+    def _device(self):  # type: ignore[no-untyped-def]
+        assert self._phone is not None
+        return AdbClient().device(self._phone.serial)
+
+    # --- shell --------------------------------------------------------------------------------------------
+
+    def shell(self, command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        end, texts = time.monotonic() + timeout_s, {_STDOUT: b"", _STDERR: b""}
+        try:
+            with self._device().open_transport(timeout=_PATIENCE_S) as connection:
+                connection.send_command(f"shell,v2,raw:{command}")
+                connection.check_okay()
+                while True:
+                    kind, data = self._packet(connection, end)
+                    if kind == _EXIT:
+                        out, err = (texts[kind].decode(errors="replace") for kind in (_STDOUT, _STDERR))
+                        return subprocess.CompletedProcess(command, data[0], out, err)
+                    if kind in texts:
+                        texts[kind] += data
+        except (AdbError, OSError, EOFError) as error:
+            raise self._failure(error) from error
+
+    def _packet(self, connection: AdbConnection, end: float) -> tuple[int, bytes]:
+        """The next packet of a shell. While none comes, the phone is asked from time to time whether it is there."""
+        header = b""
+        while len(header) < 5:
+            try:
+                got = connection.conn.recv(5 - len(header))
+            except TimeoutError:
+                if time.monotonic() > end:
+                    raise DeviceError(f"{self.where}: a program did not end in time", "Restart the phone.") from None
+                self._ask_for_life()
+                continue
+            if not got:
+                raise EOFError("the connection was closed")
+            header += got
+        kind, length = struct.unpack("<BI", header)
+        return kind, connection.read_exact(length)
+
+    def _ask_for_life(self) -> None:
+        """Raises a DeviceError or an AdbError if not even `true` gets an answer."""
+        with self._device().open_transport(timeout=_PATIENCE_S) as connection:
+            connection.send_command("shell,v2,raw:true")
+            connection.check_okay()
+            connection.read_exact(6)
+
+    def _failure(self, error: Exception) -> DeviceError:
+        """What became of the phone, in words."""
+        if isinstance(error, DeviceError):
+            return error
+        serial = self._phone.serial if self._phone else ""
+        state = next((phone.state for phone in phones() if phone.serial == serial), "")
+        if state == "device" and isinstance(error, (TimeoutError, AdbError)) and "time" in f"{error} {error!r}".lower():
+            return DeviceError(
+                f"{self.where} does not answer any more",
+                "Restart the phone. What is left there is removed when it is used next.",
+            )
+        if state == "device" and not isinstance(error, (EOFError, ConnectionError)):
+            return DeviceError(f"{self.where}: {error}", "Try again; `adb kill-server` starts the server anew.")
+        now = f" and is now {state}" if state and state != "device" else ""
+        return DeviceError(
+            f"the connection to {self.where} broke{now}",
+            "Plug it in again and repeat the command. What is left there is removed when it is used next.",
+        )
+
+    # --- files --------------------------------------------------------------------------------------------
+
+    def push(self, local: Path, remote: str) -> None:
+        mode = stat.S_IFREG | (local.stat().st_mode & 0o777)
+        try:
+            with self._device().open_transport(timeout=_PATIENCE_S) as connection, open(local, "rb") as file:
+                connection.send_command("sync:")
+                connection.check_okay()
+                name = f"{remote},{mode}".encode()
+                connection.conn.sendall(b"SEND" + struct.pack("<I", len(name)) + name)
+                try:
+                    while data := file.read(_CHUNK):
+                        connection.conn.sendall(b"DATA" + struct.pack("<I", len(data)) + data)
+                    connection.conn.sendall(b"DONE" + struct.pack("<I", int(time.time())))
+                except ConnectionError:
+                    pass  # the phone says why below, if it can
+                answer, length = struct.unpack("<4sI", connection.read_exact(8))
+                if answer != b"OKAY":
+                    raise self._refused(local, connection.read_exact(length).decode(errors="replace"))
+        except (AdbError, OSError, EOFError) as error:
+            raise self._failure(error) from error
+
+    def _refused(self, local: Path, reason: str) -> DeviceError:
+        if "space" not in reason:
+            return DeviceError(
+                f"{self.where} does not take {local.name}: {reason}", f"Can {self.parent} be written to?"
+            )
+        size = local.stat().st_size / 1e6
+        return DeviceError(
+            f"{self.where} is full: there is no space for {local.name} ({size:.1f} MB) in {self.parent}",
+            "Free some space on it; `adb shell df /data` shows how much there is.",
+        )
+
+    def pull(self, remote: str, local: Path) -> None:
+        try:
+            with self._device().open_transport(timeout=_PATIENCE_S) as connection, open(local, "wb") as file:
+                connection.send_command("sync:")
+                connection.check_okay()
+                connection.conn.sendall(b"RECV" + struct.pack("<I", len(remote.encode())) + remote.encode())
+                while True:
+                    kind, length = struct.unpack("<4sI", connection.read_exact(8))
+                    if kind == b"DONE":
+                        return
+                    data = connection.read_exact(length)
+                    if kind != b"DATA":
+                        raise DeviceError(f"{self.where} does not give {shlex.quote(remote)}: {data.decode()}")
+                    file.write(data)
+        except (AdbError, OSError, EOFError) as error:
+            raise self._failure(error) from error

@@ -1,0 +1,248 @@
+"""The gate against regressions: what is better, the same, worse, noisy, or not comparable; and its statistics."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from edgecomp import intervals, report
+from edgecomp.compare import compare
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of a real build of a small net, measured on the host."""
+    from conftest import TINY_DATA, TINY_MODEL
+
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "tiny.py").write_text(TINY_MODEL + TINY_DATA)
+    command = [sys.executable, "-m", "edgecomp.cli", "build", "tiny.py", "--budget", "1MB", "--on", "host", "-o", "out"]
+    subprocess.run(command, cwd=folder, capture_output=True, timeout=900, check=True)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def result(built):
+    return report.read_report(built)
+
+
+def verdicts(before, after, **options):
+    return {found.figure: found.verdict for found in compare(before, after, **options).findings}
+
+
+def with_measurements(result, **changes):
+    changed = [m.model_copy(update=changes) for m in result.measurements]
+    return result.model_copy(update={"measurements": changed})
+
+
+def run(result, compressed=1.0, original=2.0, spread=0.02, processes=5, seed=0):
+    """The report with simulated samples: medians as given, processes that differ by `spread`."""
+    generator = np.random.default_rng(seed)
+    changed = []
+    for m in result.measurements:
+        median = {"compressed": compressed, "original": original}[m.artifact]
+        by_process = median * np.exp(
+            generator.normal(0, spread, (processes, 1)) + generator.normal(0, 0.01, (processes, 50))
+        )
+        facts = {"samples": by_process.flatten().tolist(), "samples_by_process": [50] * processes}
+        changed.append(m.model_copy(update={**facts, "p50_ms": float(np.median(by_process))}))
+    return result.model_copy(update={"measurements": changed})
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_the_same_as_itself(result):
+    compared = compare(result, result)
+    assert {found.verdict for found in compared.findings} <= {"same", "noisy"}  # a time may be noisy here
+    assert compared.differences == []
+    exact = {"file", "download", "installed", "accuracy, top1", "memory"}
+    assert all(found.verdict == "same" for found in compared.findings if found.figure in exact)
+    assert compare(run(result), run(result)).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "change,verdict",
+    [(1.0, "same"), (1.04, "same"), (1.06, "worse"), (0.96, "same"), (0.9, "better")],
+)
+def test_exact_figures_are_judged_as_they_are(result, change, verdict):
+    size = result.size.model_copy(update={"artifact_bytes": round(change * result.size.artifact_bytes)})
+    assert verdicts(result, result.model_copy(update={"size": size}))["file"] == verdict
+    assert verdicts(result, result.model_copy(update={"size": size}), tolerance=0.5)["file"] == "same"
+
+
+def test_accuracy_is_judged_in_points(result):
+    def losing(points):
+        accuracy = result.accuracy.model_copy(update={"compressed": result.accuracy.compressed - points})
+        return result.model_copy(update={"accuracy": accuracy})
+
+    found = [verdicts(result, losing(points))["accuracy, top1"] for points in (0.05, 0.15, -0.15)]
+    assert found == ["same", "worse", "better"]
+    assert verdicts(result, losing(0.15), points=0.2)["accuracy, top1"] == "same"
+    other = result.model_copy(update={"accuracy": result.accuracy.model_copy(update={"samples": 50})})
+    (finding,) = [f for f in compare(result, other).findings if f.figure == "accuracy, top1"]
+    assert finding.verdict == "not comparable" and finding.reason == "samples: 100 → 50"
+
+
+@pytest.mark.parametrize(
+    "changes,reason",
+    [
+        ({"threads": 2}, "threads: 1 → 2"),
+        ({"inputs": "other"}, "inputs: "),
+        ({"runtime": "litert"}, "runtime: executorch → litert"),
+        ({"device": {"name": "host", "processor": "another"}}, "processor: "),
+        ({"device": {"max_mhz": {"0": 1800}}}, "max_mhz"),
+        ({"device": {"before": {"governor": ["powersave"]}}}, "governor: null → "),
+    ],
+)
+def test_under_other_circumstances_nothing_is_compared(result, changes, reason):
+    compared = compare(result, with_measurements(result, **changes))
+    by_figure = {found.figure: found for found in compared.findings}
+    assert by_figure["latency p50"].verdict == by_figure["memory"].verdict == "not comparable"
+    assert reason in by_figure["latency p50"].reason and by_figure["file"].verdict == "same"
+
+
+def test_what_one_report_lacks(result):
+    bare = result.model_copy(update={"measurements": [], "accuracy": None})
+    found = {f.figure: (f.verdict, f.reason) for f in compare(bare, result).findings}
+    assert found["latency p50"] == found["accuracy, top1"] == ("not comparable", "not measured before")
+    assert compare(result, bare).findings[-1].reason == "not measured after"
+
+
+def test_the_state_of_a_device_is_not_its_identity(result):
+    devices = [
+        {"name": "adb", "max_mhz": mhz, "identity": i, "before": {"mhz": i}} for i, mhz in ((1, {0: 9}), (2, {"0": 9}))
+    ]
+    a, b = (with_measurements(run(result), device=device) for device in devices)
+    assert verdicts(a, b)["latency p50"] == "same"
+
+
+# --- times ------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_of_one_file_are_hardly_ever_worse(result):
+    """Whatever shifts the whole run shifts the original too; the interval covers what differs between processes."""
+    shifts = np.random.default_rng(0).normal(0, 0.2, 60)
+    found = [
+        verdicts(run(result, seed=i), run(result, np.exp(shift), 2 * np.exp(shift), seed=1000 + i))["latency p50"]
+        for i, shift in enumerate(shifts)
+    ]
+    assert not {"worse", "better"} & set(found)
+    quiet = [verdicts(run(result, seed=i), run(result, seed=1000 + i))["latency p50"] for i in range(20)]
+    assert quiet.count("same") >= 15 and set(quiet) <= {"same", "noisy"}
+
+
+def test_a_slower_kernel_is_worse(result):
+    found = [verdicts(run(result, seed=i), run(result, 1.3, seed=1000 + i))["latency p50"] for i in range(20)]
+    assert set(found) == {"worse"}
+    assert verdicts(run(result, 1.3), run(result, seed=1))["latency p50"] == "better"
+
+
+@pytest.mark.parametrize(
+    "compressed,original,verdict",
+    [
+        (1.3, 2.6, "noisy"),  # all became slower: the machine, or the runtime
+        (1.3, 2.0, "worse"),
+        (1.0, 1.5, "noisy"),  # slower against the original: hidden by a faster machine?
+        (1.0, 3.0, "same"),
+        (0.7, 1.4, "noisy"),
+    ],
+)
+def test_the_original_is_the_witness(result, compressed, original, verdict):
+    assert verdicts(run(result), run(result, compressed, original, seed=1))["latency p50"] == verdict
+
+
+def test_times_of_few_processes_are_noisy(result):
+    compared = compare(run(result, processes=4), run(result, processes=4, seed=1))
+    (latency,) = [found for found in compared.findings if found.figure == "latency p50"]
+    assert latency.verdict == "noisy" and "measure again" in latency.reason and compared.exit_code == 5
+
+
+def test_tails_of_small_samples_are_those_of_students_t():
+    from scipy import stats
+
+    for n in (5, 6, 10, 30):
+        expected = stats.norm.cdf(-stats.t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1)))
+        assert intervals._tail(n) == pytest.approx(expected, rel=0.05)
+
+
+# --- the command line -------------------------------------------------------------------------------------
+
+
+def test_exit_codes_and_json(edgecomp, built, result, tmp_path):
+    larger = json.loads((built / "report.json").read_text())
+    larger["size"]["artifact_bytes"] *= 2
+    (tmp_path / "larger.json").write_text(json.dumps(larger))
+    for name, simulated in (("a", run(result)), ("b", run(result, seed=1)), ("slow", run(result, 2.0))):
+        (tmp_path / f"{name}.json").write_text(simulated.model_dump_json(by_alias=True))
+    done = edgecomp("compare", built, "larger.json")
+    assert done.returncode == 1 and "worse" in done.stdout
+    assert edgecomp("compare", "a.json", "b.json").returncode == 0
+    done = edgecomp("compare", "a.json", "slow.json", "--json")
+    found = {finding["figure"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 1 and found["latency p50"]["verdict"] == "worse"
+    assert found["latency p50"]["interval"][0] > 1.05 < found["latency p50"]["relative_interval"][0]
+    assert edgecomp("compare", "a.json", "slow.json", "--tolerance", "300%").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        (None, "does not exist"),
+        (b"", "no report of edgecomp"),
+        (b'{"schema": "edgecomp.report/1", "model": {"na', "no report of edgecomp"),
+        (b"\xff\xfe\x00binary", "it is not text"),
+        (b'{"schema": "another/1"}', "schema: "),
+        (b"[1, 2]", "no report of edgecomp"),
+    ],
+)
+def test_files_that_are_no_reports(edgecomp, built, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "other.json").write_bytes(content)
+    for arguments in (("compare", built, "other.json"), ("bench", built, "--baseline", "other.json")):
+        done = edgecomp(*arguments)
+        assert done.returncode == 2 and done.stdout == "", done.stderr
+        assert message in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+
+
+def test_a_report_of_a_newer_version_says_so(edgecomp, built, tmp_path):
+    newer = json.loads((built / "report.json").read_text())
+    newer["new_field"], newer["environment"]["edgecomp"] = 1, "99.0"
+    (tmp_path / "newer.json").write_text(json.dumps(newer))
+    done = edgecomp("compare", built, "newer.json")
+    assert done.returncode == 2 and "edgecomp 99.0" in done.stderr and "update" in done.stderr
+
+
+def test_bench_measures_again(edgecomp, built, tmp_path):
+    """Times are not judged here: another test may run beside this one."""
+    shutil.copytree(built.parent, tmp_path, dirs_exist_ok=True)
+    before = report.read_report(tmp_path / "out")
+    done = edgecomp("bench", "out", "--on", "host", "--baseline", "out/report.json", "--json")
+    compared, after = json.loads(done.stdout), report.read_report(tmp_path / "out")
+    assert done.returncode in (0, 1, 5), done.stderr
+    found = {finding["figure"]: finding["verdict"] for finding in compared["findings"]}
+    assert found["file"] == found["installed"] == found["accuracy, top1"] == "same"
+    assert found["latency p50"] != "not comparable"
+    assert after.measurements[0].samples != before.measurements[0].samples
+    assert after.layers == before.layers and after.notes == before.notes and after.proof == before.proof
+
+
+def test_bench_refuses_what_is_not_the_build(edgecomp, built, tmp_path):
+    def refused(message, *options):
+        done = edgecomp("bench", "out", *options)
+        assert done.returncode == 2 and message in " ".join(done.stderr.split()), done.stderr
+
+    refused("does not exist", "--on", "host")
+    shutil.copytree(built.parent, tmp_path, dirs_exist_ok=True)
+    refused("would measure nothing", "--on", "none")
+    model = tmp_path / "out" / "model.pte"
+    model.unlink()  # a link: the other name of the file stays as it is
+    model.write_bytes(b"another file")
+    refused("not the file that report.json tells of", "--on", "host")
+    (tmp_path / "tiny.py").write_text((tmp_path / "tiny.py").read_text().replace("manual_seed(0)", "manual_seed(1)"))
+    refused("weights of tiny.py are not those", "--on", "host")
+    (tmp_path / "out" / "plan.json").write_text("{")
+    refused("is not the plan of a build", "--on", "host")
