@@ -40,7 +40,7 @@ def choose(columns: list[Column], limits: dict[str, float], least: str = "damage
     for resource, limit in limits.items():
         unit = max(limit, 1e-9) / 1e4
         taken = _amounts(columns, resource) / unit
-        constraints.append(LinearConstraint(taken[None], -np.inf, 1e4 * (1 - 1e-9)))
+        constraints.append(LinearConstraint(taken[None], -np.inf, 1e4))
     cost = _amounts(columns, least)
     cost = cost / (_UNIT if least == "damage" else max(1e-9, cost.max() / 1e6))
     bytes = _amounts(columns, "bytes")
