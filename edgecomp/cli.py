@@ -52,6 +52,9 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)  # that of typer.Exit, or None
     except EdgecompError as error:
+        if nearest := getattr(error, "plan", None):
+            print("The nearest plan:")
+            _print_plan(nearest)
         _stderr(f"[bold red]error:[/] {_escape(error)}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

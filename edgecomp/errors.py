@@ -24,9 +24,13 @@ class EdgecompError(Exception):
 
 
 class LimitError(EdgecompError):
-    """A limit that was stated cannot be met, whatever is done."""
+    """A limit that was stated cannot be met, whatever is done. plan: the nearest one that can be carried out."""
 
     exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "", plan: object = None) -> None:
+        super().__init__(message, remedy)
+        self.plan = plan
 
 
 class UsageError(EdgecompError):

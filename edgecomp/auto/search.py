@@ -213,6 +213,7 @@ class _Searcher:
             f"and loses {found.drop_points:.2f} points on calibration samples",
             f"State --budget {found.file_bytes}B or more. Held back by {held}; "
             f"the file itself takes {format_bytes(self.container)}.",
+            plan,
         )
 
     # --- plans --------------------------------------------------------------------------------------------
