@@ -36,8 +36,11 @@ class Inputs:
     mean: Tensor
     _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def known(self, what: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, which depends on these inputs alone, made once: several methods may ask for it."""
+    def known(self, what: str, make: Callable[[], Any], matrix: Tensor | None = None) -> Any:
+        """What `make` gives, which depends on these inputs alone, and on the weights W if given: made once, for several
+        methods may ask for it."""
+        if matrix is not None:
+            what += f" {tuple(matrix.shape)} {matrix.double().sum()} {matrix.double().square().sum()}"
         if what not in self._known:
             self._known[what] = make()
         return self._known[what]

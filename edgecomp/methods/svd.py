@@ -112,8 +112,7 @@ def _factors(matrix: Tensor, inputs: Inputs | None, rank: int) -> tuple[Tensor, 
     if inputs is None:
         left, right = _directions(matrix, None)
     else:  # those of all ranks, which are the same
-        signature = f"svd {tuple(matrix.shape)} {matrix.double().sum()} {matrix.double().square().sum()}"
-        left, right = inputs.known(signature, lambda: _directions(matrix, inputs.damped))
+        left, right = inputs.known("svd", lambda: _directions(matrix, inputs.damped), matrix)
     if right is None:
         return left[:, -rank:], left[:, -rank:].T @ matrix
     return left[:, -rank:], right[-rank:]
