@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 PACKAGES := g++ binutils cmake python3-venv qemu-user g++-aarch64-linux-gnu dataset-fashion-mnist \
-	adb openssh-client openssh-server mksh toybox chromium
+	adb openssh-client mksh toybox chromium
 
 .PHONY: demo test headline setup packages lint clean
 .DELETE_ON_ERROR:

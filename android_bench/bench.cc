@@ -2,12 +2,17 @@
 // phone. It computes no statistics: every sample is printed.
 //
 //   bench --model FILE --inputs FILE [--outputs FILE] [--threads N] [--warmup N] [--repeat N] [--least_ms N]
+//         [--profile 0|1|2]
 //   bench                                                      the same program without a model: what itself takes
 //
 // The inputs file holds one record after the other, each the bytes of all inputs of one inference. Every record is run
 // `--repeat` times, and on until these runs have taken `--least_ms`; the outputs of its last run are appended to the
 // outputs file. Memory is constant in the number of records. Around every inference stand two marker instructions for
-// the instruction counter (count.c); where they mean nothing, they do nothing.
+// the instruction counter (count.c); where they mean nothing, they do nothing. `--profile 1` prints what every
+// operator took; 2 is for the instruction counter.
+#include <dlfcn.h>
+#include <time.h>
+
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -19,22 +24,31 @@
 #if defined(__aarch64__)
 #define BEGIN_INFERENCE() __asm__ volatile("hint #80" ::: "memory")
 #define END_INFERENCE() __asm__ volatile("hint #81" ::: "memory")
+#define READING() __asm__ volatile("hint #82" ::: "memory")
 #else
 #define BEGIN_INFERENCE() ((void)0)
 #define END_INFERENCE() ((void)0)
+#define READING() ((void)0)
 #endif
 
 namespace {
 
 struct Options {
   std::string model, inputs, outputs;
-  int threads = 1, warmup = 0, repeat = 1, least_ms = 0;
+  int threads = 1, warmup = 0, repeat = 1, least_ms = 0, profile = 0;
 };
 
-[[noreturn]] void fail(const std::string &message) {
+bool counting_readings = false;
+
+// For a JSON string.
+std::string escape(const std::string &text) {
   std::string escaped;
-  for (char c : message) escaped += c == '"' || c == '\\' ? std::string("\\") + c : std::string(1, c);
-  std::printf("{\"error\": \"%s\"}\n", escaped.c_str());
+  for (char c : text) escaped += c == '"' || c == '\\' ? std::string("\\") + c : std::string(1, c);
+  return escaped;
+}
+
+[[noreturn]] void fail(const std::string &message) {
+  std::printf("{\"error\": \"%s\"}\n", escape(message).c_str());
   std::fflush(stdout);
   std::exit(1);
 }
@@ -50,10 +64,12 @@ Options parse(int argc, char **argv) {
     else if (name == "--warmup") options.warmup = std::atoi(value.c_str());
     else if (name == "--repeat") options.repeat = std::atoi(value.c_str());
     else if (name == "--least_ms") options.least_ms = std::atoi(value.c_str());
+    else if (name == "--profile") options.profile = std::atoi(value.c_str());
     else fail("unknown option " + name);
   }
   if (argc % 2 == 0 || options.model.empty() || options.inputs.empty()) fail("--model and --inputs are needed");
-  if (options.threads < 1 || options.repeat < 1 || options.warmup < 0 || options.least_ms < 0)
+  if (options.threads < 1 || options.repeat < 1 || options.warmup < 0 || options.least_ms < 0 || options.profile < 0 ||
+      options.profile > 2)
     fail("a count is out of range");
   return options;
 }
@@ -95,15 +111,35 @@ double run_once(Runtime &runtime) {
   return elapsed;
 }
 
+void print_events(Runtime &runtime) {
+  for (const Event &event : runtime.events())
+    std::printf("{\"operator\": [\"%s\", %llu, %llu]}\n", escape(event.name).c_str(), (unsigned long long)event.begin,
+                (unsigned long long)event.end);
+}
+
 void print_memory() {
   std::printf("{\"peak_rss_bytes\": %lld, \"rss_anon_bytes\": %lld}\n", memory_bytes("VmHWM"), memory_bytes("RssAnon"));
 }
 
 }  // namespace
 
+// The clock of everything in this process. With `--profile 2` it tells how often it has been read, in microseconds, and
+// marks each reading for the instruction counter: what a runtime notes as times of its operators are then numbers of
+// readings, between which instructions have been counted.
+extern "C" int clock_gettime(clockid_t id, timespec *time) {
+  static const auto real = reinterpret_cast<int (*)(clockid_t, timespec *)>(dlsym(RTLD_NEXT, "clock_gettime"));
+  if (!counting_readings) return real(id, time);
+  static uint64_t readings = 0;
+  READING();
+  ++readings;
+  time->tv_sec = time_t(readings / 1000000), time->tv_nsec = long(readings % 1000000 * 1000);
+  return 0;
+}
+
 int main(int argc, char **argv) {
   if (argc == 1) return print_memory(), 0;
   const Options options = parse(argc, argv);
+  counting_readings = Profile(options.profile) == Profile::kReadings;
   FILE *inputs = std::fopen(options.inputs.c_str(), "rb");
   if (!inputs) fail("cannot open " + options.inputs);
   FILE *outputs = options.outputs.empty() ? nullptr : std::fopen(options.outputs.c_str(), "wb");
@@ -111,7 +147,8 @@ int main(int argc, char **argv) {
 
   auto runtime = make_runtime();
   const auto start = std::chrono::steady_clock::now();
-  if (const std::string error = runtime->load(options.model, options.threads); !error.empty()) fail(error);
+  const std::string error = runtime->load(options.model, options.threads, Profile(options.profile));
+  if (!error.empty()) fail(error);
   std::printf("{\"load_ms\": %.6f}\n", milliseconds_since(start));
 
   for (int record = 0; read_record(inputs, *runtime); ++record) {
@@ -121,6 +158,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < options.repeat || total < options.least_ms; ++i) {
       const double elapsed = run_once(*runtime);
       std::printf("{\"sample_ms\": %.6f}\n", elapsed);
+      if (options.profile) print_events(*runtime);
       total += elapsed;
     }
     if (!outputs) continue;

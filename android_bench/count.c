@@ -2,7 +2,8 @@
  *
  *   qemu-aarch64 -plugin libcount.so,out=FILE program …
  *
- * appends a line with the count of every marked region to FILE. The count is exact to a basic block, does not depend on
+ * appends a line with the count of every marked region to FILE, and before it, after an @, the count until each
+ * `hint #82`. The count is exact to a basic block, does not depend on
  * the load of the machine, and is meant for one thread. Debian packages no qemu-plugin.h; the few functions of plugin
  * API version 1 that are used are declared here.
  */
@@ -32,6 +33,7 @@ __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 static const uint32_t begin_marker = 0xd5032a1f; /* hint #80 */
 static const uint32_t end_marker = 0xd5032a3f;   /* hint #81 */
+static const uint32_t reading = 0xd5032a5f;      /* hint #82 */
 static uint64_t executed, at_begin;
 static FILE *out;
 
@@ -46,6 +48,11 @@ static void on_end(unsigned int vcpu, void *unused) {
   fflush(out);
 }
 
+static void on_reading(unsigned int vcpu, void *unused) {
+  (void)vcpu, (void)unused;
+  fprintf(out, "@%" PRIu64 "\n", executed);
+}
+
 static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *block) {
   (void)id;
   const size_t count = qemu_plugin_tb_n_insns(block);
@@ -56,6 +63,7 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *block) {
     if (qemu_plugin_insn_size(instruction) != sizeof code) continue;
     memcpy(&code, qemu_plugin_insn_data(instruction), sizeof code);
     if (code == begin_marker) qemu_plugin_register_vcpu_insn_exec_cb(instruction, on_begin, NO_REGISTERS, NULL);
+    if (code == reading) qemu_plugin_register_vcpu_insn_exec_cb(instruction, on_reading, NO_REGISTERS, NULL);
     if (code == end_marker) qemu_plugin_register_vcpu_insn_exec_cb(instruction, on_end, NO_REGISTERS, NULL);
   }
 }

@@ -8,17 +8,29 @@
 #include <utility>
 #include <vector>
 
+// What runs are to note of their operators: nothing, when they began and ended, or the same by the clock of bench.cc
+// that counts how often it is read.
+enum class Profile { kNone, kTimes, kReadings };
+
+// An operator, from when to when, in nanoseconds.
+struct Event {
+  std::string name;
+  uint64_t begin, end;
+};
+
 class Runtime {
  public:
   virtual ~Runtime() = default;
-  // Loads a model with full verification. Returns what went wrong, or "".
-  virtual std::string load(const std::string &path, int threads) = 0;
+  // Loads a model with full verification; a profile costs time and memory. Returns what went wrong, or "".
+  virtual std::string load(const std::string &path, int threads, Profile profile) = 0;
   // The input buffers, to be filled before `run`.
   virtual std::vector<std::pair<void *, size_t>> inputs() = 0;
   // One inference. Returns what went wrong, or "".
   virtual std::string run() = 0;
   // The outputs of the last `run`.
   virtual std::vector<std::pair<const void *, size_t>> outputs() = 0;
+  // The operators of the last `run`, in order.
+  virtual std::vector<Event> events() = 0;
 };
 
 std::unique_ptr<Runtime> make_runtime();

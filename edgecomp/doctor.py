@@ -55,6 +55,10 @@ def _programs() -> list[Finding]:
             found[command] = Finding(
                 command, path is not None, path or "not found", "" if path else f"sudo apt-get install {package}"
             )
+    for command, package in (("adb", "adb"), ("ssh", "openssh-client")):  # for --on adb and --on ssh
+        path = shutil.which(command)
+        remedy = "" if path else f"sudo apt-get install {package}"
+        found[command] = Finding(command, path is not None, path or "not found", remedy, optional=True)
     return list(found.values())
 
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from . import intervals, progress, timing
 from .devices import Device
-from .records import Measurement
+from .records import LayerTime, Measurement
+
+_PROFILED = 50  # inferences that the times of operators are the medians of
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def measured(device: Device, scene: Scene) -> list[Measurement]:
             empty_rss_bytes=empty,
             inputs=scene.inputs,
             device=facts,
+            layer_profile=_profile(device, scene, scene.files[name]),
             **figures[name],
         )
         for name in scene.files
@@ -72,6 +75,24 @@ def _figures(found: timing.Timing) -> dict[str, Any]:
         "peak_rss_bytes": found.peak_rss_bytes,
         "rss_anon_bytes": found.rss_anon_bytes,
     }
+
+
+def _profile(device: Device, scene: Scene, path: Path) -> list[LayerTime]:
+    """The operators of one warm inference, from a process of its own; empty where the runtime does not tell."""
+    repeat = _PROFILED if device.tells_time else 1
+    options = {"threads": 1, "warmup": 3, "repeat": repeat, "profile": 1}
+    operators = device.run(scene.bundle, path, scene.records, **options).operators
+    count = len(operators) // repeat
+    names = [name for name, _ in operators[:count]]
+    values = np.median([[value for _, value in operators[i * count : (i + 1) * count]] for i in range(repeat)], axis=0)
+    found = []
+    for i, (name, value) in enumerate(zip(names, values, strict=True)):
+        title = name if "#" in name or names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}"
+        if device.tells_time:
+            found.append(LayerTime(name=title, ms=round(value / 1e6, 6)))
+        else:
+            found.append(LayerTime(name=title, instructions=int(value)))
+    return found
 
 
 def _counted(device: Device, scene: Scene) -> dict[str, dict[str, Any]]:

@@ -154,16 +154,19 @@ def print_report(result: Report, console: Console) -> None:
     left = [Text.assemble(f"{layers}: ", (reason, "dim")) for layers, reason in figures.layers_left_alone(result)]
     notes = [Text(note, "dim") for note in result.notes]
     errors = Text(
-        "weights, outputs: relative error of the layer's weights, and of its outputs on calibration inputs\n"
-        "tables: in which products with codewords are looked up, and the error that this adds to the outputs\n",
-        "dim",
+        "weights, outputs: relative error of the layer's weights, and of its outputs on calibration inputs\n", "dim"
     )
-    layers = _table(figures.LAYERS, figures.layer_rows(result), {"layer", "method", "tables"}, figures.heading(result))
+    rows, titles = [row[:-1] for row in figures.layer_rows(result)], figures.LAYERS[:-1]  # tables would not fit
+    layers = _table(titles, rows, {"layer", "method"}, figures.heading(result))
+    tables = Text("".join(f"{line.name}: {line.tables}\n" for line in result.layers if line.tables), "dim")
+    if tables:
+        tables = Text("looked up in tables, and what their rounding adds to the outputs:\n", "dim") + tables
     texts = {"", "evidence"}
     why = explain.tables(result.search, result.plan) if result.search else []
     parts = [
         layers,
         errors,
+        tables,
         *left,
         *notes,
         Text(),

@@ -77,3 +77,15 @@ def tiny_model(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.py"
     path.write_text(TINY_MODEL + TINY_DATA)
     return path
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of a real build that misses one of its limits, `tiny.py` beside it, and the finished process."""
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "tiny.py").write_text(TINY_MODEL + TINY_DATA)
+    limits = ("--budget", "1MB", "--max-drop", "100", "--max-installed", "100MB")
+    limits += ("--max-ram", "1kB", "--max-instructions", "1G")
+    command = [sys.executable, "-m", "edgecomp.cli", "build", "tiny.py", *limits, "--on", "qemu", "-o", "out"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+    return folder / "out", done

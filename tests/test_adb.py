@@ -237,7 +237,7 @@ def test_cores(phone, scene, cores, mask):
         device.run(*scene, threads=1)
         assert device.describe()["pinned_to"] == f"{cores}: mask {mask}"
     assert set((phone.folder / "pinned").read_text().split()) == {mask}
-    assert any(f"exec taskset {mask} " in command for command in phone.commands)
+    assert any(f"exec taskset {mask} sh " in command for command in phone.commands)
 
 
 def test_cores_that_cannot_be_had(phone):
@@ -287,6 +287,22 @@ def test_ended_from_outside(phone, tiny_model):
     process.send_signal(signal.SIGTERM)
     assert "interrupted" in process.communicate(timeout=60)[1]
     assert process.returncode == 130 and phone.left == []
+
+
+def test_killed_outright(phone, scene):
+    """Nothing can be removed then; the next run does it."""
+    script = "from edgecomp.devices.adb import *; from pathlib import Path; from edgecomp import discover\n"
+    script += f"with Adb(discover.target('android-arm64'), Place(serial='{phone.address}')) as device:\n"
+    script += f"    device.run(*map(Path, {[str(path) for path in scene]}), threads=1, least_ms=60000)"
+    process = subprocess.Popen([sys.executable, "-c", script], env=os.environ, stderr=subprocess.DEVNULL)
+    assert wait_until(lambda: phone.programs, 120)
+    process.kill()
+    process.wait()
+    assert len(phone.left) == 1
+    with Adb(ANDROID, at_place(phone)) as device:
+        assert not phone.programs
+        assert device.run(*scene, threads=1).samples_ms
+    assert phone.left == []
 
 
 def test_options_of_other_devices(edgecomp_here):

@@ -156,7 +156,7 @@ def test_a_chain_is_fitted_only_if_nothing_smaller_is_nearer_than_its_factorizat
 @pytest.mark.parametrize(
     "setting, message",
     [
-        ("auto.methds=pq", "methods"),
+        ("auto.methds=pq", "Did you mean .methods.|methods, rounds"),
         ("k=16", "methods, rounds, samples"),
         ("auto.methods=pqq", "pq"),
         ("auto.methods=pq+int8", "commas"),

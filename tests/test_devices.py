@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from edgecomp import devices, discover, native
 from edgecomp.devices.host import Host
@@ -52,6 +53,15 @@ def test_samples_are_counted_as_asked(scene):
     run = Host().run(host, folder / "m.pte", folder / "inputs", threads=1, warmup=3, repeat=2)
     assert len(run.samples_ms) == 2 * 8
     assert min(run.samples_ms) > 0 and run.load_ms > 0 and run.peak_rss_bytes > 1_000_000
+    assert len(run.warmup_ms) == 3 and run.peak_rss_bytes > run.rss_anon_bytes > 0
+    assert 1_000_000 < Host().empty_rss_bytes(host) < run.peak_rss_bytes
+
+
+def test_a_least_time_is_kept(scene, tmp_path):
+    folder, host = scene
+    (tmp_path / "one").write_bytes((folder / "inputs").read_bytes()[: 144 * 4])
+    run = Host().run(host, folder / "m.pte", tmp_path / "one", threads=1, repeat=2, least_ms=50)
+    assert len(run.samples_ms) > 2 and sum(run.samples_ms) >= 50
 
 
 def test_instructions_hardly_vary(scene):
@@ -63,6 +73,33 @@ def test_instructions_hardly_vary(scene):
     assert len(counts[0]) == 7
     flat = counts[0] + counts[1]
     assert max(flat) < 1.01 * min(flat)
+
+
+@pytest.mark.parametrize("runtime", ["executorch", "litert"])
+def test_profile_of_every_operator(scene, tmp_path, runtime):
+    folder, _ = scene
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 256), nn.ReLU(), nn.Linear(256, 256)
+    )
+    net[3] = pq.compress(net[3], pq.Config(), None, 0)
+    discover.runtime(runtime).export(net.eval(), (torch.zeros(1, 1, 12, 12),), tmp_path / "m")
+    native.make_bundle(ANDROID, runtime, tmp_path / "arm64")
+    host = native.host_bundle(discover.target(HOST_TARGET), runtime)
+    (tmp_path / "inputs").write_bytes((folder / "inputs").read_bytes()[: 144 * 4])
+    options = {"threads": 1, "warmup": 2, "repeat": 2, "profile": 1}
+    here = Host().run(host, tmp_path / "m", tmp_path / "inputs", **options).operators
+    run = Qemu(ANDROID).run(tmp_path / "arm64", tmp_path / "m", tmp_path / "inputs", **options)
+    names = [name for name, _ in run.operators]
+    assert names == [name for name, _ in here] and names[: len(names) // 2] == names[len(names) // 2 :]
+    (conv,), (coded,), (dense,) = (
+        [count for name, count in run.operators[: len(names) // 2] if part in name]
+        for part in ("Convolution", "codebook_linear", "Fully Connected")
+    )
+    # Four products an instruction at most, and no more than four instructions a product.
+    for count, products in ((conv, 8 * 9 * 100), (dense, 256 * 256)):
+        assert products / 4 < count < 4 * products
+    assert 800 * 256 / 16 < coded < 800 * 256 and all(time >= 0 for _, time in here)
+    assert sum(count for _, count in run.operators) < sum(run.instructions[2:])
 
 
 def test_the_bundle_needs_nothing_of_the_host(scene, tmp_path):

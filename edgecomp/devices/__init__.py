@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Run:
     """What one run of the bench program gave: raw samples, no statistics. `warmup_ms`: the first one is that of a cold
-    process. `instructions`: of every inference, warm-up first, where they can be counted."""
+    process. `instructions`: of every inference, warm-up first, where they can be counted. `operators`: with `profile`,
+    those of every sample in order, each with its nanoseconds, or instructions where they can be counted."""
 
     load_ms: float
     warmup_ms: list[float]
@@ -28,6 +29,7 @@ class Run:
     peak_rss_bytes: int
     rss_anon_bytes: int
     instructions: list[int]
+    operators: list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Device(Protocol):
         """Waits until the device is as cool as asked for."""
 
     def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
-        """Runs the bench program; `options` are its numeric ones (threads, warmup, repeat, least_ms).
+        """Runs the bench program; `options` are its numeric ones (threads, warmup, repeat, least_ms, profile: 1).
 
         Raises:
             DeviceError: the program fails or dies.
@@ -133,9 +135,9 @@ def collect(done: subprocess.CompletedProcess[str], where: str, model: Path | No
     Raises:
         DeviceError: it ended with an error or a signal.
     """
-    collected: dict[str, Any] = {"sample_ms": [], "warmup_ms": []}
+    collected: dict[str, Any] = {"sample_ms": [], "warmup_ms": [], "operator": []}
     for line in done.stdout.splitlines():
-        if line.startswith("{"):
+        if line.startswith("{") and (line.endswith("}") or not done.returncode):  # the last one may be cut off
             for key, value in json.loads(line).items():
                 collected[key].append(value) if isinstance(collected.get(key), list) else collected.update({key: value})
     if done.returncode == 0 and "error" not in collected:
@@ -158,6 +160,7 @@ def to_run(collected: dict[str, Any], instructions: list[int] | None = None) -> 
         peak_rss_bytes=collected["peak_rss_bytes"],
         rss_anon_bytes=collected["rss_anon_bytes"],
         instructions=instructions or [],
+        operators=[(name, end - begin) for name, begin, end in collected["operator"]],
     )
 
 
@@ -194,6 +197,8 @@ def chosen(target: Target, on: str | None, place: Place | None = None) -> list[s
         raise UsageError("--cores and --max-temp are for --on adb and --on ssh")
     if place.cores and not re.fullmatch(r"big|little|(0x)?0*[0-9a-fA-F]*[1-9a-fA-F][0-9a-fA-F]*", place.cores):
         raise UsageError(f"--cores {place.cores}", "Say big, little, or a hexadecimal mask of cores such as f0.")
+    if name == "ssh" and not place.host:
+        raise UsageError("--on ssh needs a computer", "Name it with --host USER@HOST.")
     if name == "none":
         return []
     problem, remedy = make(name, target, place).missing()

@@ -79,9 +79,11 @@ def choose(serial: str | None) -> Phone:
     serial = serial or os.environ.get("ANDROID_SERIAL")
     found = phones()
     if serial and ":" in serial and not _usable(serial, found):
-        # An earlier connection may be a dead one.
-        AdbClient().disconnect(serial)
-        answer = AdbClient().connect(serial, timeout=20)
+        try:
+            AdbClient().disconnect(serial)  # an earlier connection may be a dead one
+            answer = AdbClient().connect(serial, timeout=20)
+        except (AdbError, OSError) as error:
+            answer = str(error)
         found = _settled(serial)
         if all(phone.serial != serial for phone in found):
             raise DeviceError(
@@ -127,13 +129,6 @@ class Adb(Remote):
         super().__init__(target, place)
         self._phone: Phone | None = None
         self._identity = ""
-
-    def missing(self) -> tuple[str, str]:
-        try:
-            self._phone = choose(self.place.serial)
-        except DeviceError as error:
-            return error.args[0], error.remedy
-        return "", ""
 
     def __enter__(self) -> Adb:
         self._phone = choose(self.place.serial)

@@ -70,6 +70,9 @@ class Facts:
         rows = (line.split(maxsplit=2) for line in self.sections.get("cpu", []))
         return dict(sorted((int(row[0]), row[2]) for row in rows if len(row) == 3 and row[1] == what))
 
+    def _mhz(self, what: str) -> dict[str, int]:
+        return {f"cpu{n}": int(khz) // 1000 for n, khz in self.cpus(what).items()}
+
     @property
     def online(self) -> list[int]:
         """Numbers of the cores that are switched on."""
@@ -123,13 +126,12 @@ class Facts:
             "system": self.first("system").partition("=")[2].strip('"'),
         }
         memory = self.first("memory").split()
-        mhz = {n: int(khz) // 1000 for n, khz in self.cpus("cpuinfo_max_freq").items()}
         found = {
             **(android if p else linux),
             "kernel": self.first("uname"),
             "memory_bytes": int(memory[1]) * 1024 if len(memory) > 1 else None,
             "cores": len(self.online) or None,
-            "max_mhz": mhz,
+            "max_mhz": self._mhz("cpuinfo_max_freq"),
         }
         return {key: value for key, value in found.items() if value}
 
@@ -137,7 +139,7 @@ class Facts:
         """What may change: governor and clock of every core, temperature, battery."""
         found: dict[str, Any] = {
             "governor": sorted(set(self.cpus("scaling_governor").values())),
-            "mhz": {n: int(khz) // 1000 for n, khz in self.cpus("scaling_cur_freq").items()},
+            "mhz": self._mhz("scaling_cur_freq"),
             "battery": self.battery,
         }
         if self.temperature:

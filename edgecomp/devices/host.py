@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
 from ..records import Evidence
 from . import Run, Steady, bench_arguments, run_bench, to_run
+from .facts import SCRIPT, Facts
 
 
 class Host(Steady):
@@ -18,6 +20,10 @@ class Host(Steady):
 
     def describe(self) -> dict[str, Any]:
         return {"name": "host", "machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()}
+
+    def state(self) -> dict[str, Any]:
+        done = subprocess.run(["sh", "-c", SCRIPT], capture_output=True, text=True, errors="replace")
+        return Facts.parse(done.stdout).state()
 
     def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
         arguments = bench_arguments(model, inputs, outputs, options)

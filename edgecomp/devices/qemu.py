@@ -34,14 +34,19 @@ class Qemu(Steady):
         return {"name": "qemu", "cpu": self.emulator.cpu, "emulator": version.splitlines()[0]}
 
     def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
-        result, instructions = self._run(bundle, bench_arguments(model, inputs, outputs, options), model)
-        return to_run(result, instructions)
+        if options.get("profile"):
+            options["profile"] = 2  # operators noted by readings of a clock, which are counted
+        result, counts = self._run(bundle, bench_arguments(model, inputs, outputs, options), model)
+        until = [0, *(int(line[1:]) for line in counts if line.startswith("@"))]
+        microsecond = 1000
+        result["operator"] = [(n, until[a // microsecond], until[b // microsecond]) for n, a, b in result["operator"]]
+        return to_run(result, [int(line) for line in counts if not line.startswith("@")])
 
     def empty_rss_bytes(self, bundle: Path) -> int:
         return self._run(bundle, [], None)[0]["peak_rss_bytes"]
 
-    def _run(self, bundle: Path, arguments: list[str], model: Path | None) -> tuple[dict[str, Any], list[int]]:
-        """The program's JSON lines, and the instructions of every inference."""
+    def _run(self, bundle: Path, arguments: list[str], model: Path | None) -> tuple[dict[str, Any], list[str]]:
+        """The program's JSON lines, and those of the instruction counter (count.c)."""
         plugin = compiler.shared_library([data_folder("android_bench") / "count.c"], "libedgecomp_count.so")
         with tempfile.TemporaryDirectory() as temporary:
             root, counts = Path(temporary, "root"), Path(temporary, "counts")
@@ -53,4 +58,4 @@ class Qemu(Steady):
             command += [str(bundle / "lib" / self.target.bundle.loader), "--library-path", str(bundle / "lib")]
             command += [str(bundle / native.BENCH), *arguments]
             result = run_bench(command, f"{self.emulator.command} ({self.emulator.cpu})", model)
-            return result, [int(line) for line in counts.read_text().split()]
+            return result, counts.read_text().split()

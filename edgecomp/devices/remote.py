@@ -68,6 +68,13 @@ class Remote:
         """Copies a file from there. Raises a DeviceError if the device is lost."""
         raise NotImplementedError
 
+    def missing(self) -> tuple[str, str]:
+        try:
+            with self:
+                return "", ""
+        except DeviceError as error:
+            return error.args[0], error.remedy
+
     # --- the session --------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
@@ -129,8 +136,12 @@ class Remote:
 
     def describe(self) -> dict[str, Any]:
         assert self._facts is not None
-        pinned = {"pinned_to": f"{self.place.cores}: mask {self._pin[1]}"} if self._pin else {}
-        return {"name": self.name, "identity": self.identity(), **self._facts.describe(), **pinned}
+        facts = {"name": self.name, "identity": self.identity(), **self._facts.describe()}
+        if self._pin:
+            facts["pinned_to"] = f"{self.place.cores}: mask {self._pin[1]}"
+        if self.place.max_temp_c is not None:
+            facts["cooled_to_c"] = self.place.max_temp_c
+        return facts
 
     def state(self) -> dict[str, Any]:
         return self.read_facts().state()
@@ -203,7 +214,8 @@ class Remote:
 
     def _bench(self, bundle: Path, arguments: list[str], model: Path | None) -> dict[str, Any]:
         """The program's JSON lines. They go to a file there: nothing is sent, and nobody woken, while it measures."""
-        program = shlex.join([*self._pin, f"{self._bundle_there(bundle)}/run.sh", *arguments])
+        # Its own first line names /bin/sh, which old phones do not have.
+        program = shlex.join([*self._pin, "sh", f"{self._bundle_there(bundle)}/run.sh", *arguments])
         f = self.folder
         done = self.shell(f"echo $$ >{f}/pid; exec {program} >{f}/out 2>{f}/err", _LONGEST_RUN_S)
         texts = [self.shell(f"cat {f}/{name}; rm -f {f}/pid").stdout for name in ("out", "err")]

@@ -76,9 +76,25 @@ void *scratch_memory(KernelRuntimeContext &context, size_t bytes) {
   return nullptr;
 }
 
+// Tells a profiler, if there is one, how long a kernel takes.
+class Profiled {
+ public:
+  Profiled(KernelRuntimeContext &context, const char *name) : tracer_(context.internal_event_tracer()) {
+    if (tracer_) entry_ = tracer_->start_profiling(name);
+  }
+  ~Profiled() {
+    if (tracer_) tracer_->end_profiling(entry_);
+  }
+
+ private:
+  executorch::runtime::EventTracer *tracer_;
+  executorch::runtime::EventTracerEntry entry_;
+};
+
 Tensor &codebook_linear(KernelRuntimeContext &context, const Tensor &x, const Tensor &codes, const Tensor &codebook,
                         optional<Tensor> scale, optional<Tensor> bias, int64_t rows, int64_t axis, int64_t tile,
                         int64_t table_bits, int64_t table_group, bool relu, Tensor &out) {
+  const Profiled profiled(context, "codebook_linear");
   edgecomp_matrix w;
   const Lookup lookup = {table_bits, table_group, relu};
   const bool valid = x.dim() > 0 && is_contiguous(x, ScalarType::Float) && is_contiguous(out, ScalarType::Float) &&
@@ -109,6 +125,7 @@ Tensor &codebook_conv2d(KernelRuntimeContext &context, const Tensor &x, const Te
                         optional<Tensor> scale, optional<Tensor> bias, int64_t rows, int64_t axis, int64_t tile,
                         int64_t table_bits, int64_t table_group, bool relu, ArrayRef<int64_t> kernel,
                         ArrayRef<int64_t> stride, ArrayRef<int64_t> padding, ArrayRef<int64_t> dilation, Tensor &out) {
+  const Profiled profiled(context, "codebook_conv2d");
   edgecomp_matrix w;
   edgecomp_conv2d c = {};
   bool valid = x.dim() == 4 && is_contiguous(x, ScalarType::Float) && is_contiguous(out, ScalarType::Float) &&
@@ -135,6 +152,7 @@ Tensor &codebook_conv2d(KernelRuntimeContext &context, const Tensor &x, const Te
 Tensor &codebook_embedding(KernelRuntimeContext &context, const Tensor &index, const Tensor &codes,
                            const Tensor &codebook, optional<Tensor> scale, int64_t rows, int64_t columns, int64_t axis,
                            int64_t tile, Tensor &out) {
+  const Profiled profiled(context, "codebook_embedding");
   edgecomp_matrix w;
   const bool valid = is_contiguous(index, ScalarType::Long) && is_contiguous(out, ScalarType::Float) &&
                      read_matrix(codes, codebook, scale, {}, rows, columns, axis, tile, {32, 64, false}, &w) &&

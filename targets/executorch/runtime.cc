@@ -3,7 +3,7 @@
 #include <executorch/extension/tensor/tensor.h>
 #include <executorch/extension/threadpool/threadpool_guard.h>
 
-#include "../../android_bench/runtime.h"
+#include "tracer.h"
 
 // The pool is in the SDK's library, its header is not in the package: what is used of it, declared.
 namespace executorch::extension::threadpool {
@@ -26,9 +26,10 @@ std::string describe(const char *what, Error error) {
 
 class ExecuTorch : public Runtime {
  public:
-  std::string load(const std::string &path, int threads) override {
+  std::string load(const std::string &path, int threads, Profile profile) override {
     executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(uint32_t(threads));
-    module_ = std::make_unique<Module>(path, Module::LoadMode::Mmap);
+    auto tracer = profile == Profile::kNone ? nullptr : std::make_unique<Tracer>(&events_, profile);
+    module_ = std::make_unique<Module>(path, Module::LoadMode::Mmap, std::move(tracer));
     // Full verification: a damaged file must be an error here, not a crash later.
     if (Error error = module_->load(Program::Verification::InternalConsistency); error != Error::Ok)
       return describe("loading the program", error);
@@ -53,6 +54,7 @@ class ExecuTorch : public Runtime {
 
   std::string run() override {
     std::vector<executorch::runtime::EValue> values(tensors_.begin(), tensors_.end());
+    events_.clear();
     auto result = module_->forward(values);
     if (!result.ok()) return describe("running the model", result.error());
     outputs_ = std::move(*result);
@@ -66,7 +68,10 @@ class ExecuTorch : public Runtime {
     return spans;
   }
 
+  std::vector<Event> events() override { return events_; }
+
  private:
+  std::vector<Event> events_;
   std::unique_ptr<Module> module_;
   std::vector<std::vector<uint8_t>> buffers_;
   std::vector<executorch::extension::TensorPtr> tensors_;

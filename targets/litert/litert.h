@@ -16,6 +16,7 @@ typedef struct LiteRtOpaqueOptionsT *LiteRtOpaqueOptions;
 typedef struct LiteRtCompiledModelT *LiteRtCompiledModel;
 typedef struct LiteRtTensorBufferT *LiteRtTensorBuffer;
 typedef struct LiteRtTensorBufferRequirementsT *LiteRtTensorBufferRequirements;
+typedef struct LiteRtProfilerT *LiteRtProfiler;
 typedef int LiteRtStatus;
 
 typedef struct {
@@ -37,6 +38,23 @@ typedef struct {
   int64_t value;
 } LiteRtEnvOption;
 static_assert(sizeof(LiteRtEnvOption) == 24, "as the library was built");
+
+// What the profiler noted; `start_us` of the operators of a delegate is 0.
+typedef struct {
+  const char *tag;
+  int32_t type;
+  uint64_t start_us, elapsed_us;
+  uint64_t memory[6];
+  uint64_t metadata[2];
+  int32_t source;
+} LiteRtEvent;
+static_assert(sizeof(LiteRtEvent) == 104, "as the library was built");
+
+enum {
+  kLiteRtEventDefault = 1,
+  kLiteRtEventOperator = 2,
+  kLiteRtEventDelegateOperator = 8,
+};
 
 enum {
   kLiteRtEnvOptionAutoRegisterAccelerators = 24,
@@ -84,6 +102,11 @@ LiteRtStatus LiteRtGetTensorBufferTensorType(LiteRtTensorBuffer buffer, LiteRtRa
 LiteRtStatus LiteRtGetTensorBufferPackedSize(LiteRtTensorBuffer buffer, size_t *size);
 LiteRtStatus LiteRtLockTensorBuffer(LiteRtTensorBuffer buffer, void **data, int mode);
 LiteRtStatus LiteRtUnlockTensorBuffer(LiteRtTensorBuffer buffer);
+LiteRtStatus LiteRtCompiledModelGetProfiler(LiteRtCompiledModel model, LiteRtProfiler *profiler);
+LiteRtStatus LiteRtStartProfiler(LiteRtProfiler profiler);
+LiteRtStatus LiteRtResetProfiler(LiteRtProfiler profiler);  // stops it as well
+LiteRtStatus LiteRtGetNumProfilerEvents(LiteRtProfiler profiler, int *count);
+LiteRtStatus LiteRtGetProfilerEvents(LiteRtProfiler profiler, int count, LiteRtEvent *events);
 LiteRtStatus LiteRtRunCompiledModel(LiteRtCompiledModel model, size_t signature, size_t inputs,
                                     LiteRtTensorBuffer *input_buffers, size_t outputs, LiteRtTensorBuffer *output_buffers);
 }
