@@ -12,7 +12,7 @@ from .. import discover, progress
 from ..errors import LimitError, UsageError
 from ..export import original_file
 from ..records import Look, Model, Plan, PlanEntry, Request, RunnerUp, Search
-from ..units import format_bytes
+from ..units import format_bytes, format_count
 from ..workspace import Workspace
 from . import costs, knapsack
 from .candidates import Candidate, Group
@@ -108,10 +108,12 @@ class _Searcher:
             limits["damage"] = self.damage_limit
         return limits
 
-    def _choose(self, without: Candidate | None = None) -> Choice | None:
+    def _choose(self, without: Candidate | None = None, least: str = "") -> Choice | None:
+        """The best choice; or, within the bytes alone, the one that takes the least of a resource."""
         flat = [candidate for group in self.pool.kept for candidate in group if candidate is not without]
         columns = [Column(c.layers, self._damage_of(c), costs.takes(c)) for c in flat]
-        chosen = knapsack.choose(columns, self._limits(), "bytes" if self.seeks_least else "damage")
+        limits = {"bytes": self._limits()["bytes"]} if least else self._limits()
+        chosen = knapsack.choose(columns, limits, least or ("bytes" if self.seeks_least else "damage"))
         if chosen is None:
             return None
         by_layer = {flat[j].layers: flat[j] for j in chosen}
@@ -131,7 +133,7 @@ class _Searcher:
             choice = self._refined(self._choose())
             if choice is None and not looked:
                 choice = self._refined(self._nearest(looker))
-            if choice is None or (choice.key in looked and self._fits(looked[choice.key][1])):
+            if choice is None or choice.key in looked:
                 break
             found = looker.look(self._plan(choice), len(looked))
             looked[choice.key] = choice, found
@@ -184,36 +186,48 @@ class _Searcher:
         for pick in choice.picks:
             if pick.method is not None:
                 added = max(found.alone[pick.layers[0]], _LEAST_DAMAGE)
-                step = min(_SCALE, max(1 / _SCALE, added / self._damage_of(pick)))
+                step = min(_SCALE, max(1 / _SCALE, added / max(self._damage_of(pick), _LEAST_DAMAGE)))
                 self.scales[pick.layers[0]] = self.scales.get(pick.layers[0], 1.0) * step**0.5
         if self.seeks_least:
             limit, drop = self.pool.request.max_drop, found.drop_points
             step = limit / max(drop, limit / 4)  # type: ignore[operator, type-var]
             self.damage_limit *= min(step, 0.8) if drop > limit else max(step, 1.25)  # type: ignore[operator]
 
-    def _nearest(self, looker: Looker) -> Choice | None:
-        """None if the smallest plan is within the budget after all, for its container is smaller than was thought.
+    def _nearest(self, looker: Looker) -> Choice:
+        """A choice within the limits after all, where files take less than was thought.
 
         Raises:
-            LimitError: it is not, or other limits are in the way.
+            LimitError: there is none.
         """
         choice = Choice(self.pool.smallest, float("nan"))
-        plan = self._plan(choice)
-        found = looker.look(plan, 0)
+        found = looker.look(self._plan(choice), 0)
         self.container = found.file_bytes - choice.bytes
-        if self._fits(found):
+        if found.file_bytes <= self.budget:
             self.pool.fill(self.budget, thorough=True)
             again = self._choose()
             if again is not None:
                 return again
-        sizes = sorted(((pick.bytes, pick) for pick in choice.picks), key=lambda pair: -pair[0])
-        held = ", ".join(f"{pick.layers[0]} {format_bytes(size)} ({pick.name})" for size, pick in sizes[:4])
+        self._refuse(choice, found, "bytes", f"a file of {format_bytes(self.budget)}")
+        for resource, limit in self.resources.items():
+            choice = self._choose(least=resource) or choice
+            self._refuse(choice, looker.look(self._plan(choice), 1), resource, f"{format_count(limit)} of {resource}")
+        return choice
+
+    def _refuse(self, choice: Choice, found: Looked, resource: str, limit: str) -> None:
+        """Raises a LimitError if the choice that takes the least of a resource takes more than there may be."""
+        most = self.budget if resource == "bytes" else self.resources[resource]
+        taken = found.file_bytes if resource == "bytes" else found.measured.get(resource, 0.0)
+        if taken <= most:
+            return
+        show = format_count if resource == "instructions" else format_bytes
+        amounts = sorted(((costs.takes(pick)[resource], pick) for pick in choice.picks), key=lambda pair: -pair[0])
+        held = ", ".join(f"{pick.layers[0]} {show(amount)} ({pick.name})" for amount, pick in amounts[:4])
+        rest = f"; the file itself takes {format_bytes(self.container)}" if resource == "bytes" else ""
         raise LimitError(
-            f"no plan makes a file of {format_bytes(self.budget)}: the nearest takes {format_bytes(found.file_bytes)} "
+            f"no plan is within {limit}: the nearest takes {show(taken)} "
             f"and loses {found.drop_points:.2f} points on calibration samples",
-            f"State --budget {found.file_bytes}B or more. Held back by {held}; "
-            f"the file itself takes {format_bytes(self.container)}.",
-            plan,
+            f"Allow {round(taken):,} or more. Held back by {held}{rest}.",
+            self._plan(choice),
         )
 
     # --- plans --------------------------------------------------------------------------------------------
