@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from . import discover, lowrank
 from .calibration import Inputs
 from .errors import UsageError, unknown
 from .layers import Factored
-from .layers.matrix import KINDS
+from .layers.matrix import KINDS, weight_matrix
 from .records import Cost
 
 
@@ -111,7 +112,14 @@ class Chain:
 
         if hasattr(method, "compress_coded"):
             return method.compress_coded(layer, config, inputs, seed, code)
-        return Factored(*(code(part, None) for part in method.compress(layer, config, inputs, seed)))
+
+        def make() -> Factored:
+            return method.compress(layer, config, inputs, seed)
+
+        made = (
+            make() if inputs is None else inputs.known(f"{self.names[0]} {config} {seed}", make, weight_matrix(layer))
+        )
+        return Factored(*(code(copy.deepcopy(part), None) for part in made))
 
     @property
     def couples(self) -> bool:

@@ -55,6 +55,9 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)  # that of typer.Exit, or None
     except EdgecompError as error:
+        if nearest := getattr(error, "plan", None):
+            print("The nearest plan:")
+            _print_plan(nearest)
         _stderr(f"[bold red]error:[/] {_escape(error)}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -414,6 +417,7 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
     from rich.text import Text
 
+    from . import explain
     from .figures import left_alone
     from .units import format_bytes
 
@@ -439,7 +443,10 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
         ]
         _print_table(("channels of", "go into", "now", "stay"), groups)
         Console().print(*(Text(note, "dim") for note in plan.pruning.notes), sep="\n")
-    print("The file's container comes on top.")
+    if plan.search is None:
+        print("The file's container comes on top.")
+    else:
+        Console().print(*explain.tables(plan.search, plan.entries), sep="\n")
 
 
 def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -129,11 +129,23 @@ class Knob:
     rivals: tuple[str, ...] = ()
 
 
+class RunnerUp(Record):
+    """What `auto` would have chosen for a group of layers were it not for what it did choose: the bytes and damage of
+    the group, and, with all others chosen anew, the predicted damage of the plan."""
+
+    method: str | None
+    settings: dict[str, Any] = {}
+    bytes: int
+    damage: float
+    plan_damage: float
+
+
 class PlanEntry(Record):
     """What becomes of one group of layers that must be treated alike (tied weights, coupled channels).
 
     `coupled`: the layers have weights of their own, and are to share parts. `method` is None where the group is left
-    alone; `reason` then says why. `pruned`: the method that takes channels of it before that, if any.
+    alone; `reason` then says why. `pruned`: the method that takes channels of it before that, if any. Where `auto`
+    chose: the predicted `damage` (see `Search`), `instructions` of one inference, and the runner-up.
     """
 
     layers: tuple[str, ...]
@@ -145,6 +157,9 @@ class PlanEntry(Record):
     reason: str = ""
     original_bytes: int
     predicted_bytes: int
+    damage: float | None = None
+    instructions: int | None = None
+    runner_up: RunnerUp | None = None
 
     @property
     def units(self) -> tuple[tuple[str, ...], ...]:
@@ -191,6 +206,34 @@ class Pruning(Record):
         return self.text, *(f"channels of {', '.join(names)} stay: {reason}" for reason, names in reasons.items())
 
 
+class Look(Record):
+    """One plan that `auto` built and looked at: the file it gave, and what the file's outputs lose on calibration
+    samples, as predicted and as measured."""
+
+    file_bytes: int
+    predicted_damage: float
+    damage: float
+    drop_points: float
+    chosen: bool = False
+
+
+class Search(Record):
+    """How `auto` found the plan. Damage is the Kullback–Leibler divergence of the class probabilities from those of the
+    original, in nats, a mean over samples of the calibration split.
+
+    candidates: of all layers, whose damage was found out. limits: on bytes, instructions, memory or damage.
+    container_bytes: what the file has beyond the layers. evidence: of the instructions.
+    """
+
+    split: str
+    samples: int
+    candidates: int
+    limits: dict[str, float]
+    container_bytes: int
+    looks: list[Look]
+    evidence: Evidence = "estimated"
+
+
 class Plan(Record):
     """The decision for every layer, in the order of execution; written as `plan.json`."""
 
@@ -207,6 +250,7 @@ class Plan(Record):
     stock: bool = False
     pruning: Pruning | None = None
     entries: tuple[PlanEntry, ...]
+    search: Search | None = None
 
 
 # --- compress, recover, export, measure -------------------------------------------------------------------
@@ -413,7 +457,8 @@ class Environment(Record):
 
 class Report(Record):
     """`report.json`. Fields may be added, never renamed. `limits`: all of them, those of `budget` too. `measure_notes`:
-    those of the notes that belong to the figures of the last measuring."""
+    those of the notes that belong to the figures of the last measuring. `search`, `plan`: where `auto` found the plan,
+    how, and with what runners-up."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -435,6 +480,8 @@ class Report(Record):
     check: EmulatorCheck | None
     layers: list[LayerReport]
     channels: list[ChannelGroup] = []
+    search: Search | None = None
+    plan: list[PlanEntry] = []
     proof: Proof
     compress_seconds: float
     calibration: str

@@ -49,7 +49,7 @@ def test_wheel_carries_its_data(tmp_path):
 RANKS = [
     {"errors", "intervals", "markdown", "units"},
     {"files", "records", "progress", "tflite", "sharing"},
-    {"compiler", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
+    {"compiler", "explain", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
     {"file_net", "calibration", "checkpoint", "kmeans", "train", "permute"},
     {"pruning"},
     {"tflite_model", "lookup", "lowrank", "rounding", "ttd"},
@@ -65,7 +65,7 @@ RANKS = [
     {"trial"},
     {"protocol", "plots", "junit", "summary"},
     {"page", "compare"},
-    {"load", "plan", "compress", "recover", "export", "measure", "report", "doctor"},
+    {"load", "plan", "auto", "compress", "recover", "export", "measure", "report", "doctor"},
     {"budgets", "sweep_point", "sweep_measure", "sweep_page", "sweep_plot"},
     {"pipeline", "papers", "sweep"},
     {"cli"},
