@@ -65,9 +65,8 @@ def print_sweep(result: Sweep, console: Console) -> None:
     for point in result.points:
         if point.folder:
             table.add_row(*_cells(result, point, counted), style="bold" if point.front else "")
-    marks = (
-        "★ on the front. drop: points of accuracy on samples to choose by, ± standard error;\ntest: on the test split\n"
-    )
+    marks = "★ on the front. drop: points of accuracy lost on the samples to choose by, and half its 95 % interval;\n"
+    marks += "test: the same on the test split\n"
     lines = [Text.assemble(f"{what}: ", (reason, "dim")) for what, reason in problems(result)]
     console.print(Group(table, Text(marks, "dim"), *lines, *(Text(note, "dim") for note in result.notes)))
 
