@@ -8,6 +8,7 @@ import pytest
 
 from edgecomp import intervals, report
 from edgecomp.compare import compare
+from edgecomp.errors import UsageError
 
 
 @pytest.fixture
@@ -201,21 +202,29 @@ def test_exit_codes_and_json(edgecomp, folder, result, tmp_path):
         (b"[1, 2]", "no report of edgecomp"),
     ],
 )
-def test_files_that_are_no_reports(edgecomp, folder, tmp_path, content, message):
+def test_files_that_are_no_reports(tmp_path, content, message):
     if content is not None:
-        (tmp_path / "other.json").write_bytes(content)
-    for arguments in (("compare", folder, "other.json"), ("bench", folder, "--baseline", "other.json")):
-        done = edgecomp(*arguments)
-        assert done.returncode == 2 and done.stdout == "", done.stderr
-        assert message in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+        (tmp_path / "report.json").write_bytes(content)
+    for path in (tmp_path, tmp_path / "report.json"):
+        with pytest.raises(UsageError, match=message) as caught:
+            report.read_report(path)
+        assert str(tmp_path / "report.json") in str(caught.value)
 
 
-def test_a_report_of_a_newer_version_says_so(edgecomp, folder, tmp_path):
+@pytest.mark.parametrize("command", [["compare", "other.json"], ["bench", "--baseline", "other.json"]])
+def test_a_damaged_report_is_a_usage_error(edgecomp, folder, tmp_path, command):
+    (tmp_path / "other.json").write_text((folder / "report.json").read_text()[:-100])
+    done = edgecomp(*command, folder)
+    assert done.returncode == 2 and done.stdout == "", done.stderr
+    assert "other.json is no report of edgecomp" in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+
+
+def test_a_report_of_a_newer_version_says_so(folder, tmp_path):
     newer = json.loads((folder / "report.json").read_text())
     newer["new_field"], newer["environment"]["edgecomp"] = 1, "99.0"
     (tmp_path / "newer.json").write_text(json.dumps(newer))
-    done = edgecomp("compare", folder, "newer.json")
-    assert done.returncode == 2 and "edgecomp 99.0" in done.stderr and "update" in done.stderr
+    with pytest.raises(UsageError, match=r"edgecomp 99\.0.*update"):
+        report.read_report(tmp_path / "newer.json")
 
 
 def test_bench_measures_again(edgecomp, folder, tmp_path):

@@ -46,12 +46,8 @@ def test_every_limit_has_a_verdict_and_one_missed_exits_1(built, result):
     "arguments,message",
     [
         (["--max-latency", "5ms"], "--max-latency cannot be judged on qemu"),
-        (["--max-latency", "5ms", "--on", "qemu"], "--max-latency cannot be judged on qemu"),
         (["--max-instructions", "5M", "--on", "host"], "only the emulator counts instructions"),
         (["--max-latency", "5 parsecs", "--on", "host"], "Write it like 5ms"),
-        (["--max-instructions", "0.5"], "Write it like 20M"),
-        (["--max-ram", "-1MB"], "Write it like 10MB"),
-        (["--max-installed", "big"], "Write it like 10MB"),
         (["--max-drop", "nan"], "--max-drop nan is not a number"),
     ],
 )
@@ -126,7 +122,13 @@ def test_units():
     assert (parse_bytes("1.1kB"), parse_bytes("2 MiB"), parse_count("20M")) == (1100, 2**21, 20_000_000)
     assert [parse_ms(text) for text in ("5", "5ms", "800us", "1.5 s")] == [5, 5, pytest.approx(0.8), 1500]
     assert [parse_share(text) for text in ("5%", "0.05", "0")] == [pytest.approx(0.05), 0.05, 0]
-    for parse, text in ((parse_ms, "0"), (parse_ms, "1 MB"), (parse_count, "many"), (parse_share, "-5%")):
+    for parse, text in (
+        (parse_ms, "0"),
+        (parse_ms, "1 MB"),
+        (parse_count, "0.5"),
+        (parse_bytes, "big"),
+        (parse_share, "-5%"),
+    ):
         with pytest.raises(UsageError, match="Write it like"):
             parse(text)
 
