@@ -58,7 +58,7 @@ def print_sweep(result: Sweep, console: Console) -> None:
     counted = instructions(result.measurements) is not None
     title = f"{result.model.name} · {result.target} · {result.runtime}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ["", "method", "budget", "setting", "file", "drop", "test", "latency", *["instructions"] * counted]:
+    for name in ["", "method", "budget", "setting", "file", "drop", "test", "latency", *["instr."] * counted]:
         table.add_column(
             name, justify="left" if name in ("", "method", "setting") else "right", no_wrap=name != "method"
         )
