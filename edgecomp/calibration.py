@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .feedback import damped, triangle
 from .layers.matrix import input_rows
 from .layers.quantized import Quantized, static_parts
 
@@ -32,11 +34,35 @@ class Inputs:
     second_moment: Tensor
     sample: Tensor
     mean: Tensor
+    _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def known(self, what: str, make: Callable[[], Any], matrix: Tensor | None = None) -> Any:
+        """What `make` gives, which depends on these inputs alone, and on the weights W if given: made once, for several
+        methods may ask for it."""
+        if matrix is not None:
+            what += f" {tuple(matrix.shape)} {matrix.double().sum()} {matrix.double().square().sum()}"
+        if what not in self._known:
+            self._known[what] = make()
+        return self._known[what]
 
     def centered(self) -> Inputs:
         """The same for X less its mean: what counts if a bias makes up for the error of the mean."""
-        covariance = self.second_moment - torch.outer(self.mean, self.mean)
-        return Inputs(covariance, self.sample - self.mean, torch.zeros_like(self.mean))
+
+        def make() -> Inputs:
+            covariance = self.second_moment - torch.outer(self.mean, self.mean)
+            return Inputs(covariance, self.sample - self.mean, torch.zeros_like(self.mean))
+
+        return self.known("centered", make)
+
+    @property
+    def damped(self) -> Tensor:
+        """H as methods take it, see `feedback.damped`."""
+        return self.known("damped", lambda: damped(self.second_moment))
+
+    @property
+    def triangle(self) -> Tensor:
+        """R, upper triangular, of the damped H = RRᵀ."""
+        return self.known("triangle", lambda: triangle(self.damped))
 
     def through(self, matrix: Tensor) -> Inputs:
         """The same for X·matrixᵀ: what a layer after a dense one sees."""

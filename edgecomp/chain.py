@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from . import discover, lowrank
 from .calibration import Inputs
 from .errors import UsageError, unknown
 from .layers import Factored
-from .layers.matrix import KINDS
+from .layers.matrix import KINDS, weight_matrix
 from .records import Cost
 
 
@@ -42,6 +43,11 @@ class Chain:
             for name, config in zip(self.names, self.configs, strict=True)
             for key, value in config.model_dump().items()
         }
+
+    @property
+    def prunes(self) -> bool:
+        """It takes channels out of the net, and leaves the layers to the chains behind it."""
+        return getattr(self._method, "PRUNES", False)
 
     @property
     def codes(self) -> bool:
@@ -106,7 +112,14 @@ class Chain:
 
         if hasattr(method, "compress_coded"):
             return method.compress_coded(layer, config, inputs, seed, code)
-        return Factored(*(code(part, None) for part in method.compress(layer, config, inputs, seed)))
+
+        def make() -> Factored:
+            return method.compress(layer, config, inputs, seed)
+
+        made = (
+            make() if inputs is None else inputs.known(f"{self.names[0]} {config} {seed}", make, weight_matrix(layer))
+        )
+        return Factored(*(code(copy.deepcopy(part), None) for part in made))
 
     @property
     def couples(self) -> bool:
@@ -185,7 +198,15 @@ def parse(expression: str, settings: tuple[str, ...] = (), runtime: str = "") ->
             raise unknown(f"setting of {owner or expression}", field, known)
         for name in owners:
             (kinds if field == "kinds" else texts[name])[name if field == "kinds" else field] = value
-    return [replace(_chain(chain, texts, kinds), runtime=runtime) for chain in chains]
+    found = [replace(_chain(chain, texts, kinds), runtime=runtime) for chain in chains]
+    for place, candidate in enumerate(found):
+        if candidate.prunes and place:
+            others = [name for name in expression.split("+") if name != candidate.name]
+            raise UsageError(
+                f"{expression}: {candidate.name} takes channels out of the whole net, and layers come after that",
+                f"Did you mean {'+'.join([candidate.name, *others])}?",
+            )
+    return found
 
 
 def restore(name: str, settings: dict[str, Any], runtime: str = "") -> Chain:
@@ -201,6 +222,14 @@ def restore(name: str, settings: dict[str, Any], runtime: str = "") -> Chain:
 
 
 def _chain(names: tuple[str, ...], texts: dict[str, dict[str, str]], kinds: dict[str, str]) -> Chain:
+    pruning = [name for name in names if getattr(discover.method(name), "PRUNES", False)]
+    if pruning and len(names) > 1:
+        others = [name for name in names if name not in pruning]
+        raise UsageError(
+            f"{':'.join(names)}: {pruning[0]} makes no parts of a layer, it takes channels out of the whole net",
+            f"Did you mean {'+'.join([pruning[0], ':'.join(others)])}, which gives the layers that are left to "
+            f"{':'.join(others)}?",
+        )
     for name in names[:-1]:
         if not hasattr(discover.method(name), "structure"):
             raise UsageError(

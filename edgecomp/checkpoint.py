@@ -15,6 +15,7 @@ from torch import nn
 from . import layers
 from .errors import BuildError
 from .files import atomic_file
+from .layers.channels import channels_of, set_channels
 
 
 def save(net: nn.Module, path: Path) -> None:
@@ -36,7 +37,8 @@ def save(net: nn.Module, path: Path) -> None:
         else:
             seen[tensor.data_ptr()] = name
             tensors[name] = tensor.contiguous()
-    notes = {"layers": structure, "twins": twins, "aliases": aliases}
+    channels = {name: found for name, module in net.named_modules() if (found := channels_of(module))}
+    notes = {"layers": structure, "twins": twins, "aliases": aliases, "channels": channels}
     metadata = {"format": "edgecomp.checkpoint/1"} | {key: json.dumps(value) for key, value in notes.items()}
     with atomic_file(path) as partial:
         save_file(tensors, partial, metadata)
@@ -68,7 +70,11 @@ def restore(net: nn.Module, path: Path) -> nn.Module:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("format") != "edgecomp.checkpoint/1":
             raise BuildError(f"{path} is not a compressed checkpoint")
-        for name, structure in json.loads(metadata["layers"]).items():
+        replaced = json.loads(metadata["layers"])
+        for name, channels in json.loads(metadata.get("channels", "{}")).items():
+            if not any(name.startswith(f"{other}.") for other in replaced):
+                set_channels(net.get_submodule(name), *channels)
+        for name, structure in replaced.items():
             net.set_submodule(name, getattr(layers, structure["class"]).from_structure(structure))
         for name, twin in json.loads(metadata["twins"]).items():
             net.set_submodule(name, net.get_submodule(twin))

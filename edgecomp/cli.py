@@ -55,6 +55,9 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)  # that of typer.Exit, or None
     except EdgecompError as error:
+        if nearest := getattr(error, "plan", None):
+            print("The nearest plan:")
+            _print_plan(nearest)
         _stderr(f"[bold red]error:[/] {_escape(error)}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -308,7 +311,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="gong2014, jaderberg2014, lebedev2015, cosine_svd")],
+    paper: Annotated[str, typer.Argument(help="gong2014, jaderberg2014, lebedev2015, zhuang2018, cosine_svd")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the page and its plots go.")] = Path(
         "docs"
     ),
@@ -414,6 +417,7 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
     from rich.text import Text
 
+    from . import explain
     from .figures import left_alone
     from .units import format_bytes
 
@@ -421,7 +425,7 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
         (
             ", ".join(e.layers),
             e.kind,
-            e.method or "–",
+            "+".join(filter(None, (e.pruned, e.method))) or "–",
             format_bytes(e.original_bytes),
             format_bytes(e.predicted_bytes),
         )
@@ -429,9 +433,20 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
     ]
     total = [format_bytes(sum(getattr(e, f) for e in plan.entries)) for f in ("original_bytes", "predicted_bytes")]
     _print_table(("layer", "kind", "method", "original", "predicted"), [*rows, ("all layers", "", "", *total)])
-    left = left_alone((", ".join(e.layers), e.method, e.reason) for e in plan.entries)
+    left = left_alone((", ".join(e.layers), e.method or e.pruned or None, e.reason) for e in plan.entries)
     Console().print(*(Text.assemble(f"{layers}: ", (reason, "dim")) for layers, reason in left), sep="\n")
-    print("The file's container comes on top.")
+    if plan.pruning:
+        groups = [
+            (" & ".join(g.layers), ", ".join(g.into), str(g.channels), str(g.keep))
+            for g in plan.pruning.groups
+            if not g.reason
+        ]
+        _print_table(("channels of", "go into", "now", "stay"), groups)
+        Console().print(*(Text(note, "dim") for note in plan.pruning.notes), sep="\n")
+    if plan.search is None:
+        print("The file's container comes on top.")
+    else:
+        Console().print(*explain.tables(plan.search, plan.entries), sep="\n")
 
 
 def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

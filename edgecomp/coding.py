@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import kmeans
 from .calibration import Inputs
-from .feedback import code_blocks, damped, refine
+from .feedback import DAMPING, code_blocks, refine
 from .layers.codebook import Coded, CodeFormat
 from .layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
 from .lookup import Lookup
@@ -67,7 +67,7 @@ def interface(
 
 def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coding:
     """Fits codes of the given format to W (m, n)."""
-    moment = None if inputs is None or fitting.fit == "plain" else inputs.second_moment
+    moment = None if inputs is None or fitting.fit == "plain" else inputs.damped
     if moment is None and format.axis == 1 and format.groups == format.blocks:
         # Without a metric the columns are independent: the same as segments along the rows of the transpose.
         along = format.model_copy(update={"rows": format.columns, "columns": format.rows, "axis": 0})
@@ -76,8 +76,7 @@ def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | N
     padding = -matrix.shape[1] % width
     if padding:  # pad() copies even when there is nothing to add
         matrix = nn.functional.pad(matrix, (0, padding))
-        moment = None if moment is None else nn.functional.pad(moment, (0, padding, 0, padding))
-    moment = None if moment is None else damped(moment)
+        moment = None if moment is None else _padded(moment, padding, DAMPING)
     factors = _factors(moment, matrix.shape[1], width)
     own = format.axis == 0 and format.groups == format.blocks
     coder = _OwnCodebooks(format, fitting, seed) if own else _SharedCodebooks(format, fitting, seed)
@@ -85,11 +84,17 @@ def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | N
     if moment is None or fitting.fit == "metric":
         coder.code_independently(matrix, factors)
     else:
-        coded = code_blocks(matrix, moment, width, coder.code)
+        factor = _padded(inputs.triangle, padding, DAMPING**0.5) if padding else inputs.triangle  # type: ignore[union-attr]
+        coded = code_blocks(matrix, factor, width, coder.code)
         for _ in range(fitting.passes):
             coder.update()
             coded = refine(matrix, coded, moment, width, coder.code)
     return Coding(coder.codes[:, : format.blocks, : format.lanes], coder.words)
+
+
+def _padded(matrix: Tensor, columns: int, value: float) -> Tensor:
+    """H or R with so many more inputs, which are always zero but for the damping."""
+    return torch.block_diag(matrix, value * torch.eye(columns))
 
 
 def _factors(moment: Tensor | None, columns: int, width: int) -> Tensor:

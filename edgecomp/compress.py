@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import calibration, chain, checkpoint, graph, lookup, permute, progress
+from . import calibration, chain, checkpoint, graph, lookup, permute, progress, prune
 from .calibration import Inputs
 from .chain import Chain, Together
 from .engines import Engine
@@ -21,9 +21,17 @@ from .records import Compressed, Model, Plan, PlanEntry
 from .workspace import Workspace, stage_key
 
 CALIBRATION_SAMPLES = 3072
-_ENERGY_SAMPLES = 1024  # enough for variances
+ENERGY_SAMPLES = 1024  # enough for variances
 # With less, a layer with more inputs than there are samples moves far and then cannot be approximated: charnet, conv3.
 _AIM_RIDGE = 0.3
+
+# Of a plan, what later stages ask for, and what explains it.
+_LATER: dict[str, Any] = {
+    **dict.fromkeys(
+        ("target", "runtime", "stock", "budget_bytes", "max_drop_points", "limits", "recover_epochs"), True
+    ),
+    **{"search": True, "entries": {"__all__": {"damage", "instructions", "runner_up", "reason"}}},
+}
 
 
 @dataclass(frozen=True)
@@ -64,10 +72,9 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
     before it produce. With an engine, layers that do not depend on each other are fitted at the same time.
     """
     data_name = model.data.calibration.name if model.data else "data-free"
-    limits = {"budget_bytes", "max_drop_points", "limits"}
-    later = {"target", "runtime", "stock", "recover_epochs"} | limits  # other stages ask for these
     # Sums in another order differ in their last bits: those of tasks, which have one thread, are kept apart.
-    key = stage_key("compress", plan.model_dump_json(exclude=later), data_name, *["tasks"] * (engine is not None))
+    tasks = ["tasks"] * (engine is not None)
+    key = stage_key("compress", plan.model_dump_json(exclude=_LATER), data_name, *tasks)
     path = work.stages / "compressed.safetensors"
     with progress.stage("compress"):
         done = work.recall("compress", key)
@@ -76,17 +83,19 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
             net = checkpoint.restore(model.net, path)
         else:
             start = time.monotonic()
-            net, errors = _compressed_net(model, plan, engine)
+            left = prune.pruned(model, plan.pruning, plan.seed, work) if plan.pruning else model
+            net, errors = _compressed_net(left, plan, engine)
             done = {**errors, "calibration": data_name, "seconds": time.monotonic() - start}
             checkpoint.save(net, path)
             work.record("compress", key, [path], done)
-        return Compressed(net=net, checkpoint=path, **done)
+        notes = plan.pruning.notes if plan.pruning else ()
+        return Compressed(net=net, checkpoint=path, notes=notes, **done)
 
 
 def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn.Module, dict[str, dict[str, float]]]:
     # Computes what the compressed net does, but from decoded weights, which is faster here.
     net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
-    _permute(net, model, plan)
+    permute_channels(net, model, plan)
     # What factorized layers are to give: the same as here.
     original = copy.deepcopy(net) if any(_joint(entry) for entry in plan.entries) else None
     samples = None if model.data is None else model.data.calibration.inputs[:CALIBRATION_SAMPLES]
@@ -123,7 +132,7 @@ def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[_Job]:
     return jobs
 
 
-def _permute(net: nn.Module, model: Model, plan: Plan) -> None:
+def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
     """Orders input channels by energy where the method wants it and the producer can give them out so."""
     alone = {entry.layers[0]: entry for entry in plan.entries if len(entry.layers) == 1}
     wanted = {name for name, entry in alone.items() if entry.method and entry.settings.get("permute")}
@@ -131,7 +140,7 @@ def _permute(net: nn.Module, model: Model, plan: Plan) -> None:
         return
     found = graph.channel_producers(graph.trace(model.net, model.example_inputs, model.name))
     producers = {name: found[name] for name in alone if name in wanted and found.get(name) in alone}
-    permute.order_by_energy(net, producers, model.data.calibration.inputs[:_ENERGY_SAMPLES])
+    permute.order_by_energy(net, producers, model.data.calibration.inputs[:ENERGY_SAMPLES])
     for name, producer in producers.items():
         progress.note(f"{name}: input channels in the order of their energy, which {producer} takes on")
 

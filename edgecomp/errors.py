@@ -23,6 +23,16 @@ class EdgecompError(Exception):
         return f"{message}\n  {self.remedy}" if self.remedy else message
 
 
+class LimitError(EdgecompError):
+    """A limit that was stated cannot be met, whatever is done. plan: the nearest one that can be carried out."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "", plan: object = None) -> None:
+        super().__init__(message, remedy)
+        self.plan = plan
+
+
 class UsageError(EdgecompError):
     """The request itself is wrong: a typo, an unknown name, a value that cannot be read."""
 

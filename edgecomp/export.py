@@ -259,7 +259,7 @@ def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origin
             LayerReport(
                 name=", ".join(entry.layers) or "(model)",
                 kind=entry.kind,
-                method=entry.method,
+                method="+".join(filter(None, [entry.pruned, entry.method])) or None,
                 settings=entry.settings,
                 weights=weights,
                 original_bytes=entry.original_bytes,

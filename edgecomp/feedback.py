@@ -17,26 +17,30 @@ from torch import Tensor
 
 # Columns that correct each other block by block; those behind a panel are corrected in one matrix product.
 _PANEL = 256
-_DAMPING = 0.1
+DAMPING = 0.1
 
 # code(block, target, factor) → reconstruction. `target` is (m, s), `factor` (s, s). A coder minimises
 # ‖(target − reconstruction)·factor‖² and keeps the codes it has chosen.
 Coder = Callable[[int, Tensor, Tensor], Tensor]
 
 
-def code_blocks(matrix: Tensor, second_moment: Tensor, s: int, code: Coder) -> Tensor:
+def triangle(second_moment: Tensor) -> Tensor:
+    """R, upper triangular, of H = RRᵀ, positive definite (see `damped`)."""
+    return torch.linalg.cholesky(second_moment.flip(0, 1)).flip(0, 1)
+
+
+def code_blocks(matrix: Tensor, factor: Tensor, s: int, code: Coder) -> Tensor:
     """Codes W block after block, each block its target.
 
     Args:
         matrix: W (m, n) fp32, n a multiple of s.
-        second_moment: H (n, n), positive definite (see `damped`).
+        factor: R (n, n) of H = RRᵀ, see `triangle`.
         s: columns per block.
         code: what codes a block.
 
     Returns:
         Ŵ (m, n).
     """
-    factor = torch.linalg.cholesky(second_moment.flip(0, 1)).flip(0, 1)
     columns = matrix.T.contiguous()  # blocks are contiguous
     errors = torch.zeros_like(columns)  # (W − Ŵ)ᵀ
     pushed = torch.zeros_like(errors)  # ((W − Ŵ)R)ᵀ, of the blocks done
@@ -77,7 +81,8 @@ def refine(matrix: Tensor, coded: Tensor, second_moment: Tensor, s: int, code: C
 
 def code_rows(
     matrix: Tensor,
-    second_moment: Tensor,
+    moment: Tensor,
+    factor: Tensor,
     codes: Tensor,
     scale: Tensor,
     rounded: Callable[[Tensor, Tensor], Tensor],
@@ -87,7 +92,7 @@ def code_rows(
 
     Args:
         matrix: W (m, n) fp32.
-        second_moment: H (n, n), as it is.
+        moment, factor: the damped H and R (n, n), see `triangle`.
         codes: Q (m, n) to begin with; what rows without a factor keep.
         scale: α (m,) to begin with.
         rounded: (weights (m, s), α) → their Q, (m, s).
@@ -96,13 +101,12 @@ def code_rows(
     Returns:
         Q (m, n) and α (m,).
     """
-    moment = damped(second_moment)
     weighted = matrix @ moment
 
     def code(_: int, target: Tensor, factor: Tensor) -> Tensor:
         return scale[:, None] * rounded(target, scale)
 
-    coded = code_blocks(matrix, moment, 1, code)
+    coded = code_blocks(matrix, factor, 1, code)
     for round in range(passes + 1):
         if round:
             coded = refine(matrix, scale[:, None] * codes, moment, 1, code)
@@ -123,7 +127,7 @@ def damped(second_moment: Tensor) -> Tensor:
     """H divided by its mean diagonal, plus a tenth: few samples do not tell small variances from none, and H becomes
     positive definite even if some inputs are always zero."""
     scaled = second_moment / second_moment.diagonal().mean().clamp(min=1e-30)
-    scaled.diagonal().add_(_DAMPING)
+    scaled.diagonal().add_(DAMPING)
     return scaled
 
 

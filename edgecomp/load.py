@@ -44,7 +44,7 @@ def load(request: Request) -> Model:
         progress.note(
             f"{model.name}: {model.parameters:,} parameters, {model.data.test.name if model.data else 'no data'}"
         )
-        return Model(**{**vars(model), "net": net})
+        return Model(**{**vars(model), "net": net, "trained": model.net})
 
 
 def _from_anywhere(reference: str, quick: bool) -> Model:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .calibration import Inputs
-from .feedback import damped
 from .layers import Factored
 from .layers.matrix import explicit_padding, has_bias, kind_of, set_weight_matrix, unsupported, weight_matrix
 from .records import Cost, Knob, Record
@@ -182,7 +181,7 @@ def _kept(before: Tensor, after: Tensor, measure: str) -> float:
 def cost(layer: nn.Module, parts: Iterable[nn.Module]) -> Cost:
     """What the parts of a layer store, and their multiply-adds for one of its outputs (of a convolution: pixel)."""
     parts = list(parts)
-    return Cost(bytes=_total_bytes(layer, parts), macs=-(-total_macs(layer, parts) // _outputs(layer)))
+    return Cost(bytes=_total_bytes(layer, parts), macs=-(-total_macs(layer, parts) // outputs_of(layer)))
 
 
 def _total_bytes(layer: nn.Module, parts: Iterable[nn.Module]) -> int:
@@ -201,7 +200,8 @@ def total_macs(layer: nn.Module, parts: Iterable[nn.Module]) -> int:
     return total
 
 
-def _outputs(layer: nn.Module) -> int:
+def outputs_of(layer: nn.Module) -> int:
+    """Outputs of a convolution along both axes; 1 of other layers."""
     height, width = _output_size(layer, _image_size(layer)) if isinstance(layer, nn.Conv2d) else (1, 1)
     return height * width
 
@@ -268,7 +268,7 @@ def refit_last(parts: Factored, layer: nn.Module, inputs: Inputs | None) -> Fact
     """The parts with such weights in the last, a 1×1, that ‖X(W−Ŵ)ᵀ‖² is least given the others; without inputs
     ‖W−Ŵ‖²."""
     basis = Factored(*parts[:-1]).decode()  # (R, n): what the last part sees of the layer's inputs
-    moved = basis if inputs is None else basis @ damped(inputs.second_moment)
+    moved = basis if inputs is None else basis @ inputs.damped
     gram = moved @ basis.T
     gram.diagonal().add_(1e-7 * gram.diagonal().mean())
     set_weight_matrix(parts[-1], torch.linalg.solve(gram, moved @ weight_matrix(layer).T).T)

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from . import figures, plots
+from . import explain, figures, plots
 from .records import Measurement, Report
 from .units import format_bytes, format_count, format_ms
 
@@ -66,6 +66,7 @@ def html(result: Report) -> str:
         profiles=_profiles(result),
         layers=list(zip(result.layers, plots.widths(result.layers), strict=True)),
         left_alone=figures.layers_left_alone(result),
+        why=explain.html(result),
         figures=rows,
         price=figures.stock_price(result),
         glossary=[(name, text) for name, text in figures.EVIDENCE.items() if any(row[4] == name for row in rows)],

@@ -11,16 +11,17 @@ from pathlib import Path
 
 from torch import nn
 
-from . import chain, devices, discover, engines, graph, limits, progress
+from . import chain, devices, discover, engines, graph, limits, progress, prune, trial
 from .chain import Chain
 from .errors import UsageError, unknown
 from .files import write_text
 from .layers.matrix import KINDS, explicit_padding, kind_of
-from .records import Model, Plan, PlanEntry, Request
+from .records import Model, Plan, PlanEntry, Pruning, Request
 from .units import format_bytes
 from .workspace import Workspace
 
 DEFAULT_RUNTIME = "executorch"
+AUTO = "auto"  # the method that chooses methods
 
 
 def check(request: Request) -> None:
@@ -45,9 +46,11 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         runtime, chains = runtime_and_chains(request)
         groups = tied_groups(model)
         _require_matches(request.layers, [name for names in groups for name in names])
-        entries = decide(model, groups, chains, request)
-        taken = [names[0] for entry in entries if entry.method for names in entry.units]
-        progress.note(f"{len(taken)} of {len(groups)} layers: {', '.join(taken) or 'none'}")
+        pruning, left = None, model
+        if chains and chains[0].prunes:
+            timer = trial.timer(runtime, model.net, model.example_inputs)
+            pruning = prune.plan_channels(model, chains[0], request, work, timer)
+            left, chains = prune.shaped(model, pruning), chains[1:]
         result = Plan(
             model=model.source,
             model_sha256=model.sha256,
@@ -60,10 +63,34 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             limits=request.limits,
             recover_epochs=request.recover_epochs,
             stock=request.stock,
-            entries=entries,
+            pruning=pruning,
+            entries=(),
         )
+        if request.method == AUTO:
+            result = _found(model, result, groups, request, work)
+        else:
+            entries = decide(left, groups, chains, request)
+            if pruning:
+                entries = tuple(_since_pruned(model, left, entry, pruning) for entry in entries)
+            result = result.model_copy(update={"entries": entries})
+        taken = [names[0] for entry in result.entries if entry.method for names in entry.units]
+        if chains or request.method == AUTO:
+            progress.note(f"{len(taken)} of {len(groups)} layers: {', '.join(taken) or 'none'}")
         write_text(work.path("plan.json"), result.model_dump_json(indent=1) + "\n")
         return result
+
+
+def _found(model: Model, base: Plan, groups: list[tuple[str, ...]], request: Request, work: Workspace) -> Plan:
+    """The plan that `auto` finds; see there."""
+    from . import auto  # which builds plans, and so imports the later stages
+
+    found = []
+    for names in groups:
+        layer = model.net.get_submodule(names[0])
+        kind = kind_of(layer)
+        reason = _not_a_layer(layer, kind) or _not_named(names, request)
+        found.append(auto.Group(names, kind, parameter_bytes(layer), reason))
+    return auto.search(model, base, found, request, work)
 
 
 def read_plan(path: Path) -> Plan:
@@ -85,6 +112,8 @@ def runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
     own = discover.runtime_of_file(request.model or "")
     asked = request.runtime or own or DEFAULT_RUNTIME
     discover.runtime(asked)
+    if request.method == AUTO:
+        return _checked_auto(request, own, asked), []
     chains = chain.parse(request.method, request.settings, asked)
     if own is None:
         return asked, chains
@@ -102,6 +131,18 @@ def runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
             f"Use one of {', '.join(fitting)}.",
         )
     return own, chains
+
+
+def _checked_auto(request: Request, own: str | None, asked: str) -> str:
+    from .auto.options import options
+
+    if own is not None:
+        raise UsageError(
+            f"--method auto tries layers out in torch, and {request.model} is a finished file",
+            "Build from the torch model, or name a method.",
+        )
+    options(request.settings, asked)
+    return asked
 
 
 def parameter_bytes(module: nn.Module, recurse: bool = False) -> int:
@@ -160,6 +201,17 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
     return PlanEntry(layers=names, kind=kind, method=None, reason=reason, original_bytes=size, predicted_bytes=size)
 
 
+def _since_pruned(model: Model, left: Model, entry: PlanEntry, pruning: Pruning) -> PlanEntry:
+    """The entry of a layer as it is before channels are taken out, from that of what is left of it."""
+    names = [names[0] for names in entry.units]
+    before, after = (sum(parameter_bytes(m.net.get_submodule(name)) for name in names) for m in (model, left))
+    if before != after:
+        return entry.model_copy(update={"pruned": pruning.method, "original_bytes": before})
+    reasons = [group.reason for group in pruning.groups if group.reason and set(names) & set(group.layers)]
+    reason = "; ".join(dict.fromkeys(filter(None, [entry.reason, *reasons])))
+    return entry if entry.method else entry.model_copy(update={"reason": reason})
+
+
 def _coupled(model: Model, entries: list[PlanEntry], chains: list[Chain]) -> tuple[PlanEntry, ...]:
     """The entries, with one in the place of the first for all layers of equal shape that can share parts."""
     coupling = {candidate.name: candidate for candidate in chains if candidate.couples}
@@ -189,10 +241,17 @@ def _coupled(model: Model, entries: list[PlanEntry], chains: list[Chain]) -> tup
 
 def _filtered(names: tuple[str, ...], layer: nn.Module, kind: str, candidate: Chain, request: Request) -> str:
     """Why the chain is not meant for a group of layers; empty if it is."""
-    if kind not in KINDS:
-        return getattr(layer, "reason", f"{type(layer).__name__} has no weight matrix to code")
-    if kind not in candidate.kinds:
+    if kind in KINDS and kind not in candidate.kinds:
         return f"{candidate.name} takes {' and '.join(candidate.kinds)} layers; --set kinds={kind},… adds this kind"
-    if request.layers and not any(fnmatch.fnmatch(name, glob) for name in names for glob in request.layers):
-        return "not named by --layers"
-    return ""
+    return _not_a_layer(layer, kind) or _not_named(names, request)
+
+
+def _not_a_layer(layer: nn.Module, kind: str) -> str:
+    if kind in KINDS:
+        return ""
+    return getattr(layer, "reason", f"{type(layer).__name__} has no weight matrix to code")
+
+
+def _not_named(names: tuple[str, ...], request: Request) -> str:
+    named = not request.layers or any(fnmatch.fnmatch(name, glob) for name in names for glob in request.layers)
+    return "" if named else "not named by --layers"

@@ -88,7 +88,7 @@ def train_net(model: Model, net: nn.Module, epochs: float, seed: int, kept: Path
     check = model.data.calibration
     inputs = check.inputs[:CHECK_SAMPLES]
     wanted = predict(model.net, inputs)
-    before = _divergence(predict(run.student, inputs), wanted).item()
+    before = divergence(predict(run.student, inputs), wanted).item()
     with interruptible() as interrupted, progress.bar("recovering", run.total) as advance:
         advance(run.step)
         while run.step < run.total:
@@ -106,14 +106,14 @@ def train_net(model: Model, net: nn.Module, epochs: float, seed: int, kept: Path
             if run.step % _SAVE_EVERY == 0:
                 run.save()
     result = run.result()
-    after = _divergence(predict(_trainable(result), inputs), wanted).item()
+    after = divergence(predict(_trainable(result), inputs), wanted).item()
     text = f"divergence from the original {before:.4f} → {after:.4f} on {len(inputs):,} samples of {check.name}"
     if run.attempts:
         text += f"; it diverged {run.attempts} times, went back, and on at half the rate"
     return (result, text) if after < before else (net, f"recovery was undone: {text}")
 
 
-def _divergence(outputs: Tensor, wanted: Tensor) -> Tensor:
+def divergence(outputs: Tensor, wanted: Tensor) -> Tensor:
     """Mean Kullback–Leibler divergence of class probabilities, given as logits."""
     return F.kl_div(outputs.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
 
@@ -136,7 +136,9 @@ class _Run:
         for parameter in self.student.parameters():
             parameter.requires_grad_(False)
         groups = []
-        for name, parameter, rate in _free_parameters(self.student):
+        before = {name: parameter.shape for name, parameter in teacher.named_parameters()}
+        whole = any(before.get(name, parameter.shape) != parameter.shape for name, parameter in net.named_parameters())
+        for name, parameter, rate in _free_parameters(self.student, whole):
             self.parameters[name] = parameter.requires_grad_(True)
             peak = rate * parameter.detach().square().mean().sqrt().clamp(min=1e-3).item()
             groups.append({"params": [parameter], "lr": peak, "peak": peak})
@@ -149,7 +151,7 @@ class _Run:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         chosen = torch.randperm(len(self.split), generator=generator)[index * _BATCH : (index + 1) * _BATCH]
         inputs = self.split.inputs[chosen]
-        loss = _divergence(self.student(inputs), self._wanted(chosen, inputs))
+        loss = divergence(self.student(inputs), self._wanted(chosen, inputs))
         if self.step == 0:
             self.limit = _DIVERGED * max(loss.item(), _LEAST_LOSS)
         self.optimizer.zero_grad()
@@ -236,8 +238,9 @@ def _trainable(net: nn.Module) -> nn.Module:
     return net
 
 
-def _free_parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, float]]:
-    """What learns, and its rate: codebooks, scales, every bias and norm; where layers were factorized, all weights."""
+def _free_parameters(net: nn.Module, whole: bool = False) -> Iterator[tuple[str, nn.Parameter, float]]:
+    """What learns, and its rate: codebooks, scales, every bias and norm; where layers were factorized, or the `whole`
+    net was pruned, all weights."""
     inserted = {
         f"{name}.{part}"
         for name, module in net.named_modules()
@@ -250,7 +253,7 @@ def _free_parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, float]
             yield name, parameter, _INSERTED_RATE
         elif name.endswith(".words") or (parameter.dim() == 1 and not inserted):
             yield name, parameter, _RATE
-        elif inserted:
+        elif inserted or whole:
             yield name, parameter, _LAYER_RATE
 
 

@@ -17,7 +17,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from . import figures, junit, limits, page, progress, summary
+from . import explain, figures, junit, limits, page, progress, summary
 from .errors import UsageError
 from .files import sha256_file, write_text
 from .records import (
@@ -46,6 +46,8 @@ def report(
     """Puts the figures together, decides the verdicts, and writes the report's files."""
     size = _size(artifact)
     taken = {entry.method: entry.settings for entry in plan.entries if entry.method}
+    if plan.pruning:
+        taken = {plan.pruning.method: plan.pruning.settings, **taken}
     settings = next(iter(taken.values()), {}) if len(taken) < 2 else taken
     judged = limits.judge(plan, size, measured)
     result = Report(
@@ -65,7 +67,10 @@ def report(
         measurements=list(measured.measurements),
         check=measured.check,
         layers=list(artifact.layers),
+        channels=list(plan.pruning.groups) if plan.pruning else [],
         proof=artifact.proof,
+        search=plan.search,
+        plan=list(plan.entries) if plan.search else [],
         compress_seconds=round(compressed.seconds, 2),
         calibration=compressed.calibration,
         notes=[*compressed.notes, *measured.notes, *_about_outputs(artifact.proof)],
@@ -160,6 +165,7 @@ def print_report(result: Report, console: Console) -> None:
     if tables:
         tables = Text("looked up in tables, and what their rounding adds to the outputs:\n", "dim") + tables
     texts = {"", "evidence"}
+    why = explain.tables(result.search, result.plan) if result.search else []
     parts = [
         layers,
         errors,
@@ -167,6 +173,7 @@ def print_report(result: Report, console: Console) -> None:
         *left,
         *notes,
         Text(),
+        *why,
         _table(figures.FIGURES, figures.figures(result), texts),
         Text(),
     ]

@@ -64,7 +64,9 @@ def interface(bits: int) -> tuple[Callable[..., str], Callable[..., Cost], Calla
         else:
             codes, scale = plain(matrix, bits)
             if inputs is not None and config.fit == "feedback":
-                codes, scale = code_rows(matrix, inputs.second_moment, codes, scale, _rounder(bits), config.passes)
+                codes, scale = code_rows(
+                    matrix, inputs.damped, inputs.triangle, codes, scale, _rounder(bits), config.passes
+                )
                 scale = _spread(scale)
         return quantized_layer(layer, codes, scale, arithmetic(config))
 

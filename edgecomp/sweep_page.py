@@ -58,16 +58,15 @@ def print_sweep(result: Sweep, console: Console) -> None:
     counted = instructions(result.measurements) is not None
     title = f"{result.model.name} · {result.target} · {result.runtime}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ["", "method", "budget", "setting", "file", "drop", "test", "latency", *["instructions"] * counted]:
+    for name in ["", "method", "budget", "setting", "file", "drop", "test", "latency", *["instr."] * counted]:
         table.add_column(
             name, justify="left" if name in ("", "method", "setting") else "right", no_wrap=name != "method"
         )
     for point in result.points:
         if point.folder:
             table.add_row(*_cells(result, point, counted), style="bold" if point.front else "")
-    marks = (
-        "★ on the front. drop: points of accuracy on samples to choose by, ± standard error;\ntest: on the test split\n"
-    )
+    marks = "★ on the front. drop: points of accuracy lost on the samples to choose by, and half its 95 % interval;\n"
+    marks += "test: the same on the test split\n"
     lines = [Text.assemble(f"{what}: ", (reason, "dim")) for what, reason in problems(result)]
     console.print(Group(table, Text(marks, "dim"), *lines, *(Text(note, "dim") for note in result.notes)))
 

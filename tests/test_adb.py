@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -210,6 +211,19 @@ def test_program_killed_by_the_phone(phone, scene):
 def test_full_phone(phone, scene):
     phone.space = 5_000_000
     fails(phone, scene, r"is full: there is no space for \S+ \([\d.]+ MB\) in /data/local/tmp")
+
+
+def test_build_whose_cable_is_pulled(phone, tiny_model, tmp_path, monkeypatch, edgecomp_here):
+    """The whole command: its exit code and message, and nothing of it in this machine's temporary folder."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    phone.misbehave("--least_ms", "drop")
+    code, text = edgecomp_here("build", tiny_model, "--on", "adb", *at(phone), "-o", tmp_path / "out")
+    text = " ".join(text.split())
+    assert code == 4 and f"connection to the phone {phone.address} broke" in text and "Plug it in again" in text
+    assert all(path.name.startswith("torchinductor") for path in (tmp_path / "temporary").iterdir())  # torch's own
+    assert not list((tmp_path / "out").glob(".*.partial"))
+    assert (tmp_path / "out/model.pte").exists() and not (tmp_path / "out/report.json").exists()
 
 
 def test_second_run_on_the_same_phone_is_kept_off(phone):

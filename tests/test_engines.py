@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgecomp import compress, engines, sharing
-from edgecomp.errors import BuildError, UsageError
+from edgecomp.errors import BuildError, DeviceError, UsageError
 from edgecomp.load import load
 from edgecomp.plan import plan as make_plan
 from edgecomp.records import Request
@@ -127,6 +127,8 @@ def test_engines_that_cannot_be_opened_are_named():
     ):
         with pytest.raises(UsageError, match=message):
             engines.check(*arguments)
+    with pytest.raises(DeviceError, match="no Ray cluster at 127.0.0.1:1: .*refused"):
+        engines.opened("ray", "127.0.0.1:1").__enter__()
 
 
 BRANCHES = """

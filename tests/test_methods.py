@@ -10,7 +10,7 @@ from torch import nn
 from edgecomp import chain, discover
 from edgecomp.calibration import Inputs
 from edgecomp.errors import UsageError
-from edgecomp.feedback import code_blocks, output_error, refine
+from edgecomp.feedback import code_blocks, output_error, refine, triangle
 from edgecomp.layers.matrix import kind_of, weight_matrix
 from edgecomp.plan import parameter_bytes
 
@@ -55,6 +55,7 @@ INTEGERS = {"int8", "int4", "int2"}
 NEVER_EXACT = {"binary", *INTEGERS, "svd:int8"}  # signs are signs, and 8 bits are 8 bits: see test_quantized.py
 ROUNDED_TO_NEAREST = {"int8"}  # calibration makes nothing better of its weights; it fixes scales of activations
 MULTIPLIED = INTEGERS
+PRUNING = {"dcp", "dcp_adapt", "random_dcp", "l1", "apoz", "thinet", "lasso", "slimming"}  # see test_pruning.py
 CONVOLUTIONAL = {"scheme1", "scheme2", "tucker", "cp", "tt", "coupled_tt"}  # see test_lowrank.py
 
 LAYERS = {
@@ -72,7 +73,9 @@ LAYERS = {
 
 def methods():
     single = {name for name in LADDERS if ":" not in name}
-    assert single | CONVOLUTIONAL == set(discover.method_names()), "every method needs its ladder of settings here"
+    assert single | CONVOLUTIONAL | PRUNING == set(discover.method_names()), (
+        "every method needs its ladder of settings here"
+    )
     return list(LADDERS)
 
 
@@ -200,7 +203,7 @@ def test_feedback_targets_are_those_that_minimise_the_error():
         total += float(((target - coded) @ factor).square().sum())
         return coded
 
-    coded = code_blocks(matrix, moment, 3, code)
+    coded = code_blocks(matrix, triangle(moment), 3, code)
     assert total == pytest.approx(float(((matrix - coded) @ moment * (matrix - coded)).sum()), rel=1e-3)
 
 
@@ -211,7 +214,7 @@ def test_refining_never_raises_the_error():
     def code(_, target, factor):
         return target.round()
 
-    coded = code_blocks(matrix, moment, 1, code)
+    coded = code_blocks(matrix, triangle(moment), 1, code)
     for _ in range(3):
         refined = refine(matrix, coded, moment, 1, code)
         assert output_error(matrix, refined, moment) <= output_error(matrix, coded, moment) + 1e-5

@@ -67,7 +67,7 @@ def test_divergence_falls_and_codes_stay(model, coded, tmp_path):
     recovered, note = recover.train_net(model, coded, 3, 0, tmp_path / "kept.safetensors")
     assert "→" in note and "undone" not in note
     wanted = model.net(model.data.test.inputs)
-    before, after = (recover._divergence(net(model.data.test.inputs), wanted).item() for net in (coded, recovered))
+    before, after = (recover.divergence(net(model.data.test.inputs), wanted).item() for net in (coded, recovered))
     assert after < 0.7 * before
     assert torch.equal(recovered.dense.codes, coded.dense.codes)
     assert not torch.equal(recovered.dense.codebook, coded.dense.codebook)

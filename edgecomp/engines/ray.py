@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -32,6 +33,7 @@ class Ray:
             cores = workers or len(os.sched_getaffinity(0))
             options |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _object_store()}
         try:
+            _answers(address)
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise DeviceError(
@@ -73,6 +75,13 @@ class Ray:
     def close(self) -> None:
         """Leaves the cluster; ends it if it was started here."""
         ray.shutdown()
+
+
+def _answers(address: str | None) -> None:
+    """Raises an OSError at once if nothing is at HOST:PORT; Ray itself would wait for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _outcome(reference: ray.ObjectRef) -> Outcome:

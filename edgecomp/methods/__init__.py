@@ -2,6 +2,7 @@
 
 - a docstring whose first line says what it does,
 - `KINDS`: the kinds of layers it takes by default,
+- `CANDIDATES`: the settings that `auto` tries, as after `--set`; its defaults alone if there is no such list,
 - `CODES = True` if what it makes are codebook layers, which can take the place of a layer in a finished file,
 - `Config`: a frozen record of its settings, with defaults that work; its `KNOB`, if there is one, is the setting that
   decides how many bytes the layer takes (see `records.Knob`),
@@ -17,6 +18,15 @@ A method whose layers can share parts says `COUPLES = True` and has for layers o
 
 A method that rounds weights and inputs to integers says with `arithmetic(config)` how many bits, see `rounding`;
 whether there is a kernel for that, the runtime is asked.
+
+A method that takes channels out of the net says `PRUNES = True`; `KINDS` are then the layers that give them out. It has
+no `predict`, `compress` and `refuse` as above, but, on a `pruning.job.Job`,
+- `score(job, group) -> Tensor`: the importance of each unit of a group, or `rank(job, groups)`, which calls
+  `job.choose` for every group of a stage; `stages(job)` says which groups are one stage, where not each is,
+- `Config`, a `pruning.widths.Pruned`: it decides how many channels stay; what that costs is exact,
+- `FINDS_WIDTHS = True` if the scores also decide how many stay in each group, `NEEDS_DATA = False` if it can do
+  without data,
+- `refuse(group, net) -> str`: why it cannot rank a group, if there are such.
 
 The file is the registration: `edgecomp.discover` finds it.
 """

@@ -20,6 +20,7 @@ from ..records import Cost, Knob
 
 KINDS = ("dense", "embedding")
 CODES = True
+CANDIDATES = ("ternary=false", "ternary=true")
 _ROUNDS = 5  # of threshold and scale, for ternary weights without inputs
 
 
@@ -47,7 +48,7 @@ def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int)
     if inputs is None or config.fit == "plain":
         signs, scale = _plain(matrix, config.ternary)
     else:
-        signs, scale = _calibrated(matrix, inputs.second_moment, config)
+        signs, scale = _calibrated(matrix, inputs, config)
     patterns, tables = _patterns(format)[None, None], config.tables_for(format)
     return coded_layer(layer, format, _codes(signs, format), patterns, scale, tables)
 
@@ -68,13 +69,13 @@ def _plain(matrix: Tensor, ternary: bool) -> tuple[Tensor, Tensor]:
     return signs, scale
 
 
-def _calibrated(matrix: Tensor, second_moment: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+def _calibrated(matrix: Tensor, inputs: Inputs, config: Config) -> tuple[Tensor, Tensor]:
     signs, scale = _plain(matrix, config.ternary)
 
     def rounded(target: Tensor, scale: Tensor) -> Tensor:
         return _signs(target, scale, config.ternary)
 
-    return code_rows(matrix, second_moment, signs, scale, rounded, config.passes)
+    return code_rows(matrix, inputs.damped, inputs.triangle, signs, scale, rounded, config.passes)
 
 
 def _signs(matrix: Tensor, scale: Tensor, ternary: bool) -> Tensor:

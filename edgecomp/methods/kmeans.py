@@ -16,6 +16,7 @@ from ..records import Knob
 
 KINDS = ("dense", "conv", "embedding")
 CODES = True
+CANDIDATES = ("k=2", "k=4", "k=8", "k=16", "k=64", "k=256")
 
 
 class Config(Fitting):

@@ -16,6 +16,8 @@ from .kmeans import CODES, KINDS
 
 __all__ = ["CODES", "KINDS", "Config", "compress", "predict", "refuse"]
 
+CANDIDATES = ()  # kmeans has the same
+
 
 class Config(Fitting):
     """bits: of a weight. channels: share a palette; all output channels of the layer (`all`), or so many."""

@@ -17,6 +17,10 @@ from ..records import Knob
 
 KINDS = ("dense", "embedding")
 CODES = True
+CANDIDATES = (
+    *("s=2", "s=3", "s=4", "s=5", "s=6", "s=8", "s=10", "s=12", "s=16"),
+    *("s=2 codebooks=shared", "s=3 codebooks=shared", "s=4 codebooks=shared", "s=8 codebooks=shared"),
+)
 
 
 class Config(Fitting):

@@ -16,6 +16,7 @@ from ..records import Knob
 
 KINDS = ("dense", "embedding")
 CODES = True
+CANDIDATES = ("s=4 t=2", "s=8 t=2", "s=16 t=2")
 
 
 class Config(Fitting):

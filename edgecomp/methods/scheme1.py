@@ -13,6 +13,7 @@ from ..cpd import decompose
 from ..layers import Factored
 
 KINDS = ("conv",)
+CANDIDATES = ("macs=0.1", "macs=0.2", "macs=0.35", "macs=0.6")
 _STEPS = 20  # of non-linear least squares
 
 

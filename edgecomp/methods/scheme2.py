@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from .. import lowrank
 from ..calibration import Inputs
-from ..feedback import damped
 from ..layers import Factored
 from ..layers.matrix import weight_matrix
 
 KINDS = ("conv",)
+CANDIDATES = ("macs=0.1", "macs=0.2", "macs=0.35", "macs=0.6")
 _ROUNDS = 8
 _STEPS = 8  # of conjugate gradients
 
@@ -42,7 +42,7 @@ def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int)
     v, h = _folded(layer, left[:, :rank] * root, right[:rank] * root[:, None])
     inputs = config.fitted_to(inputs)
     if inputs is not None:
-        v, h = _fit_outputs(weight_matrix(layer), damped(inputs.second_moment), v, layer.kernel_size[1])
+        v, h = _fit_outputs(weight_matrix(layer), inputs.damped, v, layer.kernel_size[1])
     return lowrank.filled(empty, layer, v.transpose(1, 2), h)
 
 

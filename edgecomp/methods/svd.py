@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from .. import lowrank
 from ..calibration import Inputs
-from ..feedback import damped
 from ..layers import Factored
 from ..layers.matrix import has_bias, kind_of, set_weight_matrix, unsupported, weight_matrix
 
 KINDS = ("dense", "embedding")
+CANDIDATES = tuple(f"rank={rank}" for rank in (0.006, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4))
 
 
 class Config(lowrank.Ranked):
@@ -87,8 +87,8 @@ def compress_coded(
     empty = structure(layer, config).to_empty(device="cpu")
     rank = min(weight_matrix(empty[0]).shape)
     inputs = None if config.fit == "plain" else inputs
-    moment = None if inputs is None else damped(inputs.second_moment)
-    left, right = _factors(matrix, moment, rank)
+    moment = None if inputs is None else inputs.damped
+    left, right = _factors(matrix, inputs, rank)
     rotation = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(seed))).Q
     left, right = left @ rotation, rotation.T @ right
     if kind_of(layer) == "embedding":
@@ -107,16 +107,26 @@ def compress_coded(
     return Factored(first, second)
 
 
-def _factors(matrix: Tensor, moment: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
+def _factors(matrix: Tensor, inputs: Inputs | None, rank: int) -> tuple[Tensor, Tensor]:
     """B (m×R) and A (R×n), whichever Gram matrix is smaller."""
+    if inputs is None:
+        left, right = _directions(matrix, None)
+    else:  # those of all ranks, which are the same
+        left, right = inputs.known("svd", lambda: _directions(matrix, inputs.damped), matrix)
+    if right is None:
+        return left[:, -rank:], left[:, -rank:].T @ matrix
+    return left[:, -rank:], right[-rank:]
+
+
+def _directions(matrix: Tensor, moment: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """B and A of full rank, the strongest direction last; without A if it is BᵀW."""
     rows, columns = matrix.shape
     if rows <= columns:
         weighted = matrix if moment is None else matrix @ moment
-        left = torch.linalg.eigh(weighted @ matrix.T).eigenvectors[:, -rank:]
-        return left, left.T @ matrix
+        return torch.linalg.eigh(weighted @ matrix.T).eigenvectors, None
     factor = torch.eye(columns) if moment is None else torch.linalg.cholesky(moment)
     whitened = matrix @ factor
-    basis = torch.linalg.eigh(whitened.T @ whitened).eigenvectors[:, -rank:]
+    basis = torch.linalg.eigh(whitened.T @ whitened).eigenvectors
     return whitened @ basis, torch.linalg.solve_triangular(factor, basis.T, upper=False, left=False)
 
 

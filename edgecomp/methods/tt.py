@@ -10,6 +10,7 @@ from ..calibration import Inputs
 from ..layers import Factored
 
 KINDS = ("conv",)
+CANDIDATES = ("macs=0.1", "macs=0.2", "macs=0.35")
 
 
 class Config(lowrank.Reconstructing):

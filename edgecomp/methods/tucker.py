@@ -12,6 +12,7 @@ from ..calibration import Inputs
 from ..layers import Factored
 
 KINDS = ("conv",)
+CANDIDATES = ("macs=0.1", "macs=0.2", "macs=0.35", "macs=0.6")
 _ROUNDS = 10
 
 

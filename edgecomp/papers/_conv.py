@@ -111,7 +111,7 @@ class ConvBench:
 
         def measure() -> dict[str, dict[str, float]]:
             with progress.stage("time", f"{len(wanted)} nets and their layers"):
-                return {name: cost.model_dump() for name, cost in _measured(self._structures(wanted)).items()}
+                return {name: cost.model_dump() for name, cost in measured(self._structures(wanted)).items()}
 
         return {name: Cost(**cost) for name, cost in recalled(self.results_path, key, measure).items()}
 
@@ -179,7 +179,8 @@ class ConvBench:
         return found
 
 
-def _measured(nets: dict[str, tuple[nn.Module, tuple[int, ...]]]) -> dict[str, Cost]:
+def measured(nets: dict[str, tuple[nn.Module, tuple[int, ...]]]) -> dict[str, Cost]:
+    """Of nets, each with the shape of its inputs."""
     """Exports all, runs them on the emulator for their instructions, and on the host in turns."""
     runtime, android = discover.runtime("executorch"), discover.target("android-arm64")
     emulator = devices.make("qemu", android)

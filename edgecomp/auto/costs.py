@@ -1,0 +1,56 @@
+"""What a candidate takes of the target: instructions of one inference, and memory.
+
+Predicted from multiply-adds and bytes; a plan that was built and measured then says by how much that is off.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from .. import devices, discover, native
+from ..export import HOST_TARGET, write_records
+from ..records import Limits
+from .candidates import Candidate
+
+# ARM64 instructions per multiply-add (for codes: per product or sum, see `CodeFormat.cost`), those of whole nets in
+# docs/runtimes.md.
+_INSTRUCTIONS = {"int8": 0.22, "int4": 0.27, "int2": 0.24}
+_OF_CODES, _OF_PLAIN = 0.47, 0.43
+_COPIES = 2.0  # XNNPACK packs plain weights anew, and keeps both
+
+
+def takes(candidate: Candidate) -> dict[str, float]:
+    """By resource."""
+    last = candidate.name.rpartition(":")[2]
+    coded = getattr(discover.method(last), "CODES", False) if candidate.method else False
+    rate = _INSTRUCTIONS.get(last, _OF_CODES if coded else _OF_PLAIN)
+    plain = not coded and last not in _INSTRUCTIONS
+    return {
+        "bytes": float(candidate.bytes),
+        "instructions": rate * candidate.macs,
+        "ram": candidate.bytes * (_COPIES if plain else 1.0),
+    }
+
+
+def limits(stated: Limits) -> dict[str, float]:
+    """Those of a request that plans differ in, by resource."""
+    found = {"instructions": stated.instructions, "ram": stated.ram_bytes}
+    return {resource: float(limit) for resource, limit in found.items() if limit is not None}
+
+
+def measured(file: Path, runtime: str, target: str, sample: Tensor, emulated: bool) -> dict[str, float]:
+    """What one inference of an exported file takes on the emulated target, by resource; on the host, memory alone."""
+    with tempfile.TemporaryDirectory() as temporary:
+        records, bundle = Path(temporary, "inputs"), Path(temporary, "bundle")
+        write_records(records, [sample[:1]])
+        if not emulated:
+            host = native.host_bundle(discover.target(HOST_TARGET), runtime)
+            run = devices.make("host", discover.target(target)).run(host, file, records)
+            return {"ram": float(run.peak_rss_bytes)}
+        native.make_bundle(discover.target(target), runtime, bundle)
+        run = devices.make("qemu", discover.target(target)).run(bundle, file, records, threads=1, warmup=1, repeat=3)
+        return {"ram": float(run.peak_rss_bytes), "instructions": float(np.median(run.instructions[1:]))}

@@ -1,0 +1,52 @@
+"""What `--set auto.KEY=VALUE` can say."""
+
+from __future__ import annotations
+
+from pydantic import Field, ValidationError
+
+from .. import chain
+from ..errors import UsageError, unknown
+from ..records import Record
+
+
+class Options(Record):
+    """methods: chains to choose from, separated by commas; all there are unless told. samples: of the calibration
+    split, by which candidates and plans are judged; those that codes are fitted to are others, if there are enough.
+    rounds: plans that are built and looked at before one is chosen."""
+
+    methods: str = ""
+    samples: int = Field(1024, ge=16)
+    rounds: int = Field(4, ge=1)
+
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """The methods that were named."""
+        return tuple(name.strip() for name in self.methods.split(",") if name.strip())
+
+
+def options(settings: tuple[str, ...], runtime: str = "") -> Options:
+    """The options in `--set` settings.
+
+    Raises:
+        UsageError: a setting that is not one of auto's, or a value that cannot be read.
+    """
+    given: dict[str, str] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        field = key.removeprefix("auto.")
+        if not equals or not key:
+            raise UsageError(f"cannot read --set {text!r}", "Write it as KEY=VALUE, for example --set auto.rounds=2.")
+        if field not in Options.model_fields:
+            raise unknown("setting of auto", field, Options.model_fields)
+        given[field] = value
+    try:
+        found = Options(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"--set auto.{key}={given.get(key)}: {first['msg']}") from error
+    for name in found.chains:
+        if "+" in name:
+            raise UsageError(f"auto.methods={name}: auto finds by itself which layer gets which", "Use commas, not +.")
+        chain.parse(name, (), runtime)
+    return found

@@ -1,0 +1,282 @@
+"""The search: predicts, chooses, builds what was chosen, looks at the real figures, corrects itself, and chooses again.
+
+Damages of layers one by one do not add up to that of a plan: later layers make up for what earlier ones lost, or lose
+more. After each look every group's damages are scaled by what its candidate really added, given all others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .. import discover, progress
+from ..errors import LimitError, UsageError
+from ..export import original_file
+from ..records import Look, Model, Plan, PlanEntry, Request, RunnerUp, Search
+from ..units import format_bytes, format_count
+from ..workspace import Workspace
+from . import costs, knapsack
+from .candidates import Candidate, Group
+from .knapsack import Column
+from .looks import Looked, Looker
+from .options import options
+from .pool import Pool
+from .trials import Mapper, forget
+
+_DEFAULT_BUDGET = 20  # as `report` judges where none is stated
+_CONTAINER = 1.25  # of a compressed file, in terms of the original's, until one has been seen
+_SCALE = 8.0  # at most, in one look
+_LEAST_DAMAGE = 1e-6  # nats; what is below is as good as nothing
+_FIRST_LIMIT = 0.01  # nats, where a drop is stated and no budget
+_REFINEMENTS = 2
+_EXTRA = 4  # rounds beyond those asked for, if no file was within the budget by then
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate for every group, and what is predicted of them together."""
+
+    picks: tuple[Candidate, ...]
+    damage: float
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        return tuple(map(id, self.picks))
+
+    @property
+    def bytes(self) -> int:
+        return sum(pick.bytes for pick in self.picks)
+
+
+def search(
+    model: Model, base: Plan, groups: list[Group], request: Request, work: Workspace, mapper: Mapper = map
+) -> Plan:
+    """The plan with entries for all groups, and how they were found.
+
+    Args:
+        base: the plan without entries. mapper: see `trials.trials`.
+
+    Raises:
+        LimitError: no plan is within the limits; the nearest one is named.
+        UsageError: the model has no data to judge by.
+    """
+    if model.data is None:
+        raise UsageError(
+            "--method auto judges by the model's data, and it has none",
+            "Give the model file a data(), or name a method: `edgecomp methods` lists them.",
+        )
+    pool = Pool(model, request, options(request.settings, base.runtime), base.runtime, groups, mapper)
+    return _Searcher(pool, base, work).run()
+
+
+@dataclass
+class _Searcher:
+    pool: Pool
+    base: Plan
+    work: Workspace
+    scales: dict[str, float] = field(default_factory=dict)  # by the first name of the group
+    offsets: dict[str, float] = field(default_factory=dict)  # by resource: what files take beyond what is predicted
+    damage_limit: float = _FIRST_LIMIT
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """The limits on others than bytes."""
+        return costs.limits(self.base.limits)
+
+    def run(self) -> Plan:
+        model, request = self.pool.model, self.pool.request
+        original = original_file(model, self.base.runtime).stat().st_size
+        self.seeks_least = request.budget_bytes is None and request.max_drop is not None
+        self.budget = request.budget_bytes or (original if self.seeks_least else original // _DEFAULT_BUDGET)
+        self.container = int(_CONTAINER * (original - sum(group.bytes for group in self.pool.groups)))
+        with progress.stage("candidates", f"for {format_bytes(self.budget)}"):
+            self.pool.fill(self.budget)
+        try:
+            return self._rounds()
+        finally:
+            forget()
+
+    def _damage_of(self, candidate: Candidate) -> float:
+        return self.scales.get(candidate.layers[0], 1.0) * (self.pool.damage(candidate) or 0.0)
+
+    # --- choosing -----------------------------------------------------------------------------------------
+
+    def _limits(self) -> dict[str, float]:
+        limits: dict[str, float] = {"bytes": self.budget - self.container}
+        for resource, limit in self.resources.items():
+            limits[resource] = limit - self.offsets.get(resource, 0.0)
+        if self.seeks_least:
+            limits["damage"] = self.damage_limit
+        return limits
+
+    def _choose(self, without: Candidate | None = None, least: str = "") -> Choice | None:
+        """The best choice; or, within the bytes alone, the one that takes the least of a resource."""
+        flat = [candidate for group in self.pool.kept for candidate in group if candidate is not without]
+        columns = [Column(c.layers, self._damage_of(c), costs.takes(c)) for c in flat]
+        limits = {"bytes": self._limits()["bytes"]} if least else self._limits()
+        chosen = knapsack.choose(columns, limits, least or ("bytes" if self.seeks_least else "damage"))
+        if chosen is None:
+            return None
+        by_layer = {flat[j].layers: flat[j] for j in chosen}
+        picks = tuple(by_layer[group.layers] for group in self.pool.groups)
+        return Choice(picks, sum(map(self._damage_of, picks)))
+
+    # --- looking ------------------------------------------------------------------------------------------
+
+    def _rounds(self) -> Plan:
+        request = self.pool.request
+        emulated = (request.on or discover.target(request.target).devices[0]) == "qemu"
+        looker = Looker(self.pool.model, self.pool.options.samples, self.work, list(self.resources), emulated)
+        looked: dict[tuple[int, ...], tuple[Choice, Looked]] = {}
+        while len(looked) < self.pool.options.rounds + (
+            0 if any(self._fits(l) for _, l in looked.values()) else _EXTRA
+        ):
+            choice = self._refined(self._choose())
+            if choice is None and not looked:
+                choice = self._refined(self._nearest(looker))
+            if choice is None or choice.key in looked:
+                break
+            found = looker.look(self._plan(choice), len(looked))
+            looked[choice.key] = choice, found
+            self._learn(choice, found)
+        best, found = min(looked.values(), key=lambda pair: self._rank(pair[1]))
+        looks = [
+            Look(
+                file_bytes=l.file_bytes,
+                predicted_damage=c.damage,
+                damage=l.damage,
+                drop_points=round(l.drop_points, 4),
+                chosen=c is best,
+            )
+            for c, l in looked.values()
+        ]
+        self.container = found.file_bytes - best.bytes
+        return self._plan(best, looks)
+
+    def _refined(self, choice: Choice | None) -> Choice | None:
+        """The choice, once settings beside it have been tried too."""
+        for _ in range(_REFINEMENTS):
+            if choice is None:
+                return None
+            with progress.stage("refine", "settings beside those chosen"):
+                if not self.pool.refine(choice.picks, self.budget):
+                    return choice
+            choice = self._choose()
+        return choice
+
+    def _fits(self, found: Looked) -> bool:
+        return found.file_bytes <= self.budget and not self._excess(found)
+
+    def _excess(self, found: Looked) -> float:
+        """By what fraction, at least 0, a file takes more than a limit on another resource than bytes allows."""
+        limits = self.resources.items()
+        return max([0.0, *(found.measured.get(r, 0.0) / limit - 1 for r, limit in limits)])
+
+    def _rank(self, found: Looked) -> tuple[float, ...]:
+        """The less, the better."""
+        over = max(0, found.file_bytes - self.budget), self._excess(found)
+        if self.seeks_least:
+            return *over, max(0.0, found.drop_points - self.pool.request.max_drop), found.file_bytes  # type: ignore[operator]
+        return *over, found.damage
+
+    def _learn(self, choice: Choice, found: Looked) -> None:
+        """What the file has beyond its layers, what every group's candidate really added, and how far to go."""
+        self.container = found.file_bytes - choice.bytes + (0 if self._fits(found) else 64)
+        for resource, taken in found.measured.items():
+            self.offsets[resource] = taken - sum(costs.takes(pick)[resource] for pick in choice.picks)
+        for pick in choice.picks:
+            if pick.method is not None:
+                added = max(found.alone[pick.layers[0]], _LEAST_DAMAGE)
+                step = min(_SCALE, max(1 / _SCALE, added / max(self._damage_of(pick), _LEAST_DAMAGE)))
+                self.scales[pick.layers[0]] = self.scales.get(pick.layers[0], 1.0) * step**0.5
+        if self.seeks_least:
+            limit, drop = self.pool.request.max_drop, found.drop_points
+            step = limit / max(drop, limit / 4)  # type: ignore[operator, type-var]
+            self.damage_limit *= min(step, 0.8) if drop > limit else max(step, 1.25)  # type: ignore[operator]
+
+    def _nearest(self, looker: Looker) -> Choice:
+        """A choice within the limits after all, where files take less than was thought.
+
+        Raises:
+            LimitError: there is none.
+        """
+        choice = Choice(self.pool.smallest, float("nan"))
+        found = looker.look(self._plan(choice), 0)
+        self.container = found.file_bytes - choice.bytes
+        if found.file_bytes <= self.budget:
+            self.pool.fill(self.budget, thorough=True)
+            again = self._choose()
+            if again is not None:
+                return again
+        self._refuse(choice, found, "bytes", f"a file of {format_bytes(self.budget)}")
+        for resource, limit in self.resources.items():
+            choice = self._choose(least=resource) or choice
+            self._refuse(choice, looker.look(self._plan(choice), 1), resource, f"{format_count(limit)} of {resource}")
+        return choice
+
+    def _refuse(self, choice: Choice, found: Looked, resource: str, limit: str) -> None:
+        """Raises a LimitError if the choice that takes the least of a resource takes more than there may be."""
+        most = self.budget if resource == "bytes" else self.resources[resource]
+        taken = found.file_bytes if resource == "bytes" else found.measured.get(resource, 0.0)
+        if taken <= most:
+            return
+        show = format_count if resource == "instructions" else format_bytes
+        amounts = sorted(((costs.takes(pick)[resource], pick) for pick in choice.picks), key=lambda pair: -pair[0])
+        held = ", ".join(f"{pick.layers[0]} {show(amount)} ({pick.name})" for amount, pick in amounts[:4])
+        rest = f"; the file itself takes {format_bytes(self.container)}" if resource == "bytes" else ""
+        raise LimitError(
+            f"no plan is within {limit}: the nearest takes {show(taken)} "
+            f"and loses {found.drop_points:.2f} points on calibration samples",
+            f"Allow {round(taken):,} or more. Held back by {held}{rest}.",
+            self._plan(choice),
+        )
+
+    # --- plans --------------------------------------------------------------------------------------------
+
+    def _plan(self, choice: Choice, looks: list[Look] | None = None) -> Plan:
+        entries = tuple(self._entry(group, pick) for group, pick in zip(self.pool.groups, choice.picks, strict=True))
+        if looks is None:
+            return self.base.model_copy(update={"entries": entries})
+        with progress.stage("explain", "runners-up"):
+            entries = tuple(
+                entry.model_copy(update={"runner_up": self._runner_up(pick)})
+                for entry, pick in zip(entries, choice.picks, strict=True)
+            )
+        assert self.pool.model.data is not None
+        found = Search(
+            split=self.pool.model.data.calibration.name,
+            samples=self.pool.options.samples,
+            candidates=sum(map(len, self.pool.kept)),
+            limits=self._limits(),
+            container_bytes=self.container,
+            looks=looks,
+        )
+        return self.base.model_copy(update={"entries": entries, "search": found})
+
+    def _entry(self, group: Group, pick: Candidate) -> PlanEntry:
+        reason = pick.remark
+        if pick.method is None:
+            reason = group.reason or "left as it is: the bytes are better spent here than elsewhere"
+        return PlanEntry(
+            layers=group.layers,
+            kind=group.kind,
+            method=pick.method,
+            settings=pick.settings,
+            reason=reason,
+            original_bytes=group.bytes,
+            predicted_bytes=pick.bytes,
+            damage=self._damage_of(pick) if self.pool.damage(pick) is not None else None,
+            instructions=round(costs.takes(pick)["instructions"]),
+        )
+
+    def _runner_up(self, pick: Candidate) -> RunnerUp | None:
+        other = self._choose(without=pick)
+        if other is None:
+            return None
+        second = next(p for p in other.picks if p.layers == pick.layers)
+        return RunnerUp(
+            method=second.method,
+            settings=second.settings,
+            bytes=second.bytes,
+            damage=self._damage_of(second),
+            plan_damage=other.damage,
+        )

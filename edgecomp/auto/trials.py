@@ -1,0 +1,265 @@
+"""What a candidate does when it alone is put into the net: fitted on some samples, judged on others.
+
+`evaluate` is a pure function of a task, which says everything by value, so that it runs in any process. What many
+tasks share (the net, what layers before the one in question give, moments of its inputs) is kept by the process that
+runs them; tasks of the same layer had better follow each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .. import calibration, chain, graph, permute, progress
+from ..calibration import Inputs
+from ..compress import CALIBRATION_SAMPLES, ENERGY_SAMPLES, replace_weights
+from ..export import flat_output
+from ..files import cache_folder, write_text
+from ..layers.matrix import kind_of
+from ..layers.quantized import static_parts
+from ..load import load
+from ..records import Model, Record, Request, Split
+from ..recover import divergence
+from ..workspace import stage_key
+from .candidates import Candidate
+
+_BATCH = 256
+_REMEMBERED = 1 << 29  # numbers that layers gave, 2 GB; what is beyond is computed again
+
+
+@dataclass(frozen=True)
+class Task:
+    """One candidate of a model. `request` says where the model is, and the seed; `samples`, how many judge; `whole`,
+    whether the net's outputs are asked for, and not only the layer's; `part`: a dense layer is fitted with one in so
+    many of its outputs alone, which flatters codes slightly, and takes as much less time."""
+
+    request: Request
+    runtime: str
+    samples: int
+    candidate: Candidate
+    whole: bool = True
+    part: int = 1
+
+
+class Trial(Record):
+    """error: ‖Y' − Y‖/‖Y‖ of the layer's outputs, inputs rounded as its arithmetic does. damage: of the net's outputs,
+    the Kullback–Leibler divergence of the class probabilities from the original's, a mean over samples, in nats."""
+
+    error: float
+    damage: float | None
+
+
+Mapper = Callable[[Callable[[Task], Trial], list[Task]], Iterable[Trial]]
+
+
+def judges(split: Split, samples: int) -> Split:
+    """The samples that judge: those behind the ones that codes are fitted to, where there are so many."""
+    start = max(0, min(CALIBRATION_SAMPLES, len(split) - samples))
+    return Split(split.name, split.inputs[start : start + samples], split.targets[start : start + samples])
+
+
+def trials(model: Model, tasks: list[Task], mapper: Mapper = map) -> list[Trial]:
+    """What each task's candidate does; what was found out before is not again.
+
+    Args:
+        mapper: applies `evaluate` to tasks, in order; `map` does so in this process.
+    """
+    if not tasks:
+        return []
+    folder = cache_folder("auto", _identity(model, tasks[0])[:24])
+    known = [_recalled(folder, task) for task in tasks]
+    waiting = [number for number, trial in enumerate(known) if trial is None]
+    _offered[_key(tasks[0])] = model  # this process need not load it again
+    try:
+        with progress.bar("candidates", len(tasks)) as advance:
+            advance(len(tasks) - len(waiting))
+            results = iter(mapper(evaluate, [tasks[number] for number in waiting]))
+            for number in waiting:
+                candidate = tasks[number].candidate
+                advance(0, text=f"{candidate.layers[0]}: {candidate.name}")
+                known[number] = trial = next(results)
+                what = candidate.model_dump(include={"layers", "method", "settings"})
+                write_text(_path(folder, tasks[number]), json.dumps({**trial.model_dump(), "candidate": what}))
+                advance(1)
+    finally:
+        _offered.clear()
+    return known  # type: ignore[return-value]
+
+
+def evaluate(task: Task) -> Trial:
+    """Fits the candidate to the inputs of its layer and puts it into the net."""
+    key = _key(task)
+    if key not in _benches:
+        _benches.clear()  # one net at a time
+        _benches[key] = Bench(_offered.get(key) or load(task.request), task.samples, task.request.seed)
+    return _benches[key].trial(task)
+
+
+def forget() -> None:
+    """Frees what this process keeps for tasks to come."""
+    _benches.clear()
+
+
+_offered: dict[str, Model] = {}
+_benches: dict[str, Bench] = {}
+
+
+def _key(task: Task) -> str:
+    return f"{task.request.model} {task.request.quick} {task.request.seed} {task.samples}"
+
+
+class Bench:
+    """The original net, with channels in the order that codes want, and what its layers give."""
+
+    def __init__(self, model: Model, samples: int, seed: int) -> None:
+        assert model.data is not None
+        split = model.data.calibration
+        self.seed, self.fitting = seed, split.inputs[:CALIBRATION_SAMPLES]
+        self.batches = judges(split, samples).inputs.split(_BATCH)
+        if split.inputs.dim() == 4:
+            self.batches = tuple(batch.contiguous(memory_format=torch.channels_last) for batch in self.batches)
+        self.net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
+        program = graph.trace(model.net, model.example_inputs, model.name)
+        self.order = graph.execution_order(program)
+        permute.order_by_energy(self.net, graph.channel_producers(program), split.inputs[:ENERGY_SAMPLES])
+        self.wanted, self.given = self._listen()
+        self._inputs: dict[str, Inputs | None] = {}
+        self._at = ""  # the layer that the next two are of
+        self._seen: list[Tensor] = []  # what the judging samples give it, and it gives for them
+        self._outputs: list[Tensor] = []
+
+    @torch.no_grad()
+    def trial(self, task: Task) -> Trial:
+        candidate = task.candidate
+        name = candidate.layers[0]
+        self._go_to(name)
+        layer, outputs = _part(self.net.get_submodule(name), task.part), self._outputs
+        method = chain.restore(candidate.method, candidate.settings, task.runtime)  # type: ignore[arg-type]
+        made = replace_weights(layer, method, self._inputs[name], self.seed)
+        if static_parts(made):
+            calibration.fix_ranges(self.net, self.net.get_submodule(name), made, self.fitting)
+        if task.part > 1:
+            outputs = [y[..., :: task.part] for y in outputs]
+        off = sum((made(x) - y).square().sum().item() for x, y in zip(self._seen, outputs, strict=True))
+        size = sum(y.square().sum().item() for y in outputs)
+        damage = self.divergence({name: made for name in candidate.layers}) if task.whole else None
+        return Trial(error=(off / max(size, 1e-30)) ** 0.5, damage=damage)
+
+    @torch.no_grad()
+    def divergence(self, replacements: dict[str, nn.Module]) -> float:
+        """Of the net with other modules in these places."""
+        first = min((self.order.index(name) for name in replacements if name in self.order), default=0)
+        with _replaced(self.net, {**self._recalled(first), **replacements}):
+            outputs = torch.cat([flat_output(self.net(batch)) for batch in self.batches])
+        return divergence(outputs, self.wanted).item()
+
+    def _recalled(self, first: int) -> dict[str, nn.Module]:
+        """In place of the layers before one: what they gave."""
+        return {name: _Recalled(self.given[name]) for name in self.order[:first] if name in self.given}
+
+    def _go_to(self, name: str) -> None:
+        if self._at == name:
+            return
+        self._at, layer = name, self.net.get_submodule(name)
+        if name not in self._inputs:
+            codable = kind_of(layer) != "embedding" and getattr(layer, "groups", 1) == 1
+            while self._inputs and sum(map(_numbers, self._inputs.values())) > _REMEMBERED:
+                del self._inputs[next(iter(self._inputs))]
+            found = calibration.gather(self.net, layer, self.fitting, self.seed) if codable else None
+            self._inputs[name] = found
+        first = self.order.index(name) if name in self.order else 0
+        with _replaced(self.net, self._recalled(first)):
+            self._seen = [next(calibration.inputs_of(self.net, layer, batch)) for batch in self.batches]
+        self._outputs = [layer(x) for x in self._seen]
+
+    @torch.no_grad()
+    def _listen(self) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """The net's outputs, and those of layers that are called once, batch by batch."""
+        given: dict[str, list[Tensor]] = {}
+        layers = [name for name in self.order if kind_of(self.net.get_submodule(name)) != "other"]
+        handles = []
+        for name in layers:
+            hook = lambda _, __, output, name=name: given.setdefault(name, []).append(output)  # noqa: E731
+            handles.append(self.net.get_submodule(name).register_forward_hook(hook))
+        outputs = torch.cat([flat_output(self.net(batch)) for batch in self.batches])
+        for handle in handles:
+            handle.remove()
+        kept, total = {}, 0
+        for name in layers:
+            total += sum(output.numel() for output in given[name])
+            if total <= _REMEMBERED and len(given[name]) == len(self.batches):
+                kept[name] = given[name]
+        return outputs, kept
+
+
+def _numbers(inputs: Inputs | None) -> int:
+    """In what is kept of a layer's inputs."""
+    return 0 if inputs is None else 5 * inputs.second_moment.numel()
+
+
+def _part(layer: nn.Module, part: int) -> nn.Module:
+    """A copy, with one in so many outputs."""
+    if part == 1:
+        return copy.deepcopy(layer)
+    rows = layer.weight[::part]  # type: ignore[index]
+    made = nn.Linear(rows.shape[1], rows.shape[0], layer.bias is not None)
+    made.weight.data.copy_(rows)
+    if layer.bias is not None:
+        made.bias.data.copy_(layer.bias[::part])  # type: ignore[index]
+    return made
+
+
+class _Recalled(nn.Module):
+    """Gives what a layer gave, batch after batch."""
+
+    def __init__(self, outputs: list[Tensor]) -> None:
+        super().__init__()
+        self.outputs = iter(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return next(self.outputs)
+
+
+@contextlib.contextmanager
+def _replaced(net: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
+    before = {name: net.get_submodule(name) for name in modules}
+    try:
+        for name, module in modules.items():
+            net.set_submodule(name, module)
+        yield
+    finally:
+        for name, module in before.items():
+            net.set_submodule(name, module)
+
+
+def _identity(model: Model, task: Task) -> str:
+    """What all tasks of a model have in common: its weights and samples, and this code."""
+    assert model.data is not None
+    inputs = model.data.calibration.inputs[: CALIBRATION_SAMPLES + task.samples]
+    data = hashlib.sha256(inputs.contiguous().numpy().tobytes()).hexdigest()
+    return stage_key("auto", model.sha256, repr(model.net), data, len(inputs), task.samples, task.request.seed)
+
+
+def _path(folder: Path, task: Task) -> Path:
+    candidate = task.candidate
+    what = json.dumps([candidate.layers, candidate.method, candidate.settings, task.runtime, task.part])
+    return folder / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
+
+
+def _recalled(folder: Path, task: Task) -> Trial | None:
+    if task.candidate.method is None:
+        return Trial(error=0.0, damage=0.0)
+    path = _path(folder, task)
+    if not path.exists():
+        return None
+    known = json.loads(path.read_text())
+    trial = Trial(error=known["error"], damage=known["damage"])
+    return None if task.whole and trial.damage is None else trial

@@ -1,0 +1,98 @@
+"""Why `auto` made the plan that it made: what it chose for each layer, and what the runner-up would have cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import jinja2
+from rich.table import Table
+from rich.text import Text
+
+from .records import PlanEntry, Report, RunnerUp, Search
+from .units import format_bytes
+
+_HTML = """
+<section>
+<h2>Why this plan</h2>
+<div class="scroll"><table>
+<tr><th>layer</th><th>chosen</th><th class="n">bytes</th><th class="n">damage</th><th>runner-up</th>
+<th class="n">bytes</th><th class="n">damage</th><th class="n">of the plan with it</th></tr>
+{% for layer, chosen, size, damage, other, other_size, other_damage, total in choices %}
+<tr><td>{{ layer }}</td><td>{{ chosen }}</td><td class="n">{{ size }}</td><td class="n">{{ damage }}</td>
+<td class="soft">{{ other }}</td><td class="n soft">{{ other_size }}</td><td class="n soft">{{ other_damage }}</td>
+<td class="n soft">{{ total }}</td></tr>
+{% endfor %}
+</table></div>
+<div class="scroll"><table>
+<tr><th>plans built and looked at</th><th class="n">file</th><th class="n">damage predicted</th>
+<th class="n">measured</th><th class="n">drop, points</th></tr>
+{% for look in search.looks %}
+<tr><td>{{ "chosen" if look.chosen else loop.index }}</td><td class="n">{{ look.file_bytes | bytes }}</td>
+<td class="n">{{ "%.5f" | format(look.predicted_damage) }}</td><td class="n">{{ "%.5f" | format(look.damage) }}</td>
+<td class="n">{{ "%+.2f" | format(look.drop_points) }}</td></tr>
+{% endfor %}
+</table></div>
+<p class="soft">{{ about }}</p>
+</section>
+"""
+
+
+def html(result: Report) -> str:
+    """The section of the report; empty if the plan was not found by `auto`."""
+    if result.search is None:
+        return ""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    environment.filters["bytes"] = format_bytes
+    template = environment.from_string(_HTML)
+    return template.render(search=result.search, choices=choices(result.plan), about=_about(result.search))
+
+
+def tables(search: Search, entries: Iterable[PlanEntry]) -> list[Text | Table]:
+    """What `auto` chose for each layer, what the runner-up would have cost, and how the plans did that it looked at."""
+    layers = Table(title="chosen by auto, and the runner-up", title_justify="left")
+    for title in ("layer", "chosen", "bytes", "damage", "runner-up", "bytes", "damage", "damage of the plan"):
+        layers.add_column(title, justify="left" if title in ("layer", "chosen", "runner-up") else "right")
+    for row in choices(entries):
+        layers.add_row(*row)
+    looks = Table(title="plans built and looked at", title_justify="left")
+    for title in ("", "file", "damage predicted", "measured", "drop, points"):
+        looks.add_column(title, justify="right")
+    for number, look in enumerate(search.looks):
+        figures = f"{look.predicted_damage:.5f}", f"{look.damage:.5f}", f"{look.drop_points:+.2f}"
+        looks.add_row("chosen" if look.chosen else str(number), format_bytes(look.file_bytes), *figures)
+    return [layers, looks, Text(_about(search), "dim")]
+
+
+def choices(entries: Iterable[PlanEntry]) -> list[tuple[str, ...]]:
+    """A row for each group of layers: what was chosen, its bytes and damage, the same of the runner-up, and the damage
+    that the plan would have with it."""
+    rows = []
+    for entry in entries:
+        if entry.damage is None:
+            continue
+        row = (", ".join(entry.layers), _setting(entry), format_bytes(entry.predicted_bytes), f"{entry.damage:.5f}")
+        second = entry.runner_up
+        other = ("", "", "", "")
+        if second is not None:
+            other = (_setting(second), format_bytes(second.bytes), f"{second.damage:.5f}", f"{second.plan_damage:.5f}")
+        rows.append((*row, *other))
+    return rows
+
+
+def _about(search: Search) -> str:
+    return (
+        f"{search.candidates} candidates. damage: KL divergence of the class probabilities from the original's, nats, "
+        f"over {search.samples:,} samples of {search.split}; of a layer, with that layer alone replaced, times what "
+        f"plans looked at made of it. The file: layers, and {format_bytes(search.container_bytes)} of container."
+    )
+
+
+def _setting(what: PlanEntry | RunnerUp) -> str:
+    """`svd:pq rank=40 s=4`: a method with the settings that decide its size."""
+    if what.method is None:
+        return "–"
+    told = {key.rpartition(".")[2]: value for key, value in what.settings.items()}
+    shown = [f"{key}={told[key]}" for key in ("rank", "k", "s", "t", "bits") if key in told]
+    shown += ["shared"] if told.get("codebooks") == "shared" else []
+    shown += ["ternary"] if told.get("ternary") else []
+    return " ".join([what.method, *shown])

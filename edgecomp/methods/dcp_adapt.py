@@ -1,0 +1,32 @@
+"""Channel pruning as dcp does it, until a channel no longer lowers the loss: layers find their own widths.
+
+DCP-Adapt stops choosing when |L(Wᵗ⁻¹) − L(Wᵗ)| / L(W⁰) ≤ ε (Zhuang et al. 2018, §3.4). ε is the one that meets the
+wish, or the one that is given.
+"""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from ..pruning import discrimination
+from ..pruning.groups import Group
+from ..pruning.job import Job
+from . import dcp
+
+KINDS = dcp.KINDS
+PRUNES = True
+FINDS_WIDTHS = True
+stages = dcp.stages
+
+
+class Config(dcp.Config):
+    """As of dcp. eps: ε itself, in place of a wish."""
+
+    WISHES: ClassVar[tuple[str, ...]] = (*dcp.Config.WISHES, "eps")
+
+    eps: float | None = Field(None, gt=0)
+
+
+def rank(job: Job, groups: list[Group]) -> None:
+    """Ranks all channels, by how much of the loss each takes away when its turn comes."""
+    discrimination.rank(job, groups, everything=True)

@@ -1,0 +1,96 @@
+"""Channel pruning by LASSO regression on the next layer's outputs, then least squares (He, Zhang & Sun 2017).
+
+min_β ‖Y − Σ_c β_c Z_c‖²/2N + λ‖β‖₁, Z_c what channel c contributes to sampled outputs Y of the next layer; λ rises
+until as few β as wanted are left. Channels that stay get the weights that come nearest to what the layer gave before
+pruning, given what it gets now.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .. import calibration
+from ..layers.matrix import has_bias, kind_of, set_weight_matrix, weight_matrix
+from ..pruning.groups import Group, Part
+from ..pruning.job import Job
+from ..pruning.reconstruction import contributions
+from ..pruning.surgery import columns
+from ..pruning.widths import Pruned
+
+KINDS = ("conv",)
+PRUNES = True
+_SWEEPS, _HALVINGS = 50, 20
+_RIDGE = 1e-3
+
+
+class Config(Pruned):
+    """As of all pruning."""
+
+
+def rank(job: Job, groups: list[Group]) -> None:
+    (group,) = groups
+    with torch.no_grad():
+        gram = contributions(job, group, outputs=0).double()
+        gram = gram.T @ gram / len(gram)
+        order = selected(gram, job.keeps[group.name])
+        job.choose(group, order)
+        for part in group.side("in"):
+            if getattr(job.net.get_submodule(part.layer), "groups", 1) == 1:
+                _refit(job, part, order)
+
+
+def selected(gram: Tensor, keep: int) -> Tensor:
+    """The `keep` units that LASSO leaves, given E[Z_a Z_b] (units, units); the largest β first. Y is their sum."""
+    wanted = gram.sum(1)
+    low, high = 0.0, wanted.abs().max().item()  # β = 0 at `high`
+    beta = best = torch.ones(len(gram), dtype=gram.dtype)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        beta = _coordinate_descent(gram, wanted, middle, best)
+        if (beta != 0).sum() >= keep:
+            low, best = middle, beta
+        else:
+            high = middle
+    strength = best.abs() * gram.diagonal().sqrt()
+    return strength.sort(descending=True, stable=True).indices[:keep]
+
+
+def _coordinate_descent(gram: Tensor, wanted: Tensor, penalty: float, start: Tensor) -> Tensor:
+    beta, power = start.clone(), gram.diagonal().clamp(min=1e-12)
+    for _ in range(_SWEEPS):
+        before = beta.clone()
+        for unit in range(len(beta)):
+            left = wanted[unit] - gram[unit] @ beta + power[unit] * beta[unit]
+            beta[unit] = left.sign() * (left.abs() - penalty).clamp(min=0) / power[unit]
+        if (beta - before).abs().max() < 1e-4:
+            break
+    return beta
+
+
+def _refit(job: Job, part: Part, order: Tensor) -> None:
+    """Gives the layer the weights that, on the channels x̂ it has left, come nearest to W·x of the original net:
+    W·E[x x̂ᵀ]·E[x̂ x̂ᵀ]⁻¹; with a bias, of what deviates from the means."""
+    layer, first = job.net.get_submodule(part.layer), job.original.get_submodule(part.layer)
+    cross, mean = calibration.cross_moment(job.original, first, job.net, layer, job.samples, job.seed)
+    inputs = calibration.gather(job.net, layer, job.samples, job.seed)
+    moment = inputs.second_moment
+    if has_bias(layer):
+        moment = inputs.centered().second_moment
+    else:
+        cross = cross + torch.outer(mean, inputs.mean)
+    kept = _columns(layer, part, order)
+    own = moment[kept][:, kept]
+    own.diagonal().add_(_RIDGE * own.diagonal().mean().clamp(min=1e-12))
+    matrix = torch.zeros_like(weight_matrix(layer))
+    matrix[:, kept] = torch.linalg.solve(own, (weight_matrix(first) @ cross[:, kept]).T).T
+    if has_bias(layer):
+        layer.bias.copy_(first.bias + weight_matrix(first) @ mean - matrix @ inputs.mean)
+    set_weight_matrix(layer, matrix)
+
+
+def _columns(layer: nn.Module, part: Part, units: Tensor) -> Tensor:
+    """Where the units are in the layer's weight matrix."""
+    index = columns(layer, part, units).index
+    if kind_of(layer) == "dense":
+        return index
+    taps = layer.kernel_size[0] * layer.kernel_size[1]
+    return (torch.arange(taps)[:, None] * layer.in_channels + index).flatten()

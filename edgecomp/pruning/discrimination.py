@@ -1,0 +1,272 @@
+"""Discrimination-aware channel pruning (Zhuang et al. 2018, algorithms 1 and 2).
+
+P losses are put on the features of evenly spaced layers: batch norm, ReLU, average pool, linear softmax. Stage by stage
+the net is trained with the loss of that stage and its own; then for every layer in it input channels are chosen one
+after the other, each time those along which the gradient of the joint loss is largest,
+
+    L(W) = ‖O − Ô(W)‖² / 2Q + λ·L_S(W),
+
+Q numbers in the layer's outputs O, and W of the chosen channels takes a few steps of SGD on L. In the last stage L_S is
+the net's own loss. Where several layers take in the channels of a group, W is all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .groups import Group
+from .job import Job
+from .surgery import columns
+from .tuning import Tuning, batch, steps_of
+from .widths import Pruned
+
+_BATCH = 64
+_JUDGED = 256
+
+
+class Discriminating(Pruned):
+    """losses: P. weight: λ. choosing: epochs of all stages together. rounds: channels are chosen in so many steps,
+    several at once. updates: steps of SGD after each."""
+
+    choosing: float = Field(0.5, ge=0)
+    losses: int = Field(2, ge=0)
+    weight: float = Field(1.0, ge=0)
+    rounds: int = Field(8, ge=1)
+    updates: int = Field(2, ge=1)
+
+
+class Head(nn.Module):
+    """(N, C, …) features → (N, classes) logits."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm, self.dense = nn.BatchNorm1d(channels), nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2) if x.dim() > 2 else x[:, :, None]
+        return self.dense(self.norm(x).relu().mean(2))
+
+
+@dataclass
+class Stage:
+    """Groups, and the loss for them: `head` on what `place` is called with; without them the net's own."""
+
+    groups: list[Group]
+    place: str = ""
+    head: Head | None = None
+
+    def loss(self, net: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """What the net is trained with: its own loss and that of the stage."""
+        if self.head is None:
+            return F.cross_entropy(net(inputs), targets)
+        with _caught(net, self.place, stop=False) as features:
+            loss = F.cross_entropy(net(inputs), targets)
+        return loss + F.cross_entropy(self.head(features[0]), targets)
+
+    def discrimination(self, net: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """L_S; layers behind those it needs are not run."""
+        if self.head is None:
+            return F.cross_entropy(net(inputs), targets)
+        with _caught(net, self.place) as features, contextlib.suppress(_Stopped):
+            net(inputs)
+        return F.cross_entropy(self.head(features[0]), targets)
+
+
+def stages(job: Job) -> list[list[Group]]:
+    """P + 1 runs of as many groups."""
+    count = min(job.config.losses + 1, len(job.groups))
+    bounds = [round(i * len(job.groups) / count) for i in range(count + 1)]
+    return [job.groups[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def rank(job: Job, groups: list[Group], randomly: bool = False, everything: bool = False) -> None:
+    """Trains with the loss of a stage, and chooses the channels of its groups.
+
+    Args:
+        randomly: channels are drawn instead of chosen; all else is the same.
+        everything: all channels are ranked, and each is scored by how much it lowers the loss.
+    """
+    assert job.data is not None
+    stage, index = _stage(job, groups), stages(job).index(groups)
+    steps = steps_of(job.config.choosing / len(stages(job)), job.data.train)
+    extra = stage.head.parameters() if stage.head else ()
+    seed = job.seed * 1009 + index + 1
+    Tuning(job.net, job.data.train, steps, job.config.rate, seed, stage.loss, extra).run("training a stage", job.mask)
+    if stage.head:
+        stage.head.eval()
+    reference = copy.deepcopy(job.net)
+    for group in groups:
+        greedy = _Greedy(job, group, stage, reference, randomly)
+        keep = group.units if everything else job.keeps[group.name]
+        order, scores = greedy.run(keep, judge=everything)
+        job.choose(group, order, scores)
+
+
+def _stage(job: Job, groups: list[Group]) -> Stage:
+    assert job.data is not None
+    place, channels = _next_features(job, groups[-1].consumers[-1])
+    if not place or groups[-1].name == job.groups[-1].name:
+        return Stage(groups)
+    torch.manual_seed(job.seed)
+    return Stage(groups, place, Head(channels, int(job.data.train.targets.max()) + 1))
+
+
+def _next_features(job: Job, layer: str) -> tuple[str, int]:
+    """The first layer that is called with something new after `layer` has run, and its channels: behind a residual
+    block that is the block's output. Empty if only the classifier comes."""
+    seen: list[Tensor] = []
+    found: list[tuple[str, int]] = []
+    ran = False
+
+    def see(name: str, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        nonlocal ran
+        x = arguments[0]
+        known = any(x is other for other in seen)
+        if ran and not known and not found:
+            found.append((name, x.shape[1]) if isinstance(module, nn.Conv2d) else ("", 0))
+        seen.append(x)
+        ran = ran or name == layer
+
+    with contextlib.ExitStack() as stack, torch.no_grad():
+        for name, module in job.net.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                hook = lambda module, x, name=name: see(name, module, x)  # noqa: E731
+                stack.callback(module.register_forward_pre_hook(hook).remove)
+        job.net(job.samples[:1])
+    return found[0] if found else ("", 0)
+
+
+class _Greedy:
+    """Algorithm 2 for one group."""
+
+    def __init__(self, job: Job, group: Group, stage: Stage, reference: nn.Module, randomly: bool) -> None:
+        self.job, self.group, self.stage, self.reference = job, group, stage, reference
+        self.parts = group.side("in")
+        self.layers = [job.net.get_submodule(part.layer) for part in self.parts]
+        self.before = [layer.weight.detach().clone() for layer in self.layers]
+        self.places = [
+            [columns(layer, part, torch.tensor([unit])).index for unit in range(group.units)]
+            for layer, part in zip(self.layers, self.parts, strict=True)
+        ]
+        self.drawn = torch.randperm(group.units, generator=job.generator(group)) if randomly else None
+        self.step = 0
+
+    def run(self, keep: int, judge: bool) -> tuple[Tensor, Tensor]:
+        """The units chosen (keep,), and how much of the first loss each of them takes away; zeros if not judged."""
+        job, chosen = self.job, []
+        scores: list[float] = []
+        wanted = [parameter.requires_grad for parameter in job.net.parameters()]
+        job.net.requires_grad_(False).eval()
+        for layer in self.layers:
+            layer.weight.requires_grad_(True)
+        everything = torch.arange(self.group.units)
+        for layer, part in zip(self.layers, self.parts, strict=True):
+            columns(layer, part, everything).zero()
+        first = loss = self._judged() if judge else 0.0
+        while len(chosen) < keep:
+            count = min(-(-keep // job.config.rounds), keep - len(chosen))
+            chosen += self._best(chosen, count)
+            for _ in range(job.config.updates):
+                self._descend(chosen)
+            before, loss = loss, self._judged() if judge else 0.0
+            scores += [max(0.0, before - loss) / max(first, 1e-12) / count] * count
+        for parameter, value in zip(job.net.parameters(), wanted, strict=True):
+            parameter.requires_grad_(value)
+        return torch.tensor(chosen), torch.tensor(scores).cummin(0).values
+
+    def _best(self, chosen: list[int], count: int) -> list[int]:
+        """The units not chosen yet along which the gradient is largest; they get the weights they had."""
+        free = [unit for unit in range(self.group.units) if unit not in set(chosen)]
+        if self.drawn is not None:
+            best = [unit for unit in self.drawn.tolist() if unit in set(free)][:count]
+        else:
+            gradients = self._gradients()
+            norms = torch.zeros(self.group.units)
+            for gradient, places in zip(gradients, self.places, strict=True):
+                by_column = gradient.transpose(0, 1).flatten(1).square().sum(1)
+                norms += torch.stack([by_column[index].sum() for index in places])
+            best = sorted(free, key=lambda unit: -norms[unit].item())[:count]
+        for layer, part, before in zip(self.layers, self.parts, self.before, strict=True):
+            columns(layer, part, torch.tensor(best)).copy_from(before)
+        return best
+
+    def _descend(self, chosen: list[int]) -> None:
+        """One step of SGD for the weights of chosen units."""
+        gradients = self._gradients()
+        with torch.no_grad():
+            for layer, gradient, places in zip(self.layers, gradients, self.places, strict=True):
+                index = torch.cat([places[unit] for unit in chosen]).unique()
+                layer.weight[:, index] -= self.job.config.rate * gradient[:, index]
+
+    def _gradients(self) -> tuple[Tensor, ...]:
+        assert self.job.data is not None
+        inputs, targets = batch(self.job.data.train, self.job.seed, self.step, _BATCH)
+        self.step += 1
+        return torch.autograd.grad(self._loss(inputs, targets), [layer.weight for layer in self.layers])
+
+    def _judged(self) -> float:
+        assert self.job.data is not None
+        with torch.no_grad():
+            return self._loss(*batch(self.job.data.train, self.job.seed + 1, 0, _JUDGED)).item()
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        names = [part.layer for part in self.parts]
+        with torch.no_grad(), _outputs_of(self.reference, names) as wanted, contextlib.suppress(_Stopped):
+            self.reference(inputs)
+        with _outputs_of(self.job.net, names, stop=False) as got:
+            loss = self.job.config.weight * self.stage.discrimination(self.job.net, inputs, targets)
+        for name in names:
+            if name in got:
+                loss = loss + (got[name] - wanted[name]).square().mean() / 2
+        return loss
+
+
+class _Stopped(Exception):
+    """Ends a forward pass."""
+
+
+@contextlib.contextmanager
+def _caught(net: nn.Module, place: str, stop: bool = True) -> Iterator[list[Tensor]]:
+    """What a layer is called with; the pass ends there if told."""
+    found: list[Tensor] = []
+
+    def see(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        found.append(arguments[0])
+        if stop:
+            raise _Stopped
+
+    handle = net.get_submodule(place).register_forward_pre_hook(see)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def _outputs_of(net: nn.Module, names: list[str], stop: bool = True) -> Iterator[dict[str, Tensor]]:
+    """What layers give out; the pass ends with the last of them if told."""
+    found: dict[str, Tensor] = {}
+
+    def see(name: str, output: Tensor) -> None:
+        found[name] = output
+        if stop and len(found) == len(set(names)):
+            raise _Stopped
+
+    handles = [
+        net.get_submodule(name).register_forward_hook(lambda _, x, output, name=name: see(name, output))
+        for name in names
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

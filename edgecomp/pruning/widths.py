@@ -1,0 +1,176 @@
+"""How many channels of each group stay: from a wish for the whole net to a number for every group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ..layers.channels import channels_of
+from ..records import Record
+from .groups import Group
+
+
+class Pruned(Record):
+    """keep: the fraction of every group's channels that stays. In its place a wish: as many as leave at most a fraction
+    of the net's multiply-adds (`macs`), of its bytes as fp32 (`bytes`), or of its time on this machine (`latency`).
+    multiple: numbers of channels are multiples of that, and at least that. adds: channels that are added to others are
+    pruned too, else only those within residual blocks. epochs, rate: of training on the training split after channels
+    have been taken out."""
+
+    WISHES: ClassVar[tuple[str, ...]] = ("keep", "macs", "bytes", "latency")
+    DEFAULT: ClassVar[tuple[str, float]] = ("macs", 0.5)
+
+    keep: float | None = Field(None, gt=0, lt=1)
+    macs: float | None = Field(None, gt=0, lt=1)
+    bytes: float | None = Field(None, gt=0, lt=1)
+    latency: float | None = Field(None, gt=0, lt=1)
+    multiple: int = Field(1, ge=1)
+    adds: bool = False
+    epochs: float = Field(1, ge=0)
+    rate: float = Field(0.02, gt=0)
+
+    @model_validator(mode="after")
+    def _one_wish(self) -> Pruned:
+        given = [name for name in self.WISHES if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both say how many channels stay; give one of them")
+        return self
+
+    @property
+    def wish(self) -> tuple[str, float]:
+        """The setting that decides how many channels stay, and its value."""
+        given = [(name, getattr(self, name)) for name in self.WISHES if getattr(self, name) is not None]
+        return next(iter([*given, self.DEFAULT]))
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """What a layer costs as a function of its channels: taps of its kernel, pixels of its output."""
+
+    outputs: int
+    inputs: int
+    groups: int
+    taps: int
+    pixels: int
+    bias: bool
+
+    @property
+    def macs(self) -> int:
+        return self.weights * self.pixels
+
+    @property
+    def weights(self) -> int:
+        return self.outputs * self.inputs // self.groups * self.taps
+
+    @property
+    def bytes(self) -> int:
+        return 4 * (self.weights + self.outputs * self.bias)
+
+
+def layer_sizes(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, LayerSize]:
+    """The sizes of convolutions and dense layers of a net whose norms are folded; reused ones do all their work."""
+    found: dict[str, LayerSize] = {}
+
+    def note(name: str, layer: nn.Module, output: Tensor) -> None:
+        outputs, inputs, groups = channels_of(layer)  # type: ignore[misc]
+        taps = math.prod(getattr(layer, "kernel_size", (1,)))
+        pixels = output[0].numel() // outputs + (found[name].pixels if name in found else 0)
+        found[name] = LayerSize(outputs, inputs, groups, taps, pixels, layer.bias is not None)
+
+    handles = [
+        layer.register_forward_hook(lambda layer, _, output, name=name: note(name, layer, output))
+        for name, layer in net.named_modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear))
+    ]
+    with torch.no_grad():
+        net(*example_inputs)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def cut_sizes(sizes: dict[str, LayerSize], groups: list[Group], keeps: dict[str, int]) -> dict[str, LayerSize]:
+    """The sizes with only so many units of each group, by its name."""
+    left = {name: [size.outputs, size.inputs, size.groups] for name, size in sizes.items()}
+    for group in groups:
+        gone = group.units - keeps[group.name]
+        for part in group.parts:
+            if part.layer in left:
+                outputs, inputs, layer_groups = left[part.layer]
+                count = gone * part.index.shape[1]
+                if part.side == "both":
+                    left[part.layer] = [outputs - count, inputs - count, layer_groups - count]
+                else:
+                    left[part.layer] = [
+                        outputs - count * (part.side == "out"),
+                        inputs - count * (part.side == "in"),
+                        layer_groups,
+                    ]
+    return {
+        name: LayerSize(*left[name], sizes[name].taps, sizes[name].pixels, sizes[name].bias)  # type: ignore[misc]
+        for name in sizes
+    }
+
+
+def uniform(
+    groups: list[Group], config: Pruned, sizes: dict[str, LayerSize], time: Callable[[dict[str, int]], float] | None
+) -> dict[str, int]:
+    """The same fraction of every group, as large as the wish allows.
+
+    Args:
+        time: the fraction of the net's time that so many units of each group take.
+    """
+    wish, value = config.wish
+    if wish == "keep":
+        return _fraction(groups, value, config.multiple)
+    choices = sorted({keep / group.units for group in groups for keep in range(1, group.units + 1)})
+    if wish == "latency":  # every trial is an export and a measurement
+        choices = [step / 16 for step in range(1, 17)]
+    return widest(choices, lambda f: _fraction(groups, f, config.multiple), config, groups, sizes, time)
+
+
+def widest(
+    choices: list[float],
+    keeps: Callable[[float], dict[str, int]],
+    config: Pruned,
+    groups: list[Group],
+    sizes: dict[str, LayerSize],
+    time: Callable[[dict[str, int]], float] | None = None,
+) -> dict[str, int]:
+    """The numbers of units of the largest choice that meets the wish; those of the smallest, if none does."""
+    wish, value = config.wish
+
+    def fits(choice: float) -> bool:
+        if wish == "latency":
+            assert time is not None
+            return time(keeps(choice)) <= value
+        if wish == "keep":
+            return sum(keeps(choice).values()) <= value * sum(group.units for group in groups)
+        return share(sizes, groups, keeps(choice), wish) <= value
+
+    low, high = 0, len(choices) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(choices[middle]) else (low, middle - 1)
+    return keeps(choices[low])
+
+
+def share(sizes: dict[str, LayerSize], groups: list[Group], keeps: dict[str, int], what: str) -> float:
+    """The fraction of multiply-adds (`macs`) or `bytes` that is left."""
+    after = cut_sizes(sizes, groups, keeps)
+    return sum(getattr(s, what) for s in after.values()) / sum(getattr(s, what) for s in sizes.values())
+
+
+def _fraction(groups: list[Group], fraction: float, multiple: int) -> dict[str, int]:
+    return {group.name: rounded(fraction * group.units, group.units, multiple) for group in groups}
+
+
+def rounded(wanted: float, units: int, multiple: int) -> int:
+    """A multiple, none less than one, of at most all units."""
+    return min(units, max(multiple, int(wanted / multiple + 1e-6) * multiple))
