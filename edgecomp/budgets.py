@@ -81,6 +81,8 @@ def ladder(model: Model, request: Request, groups: list[tuple[str, ...]]) -> Lad
     Args:
         groups: the layers, see `plan.tied_groups`.
     """
+    if plan.runtime_and_chains(request)[1][0].prunes:
+        return Ladder(request.method, (), "it takes channels out of the whole net; edgecomp build --set bytes=0.5 does")
     found = knob_of(request.method, request.settings)
     values = [f"{found[0]}.{found[1].setting}={value}" for value in found[1].values] if found else [""]
     steps, reasons = [], ""

@@ -63,7 +63,7 @@ def candidates(net: nn.Module, group: Group, names: tuple[str, ...], runtime: st
     own = lowrank.total_macs(layer, [layer]) if group.kind in ("dense", "conv") else 0
     found = {("", ""): Candidate(layers=group.layers, method=None, bytes=group.bytes, macs=own)}
     for method in () if group.reason else chains(names, runtime):
-        if method.couples:
+        if method.couples or method.prunes:  # of more than one layer
             continue
         method = method.settled(layer)
         if not method.refuse(layer):
@@ -98,7 +98,7 @@ def chains(names: tuple[str, ...], runtime: str) -> Iterator[Chain]:
 
 def every_name() -> list[str]:
     """All methods, and all factorizations with their parts coded."""
-    single = [name for name in discover.method_names() if _settings(name, False)]
+    single = [name for name in discover.method_names() if _settings(name, False) and not _prunes(name)]
     parted = [name for name in single if hasattr(discover.method(name), "structure") and not _couples(name)]
     return single + [f"{name}:{coding}" for name in parted for coding in _CODINGS]
 
@@ -106,6 +106,10 @@ def every_name() -> list[str]:
 def _settings(name: str, asked: bool) -> tuple[str, ...]:
     """A method that lists none, for another has the same, is tried with its defaults where it was asked for."""
     return getattr(discover.method(name), "CANDIDATES", ("",)) or (("",) if asked else ())
+
+
+def _prunes(name: str) -> bool:
+    return getattr(discover.method(name), "PRUNES", False)
 
 
 def _couples(name: str) -> bool:
