@@ -1,0 +1,93 @@
+"""What is asked for, and the model it is asked of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from .base import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+
+class Limits(Record):
+    """What the result may take at most, beside the bytes of its file and the drop; None where nothing was said.
+    `ram_bytes`: what the model adds to an empty program with the same runtime."""
+
+    installed_bytes: int | None = Field(None, gt=0)
+    ram_bytes: int | None = Field(None, gt=0)
+    latency_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
+    instructions: int | None = Field(None, gt=0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything `edgecomp build` was asked to do."""
+
+    model: str | None = None
+    target: str = "android-arm64"
+    method: str = "pq"
+    runtime: str | None = None  # that of the model where it is a runtime's file, else executorch
+    budget_bytes: int | None = None
+    max_drop: float | None = None
+    limits: Limits = field(default_factory=Limits)
+    on: str | None = None
+    serial: str | None = None  # of the phone, with `on` adb
+    host: str | None = None  # USER@HOST, with `on` ssh
+    cores: str | None = None  # big, little or a mask such as f0: where the program may run on the device
+    max_temp_c: float | None = None  # the device is left to cool down to this before each turn
+    settings: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    out: Path = Path("out")
+    seed: int = 0
+    recover_epochs: float = 0
+    quick: bool = False
+    stock: bool = False
+    engine: str | None = None  # where layers are fitted, see `engines`; None: in this process
+    address: str | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """A named part of a data set: `inputs` (N, …) float32 and `targets` (N,) int64."""
+
+    name: str
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of a model and its metric: a name (`top1`) or a function (outputs, targets) → percent."""
+
+    train: Split
+    calibration: Split
+    test: Split
+    metric: str | Callable[[torch.Tensor, torch.Tensor], float] = "top1"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, ready to compress: `net` with its batch norms folded, `trained` as it was trained."""
+
+    name: str
+    source: str
+    net: torch.nn.Module
+    example_inputs: tuple[torch.Tensor, ...]
+    data: Data | None
+    sha256: str
+    trained: torch.nn.Module | None = None
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.net.parameters())

@@ -1,0 +1,16 @@
+"""What all records are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Evidence = Literal["estimated", "host", "qemu-arm64", "ssh", "adb-shell"]
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+
+class Record(BaseModel):
+    """A frozen record that goes to JSON and back; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
