@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from . import listings
 from .errors import EdgecompError
+from .listings import print_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +47,9 @@ MaxTemp = Annotated[float | None, typer.Option(metavar="°C", help="Let the devi
 Stock = Annotated[
     bool, typer.Option("--stock", help="A file without custom ops, for apps that cannot add one: slower, more memory.")
 ]
+
+
+app.add_typer(listings.app)
 
 
 def main() -> None:
@@ -327,68 +332,10 @@ def reproduce(
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}", "Name another folder with -o.") from error
     claims = module.run(out, quick)
-    _print_table(
+    print_table(
         ("claim", "", "figures"), [(c.claim, "holds" if c.holds else "does not hold", c.figures) for c in claims]
     )
     _stderr(f"[dim]written to {out / paper}.md[/]")
-
-
-@app.command()
-def methods() -> None:
-    """List the compression methods and their settings."""
-    from . import discover
-
-    rows = []
-    for name in discover.method_names():
-        module = discover.method(name)
-        fields = module.Config.model_fields.items()
-        settings = " ".join(f"{key}={field.default}" for key, field in fields)
-        rows.append((name, _first_line(module.__doc__), ", ".join(module.KINDS), settings))
-    _print_table(("method", "what it does", "layers", "settings (--set KEY=VALUE)"), rows)
-
-
-@app.command()
-def targets() -> None:
-    """List the targets and where they can be measured."""
-    from . import discover
-
-    found = [discover.target(name) for name in discover.target_names()]
-    rows = [(t.name, t.description, ", ".join(t.runtimes), ", ".join(t.devices)) for t in found]
-    _print_table(("target", "what it is", "runtimes", "devices"), rows)
-
-
-@app.command()
-def models() -> None:
-    """List the models of the zoo."""
-    import ast
-
-    from . import discover
-
-    rows = []
-    for name, path in discover.model_files().items():
-        weights = "shipped" if path.with_suffix(".safetensors").exists() else f"edgecomp train {name}"
-        rows.append((name, _first_line(ast.get_docstring(ast.parse(path.read_text()))), weights))
-    _print_table(("model", "what it is", "weights"), rows)
-
-
-@app.command("devices")
-def list_devices() -> None:
-    """List where exported models can be measured now, and what is missing for the rest."""
-    from . import devices
-
-    _print_table(("--on", "what", "state", "remedy"), devices.listing())
-
-
-@app.command()
-def doctor() -> None:
-    """Say what is installed, what is missing and how to get it."""
-    from .doctor import examine
-
-    findings = examine()
-    _print_table(
-        ("", "what", "state", "how to get it"), [("ok" if f.ok else "–", f.what, f.state, f.remedy) for f in findings]
-    )
-    raise typer.Exit(0 if all(f.ok or f.optional for f in findings) else 4)
 
 
 def _print_comparison(compared, json: bool) -> None:  # type: ignore[no-untyped-def]
@@ -397,7 +344,7 @@ def _print_comparison(compared, json: bool) -> None:  # type: ignore[no-untyped-
     if json:
         print(compared.model_dump_json(indent=1))
         return
-    _print_table(TITLES, rows(compared))
+    print_table(TITLES, rows(compared))
     print(*remarks(compared), sep="\n")
 
 
@@ -432,7 +379,7 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
         for e in plan.entries
     ]
     total = [format_bytes(sum(getattr(e, f) for e in plan.entries)) for f in ("original_bytes", "predicted_bytes")]
-    _print_table(("layer", "kind", "method", "original", "predicted"), [*rows, ("all layers", "", "", *total)])
+    print_table(("layer", "kind", "method", "original", "predicted"), [*rows, ("all layers", "", "", *total)])
     left = left_alone((", ".join(e.layers), e.method or e.pruned or None, e.reason) for e in plan.entries)
     Console().print(*(Text.assemble(f"{layers}: ", (reason, "dim")) for layers, reason in left), sep="\n")
     if plan.pruning:
@@ -441,26 +388,12 @@ def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
             for g in plan.pruning.groups
             if not g.reason
         ]
-        _print_table(("channels of", "go into", "now", "stay"), groups)
+        print_table(("channels of", "go into", "now", "stay"), groups)
         Console().print(*(Text(note, "dim") for note in plan.pruning.notes), sep="\n")
     if plan.search is None:
         print("The file's container comes on top.")
     else:
         Console().print(*explain.tables(plan.search, plan.entries), sep="\n")
-
-
-def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*titles)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0].rstrip(".")
 
 
 def _stderr(text: str) -> None:

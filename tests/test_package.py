@@ -68,6 +68,7 @@ RANKS = [
     {"load", "plan", "auto", "compress", "recover", "export", "measure", "report", "doctor"},
     {"budgets", "sweep_point", "sweep_measure", "sweep_page", "sweep_plot"},
     {"pipeline", "papers", "sweep"},
+    {"listings"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
