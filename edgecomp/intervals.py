@@ -9,7 +9,7 @@ import numpy as np
 
 _RESAMPLES = 1000
 _DRAWN = 2000  # samples of one process that are drawn at most: more tell nothing about a 95 % interval
-_THINNED = 100  # samples of one process that stand for all of them where only medians are asked for
+_THINNED = 50  # samples of one process that stand for all of them where only medians are asked for
 _Z = 1.959964  # of the normal distribution, 95 % two-sided
 
 Interval = tuple[float, float]
@@ -64,7 +64,7 @@ def _processes(samples: Samples) -> int:
 
 def _drawn_medians(samples: Samples, generator: np.random.Generator) -> np.ndarray:
     """(resamples,) medians of drawn processes."""
-    chosen = generator.integers(_processes(samples), size=(4 * _RESAMPLES, _processes(samples)))
+    chosen = generator.integers(_processes(samples), size=(2 * _RESAMPLES, _processes(samples)))
     if isinstance(samples, tuple):
         first, second = samples
         return _medians_of(first, chosen, generator) / _medians_of(second, chosen, generator)

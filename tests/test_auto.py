@@ -220,13 +220,18 @@ def test_an_interrupted_search_goes_on_where_it_was(tiny_model, tmp_path):
     command = [sys.executable, "-m", "edgecomp.cli", *map(str, arguments), "--set", "auto.samples=64"]
     first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     found = tmp_path / "cache" / "auto"
-    while not list(found.glob("*/*.json")):
+
+    def judged():
+        """The files of candidates whose damage is known; a second pass adds it to those that are only screened."""
+        return [path for path in found.glob("*/*.json") if json.loads(path.read_text())["damage"] is not None]
+
+    while not judged():
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)
     first.communicate()
     assert first.returncode == 130
-    kept = {path: path.stat().st_mtime_ns for path in found.glob("*/*.json")}
+    kept = {path: path.stat().st_mtime_ns for path in judged()}
     second = subprocess.run([*command, "--dry-run"], env=environment, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
     assert all(path.stat().st_mtime_ns == moment for path, moment in kept.items())

@@ -129,17 +129,17 @@ def test_the_state_of_a_device_is_not_its_identity(result):
 def test_two_runs_of_one_file_are_hardly_ever_worse(result):
     """Whatever shifts the whole run shifts the original too; the interval covers what differs between processes."""
     found = []
-    for seed, shift in enumerate(np.random.default_rng(0).normal(0, 0.2, 60)):
+    for seed, shift in enumerate(np.random.default_rng(0).normal(0, 0.2, 30)):
         a = run(result, spread=0.02, seed=seed)
         b = run(result, np.exp(shift), 2 * np.exp(shift), spread=0.02, seed=1000 + seed)
         found.append(verdicts(a, b)["latency p50"])
     assert not {"worse", "better"} & set(found)
-    quiet = [verdicts(run(result, seed=i), run(result, seed=1000 + i))["latency p50"] for i in range(20)]
-    assert quiet.count("same") >= 15 and set(quiet) <= {"same", "noisy"}
+    quiet = [verdicts(run(result, seed=i), run(result, seed=1000 + i))["latency p50"] for i in range(10)]
+    assert quiet.count("same") >= 7 and set(quiet) <= {"same", "noisy"}
 
 
 def test_a_slower_kernel_is_worse(result):
-    found = [verdicts(run(result, seed=i), run(result, 1.3, seed=1000 + i))["latency p50"] for i in range(20)]
+    found = [verdicts(run(result, seed=i), run(result, 1.3, seed=1000 + i))["latency p50"] for i in range(10)]
     assert set(found) == {"worse"}
     assert verdicts(run(result, 1.3), run(result, seed=1))["latency p50"] == "better"
 

@@ -97,8 +97,9 @@ def chains(names: tuple[str, ...], runtime: str) -> Iterator[Chain]:
 
 
 def every_name() -> list[str]:
-    """All methods, and all factorizations with their parts coded."""
-    single = [name for name in discover.method_names() if _settings(name, False) and not _prunes(name)]
+    """All methods that treat layers one by one, and all factorizations with their parts coded."""
+    layered = [name for name in discover.method_names() if not getattr(discover.method(name), "PRUNES", False)]
+    single = [name for name in layered if _settings(name, False)]
     parted = [name for name in single if hasattr(discover.method(name), "structure") and not _couples(name)]
     return single + [f"{name}:{coding}" for name in parted for coding in _CODINGS]
 
@@ -106,10 +107,6 @@ def every_name() -> list[str]:
 def _settings(name: str, asked: bool) -> tuple[str, ...]:
     """A method that lists none, for another has the same, is tried with its defaults where it was asked for."""
     return getattr(discover.method(name), "CANDIDATES", ("",)) or (("",) if asked else ())
-
-
-def _prunes(name: str) -> bool:
-    return getattr(discover.method(name), "PRUNES", False)
 
 
 def _couples(name: str) -> bool:

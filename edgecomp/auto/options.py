@@ -48,5 +48,6 @@ def options(settings: tuple[str, ...], runtime: str = "") -> Options:
     for name in found.chains:
         if "+" in name:
             raise UsageError(f"auto.methods={name}: auto finds by itself which layer gets which", "Use commas, not +.")
-        chain.parse(name, (), runtime)
+        if any(candidate.prunes for candidate in chain.parse(name, (), runtime)):
+            raise UsageError(f"auto.methods={name}: channel pruning is not among the candidates", "Leave it out.")
     return found
