@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from . import discover, plan, progress
+from .plan import AUTO
 from .records import Knob, Model, PlanEntry, Request
 from .units import format_bytes
-
-AUTO = "auto"  # finds its settings itself
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ app = typer.Typer(
     help="Makes a trained PyTorch model fit the app: compress, export, measure on ARM64, judge the byte budget.",
 )
 
+ModelArgument = Annotated[
+    str | None, typer.Argument(help="Model file, zoo name, package.module:factory, .pt2, .tflite.")
+]
 Method = Annotated[str, typer.Option("--method", help="Compression method; `edgecomp methods` lists them.")]
 TargetName = Annotated[str, typer.Option("--target", help="Where the model will run; `edgecomp targets` lists them.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
@@ -79,9 +82,7 @@ def main() -> None:
 
 @app.command()
 def build(
-    model: Annotated[
-        str | None, typer.Argument(help="Model file, zoo name, package.module:factory, .pt2, .tflite.")
-    ] = None,
+    model: ModelArgument = None,
     target: TargetName = "android-arm64",
     method: Method = "pq",
     runtime: Annotated[
@@ -118,7 +119,6 @@ def build(
     """Compress, export, measure, report. Exits 0 if every stated limit is met, 1 if not."""
     from rich.console import Console
 
-    from .load import DEFAULT_MODEL
     from .pipeline import build as run
     from .pipeline import dry_run as show_plan
     from .plan import check
@@ -141,7 +141,7 @@ def build(
         max_temp_c=max_temp,
         settings=tuple(settings or ()),
         layers=tuple(layers or ()),
-        out=out or Path("out", f"{Path((model or DEFAULT_MODEL).partition(':')[0]).stem}-{method}"),
+        out=out or _folder(model, method),
         seed=seed,
         recover_epochs=recover,
         quick=quick,
@@ -166,9 +166,7 @@ def build(
 
 @app.command()
 def sweep(
-    model: Annotated[
-        str | None, typer.Argument(help="Model file, zoo name, package.module:factory, .pt2, .tflite.")
-    ] = None,
+    model: ModelArgument = None,
     methods: Annotated[
         str, typer.Option("--methods", metavar="METHOD,…", help="Compression methods and chains of them.")
     ] = "pq,kmeans,svd:pq,int8",
@@ -196,7 +194,6 @@ def sweep(
     from rich.console import Console
 
     from . import engines
-    from .load import DEFAULT_MODEL
     from .records import Request, SweepRequest
     from .sweep import check
     from .sweep import sweep as run
@@ -212,7 +209,7 @@ def sweep(
         host=host,
         settings=tuple(settings or ()),
         layers=tuple(layers or ()),
-        out=out or Path("out", f"{Path((model or DEFAULT_MODEL).partition(':')[0]).stem}-sweep"),
+        out=out or _folder(model, "sweep"),
         seed=seed,
         recover_epochs=recover,
         quick=quick,
@@ -346,6 +343,13 @@ def _print_comparison(compared, json: bool) -> None:  # type: ignore[no-untyped-
         return
     print_table(TITLES, rows(compared))
     print(*remarks(compared), sep="\n")
+
+
+def _folder(model: str | None, what: str) -> Path:
+    """Where it goes if nothing is said."""
+    from .load import DEFAULT_MODEL
+
+    return Path("out", f"{Path((model or DEFAULT_MODEL).partition(':')[0]).stem}-{what}")
 
 
 def _limits(installed: str | None, ram: str | None, latency: str | None, instructions: str | None):  # type: ignore[no-untyped-def]

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from . import budgets, discover, limits, measure, native, plan, progress
-from .budgets import AUTO, Ladder
+from .budgets import Ladder
 from .compress import CALIBRATION_SAMPLES
 from .engines import Engine, Outcome
 from .errors import EdgecompError
 from .export import HOST_TARGET, original_file
 from .files import atomic_file, write_text
 from .load import load
+from .plan import AUTO
 from .records import (
     Measured,
     Model,

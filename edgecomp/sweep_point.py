@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from . import measure, plan
-from .budgets import AUTO
 from .compress import compress
 from .export import export
+from .plan import AUTO
 from .records import Accuracy, Measured, Model, Request, Split
 from .recover import recover
 from .report import report

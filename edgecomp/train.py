@@ -148,11 +148,7 @@ class _Run:
         return loss.item()
 
     def save(self) -> None:
-        state: dict[str, torch.Tensor] = {f"net.{k}": v for k, v in self.net.state_dict().items()}
-        for name, parameter in self.net.named_parameters():
-            state[f"momentum.{name}"] = self.optimizer.state[parameter]["momentum_buffer"]
-        with atomic_file(self.checkpoint) as partial:
-            save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, {"step": str(self.step)})
+        save_state(self.checkpoint, self.net, self.optimizer, self.step)
 
     def resume(self, start: dict[str, torch.Tensor]) -> None:
         """Goes on from the checkpoint; without one, from `start` where it fits and from random weights elsewhere."""
@@ -163,14 +159,28 @@ class _Run:
             fitting = {k: v for k, v in start.items() if k in own and own[k].shape == v.shape}
             self.net.load_state_dict(fitting, strict=False)
             return
-        with safe_open(self.checkpoint, "pt") as file:
-            self.step = int(file.metadata()["step"])
-            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        self.net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
-        for name, parameter in self.net.named_parameters():
-            momentum = torch.empty_like(parameter).copy_(state[f"momentum.{name}"])
-            self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        self.step = load_state(self.checkpoint, self.net, self.optimizer)
         progress.note(f"going on at step {self.step} of {self.total}")
+
+
+def save_state(path: Path, net: nn.Module, optimizer: torch.optim.SGD, step: int) -> None:
+    """Writes what a training by SGD with momentum needs to go on: the net, the momentum, the step."""
+    state: dict[str, torch.Tensor] = {f"net.{k}": v for k, v in net.state_dict().items()}
+    for name, parameter in net.named_parameters():
+        state[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"]
+    with atomic_file(path) as partial:
+        save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, {"step": str(step)})
+
+
+def load_state(path: Path, net: nn.Module, optimizer: torch.optim.SGD) -> int:
+    """Puts back what `save_state` wrote; returns the step."""
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+        state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
+    for name, parameter in net.named_parameters():
+        optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(state[f"momentum.{name}"])
+    return step
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:

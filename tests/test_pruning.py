@@ -23,6 +23,7 @@ from edgecomp.pruning.surgery import masked, removed
 from edgecomp.pruning.tuning import Tuning
 from edgecomp.pruning.widths import cut_sizes, layer_sizes
 from edgecomp.records import Data, Model, Request, Split
+from edgecomp.train import save_state
 from edgecomp.workspace import Workspace
 
 METHODS = [name for name in discover.method_names() if getattr(discover.method(name), "PRUNES", False)]
@@ -333,7 +334,7 @@ def test_training_goes_on_where_it_was_interrupted(tmp_path):
     def stop():
         if cut.step == 1:
             cut.step += 1
-            cut._save(tmp_path / "kept")
+            save_state(tmp_path / "kept", cut.net, cut.optimizer, cut.step)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

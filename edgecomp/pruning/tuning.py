@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import progress
-from ..files import atomic_file
 from ..records import Split
-from ..train import interruptible, one_cycle
+from ..train import interruptible, load_state, one_cycle, save_state
 
 BATCH = 128
 _MOMENTUM, _DECAY = 0.9, 1e-4
@@ -71,7 +68,8 @@ class Tuning:
             KeyboardInterrupt: asked for, and the state is kept.
         """
         if kept is not None and kept.exists():
-            self._resume(kept)
+            self.step = load_state(kept, self.net, self.optimizer)
+            progress.note(f"going on at step {self.step} of {self.steps}")
         self.net.train()
         with interruptible() as interrupted, progress.bar(title, self.steps) as advance:
             advance(self.step)
@@ -89,24 +87,7 @@ class Tuning:
                 advance(text=f"loss {loss.item():.3f}")
                 stop = interrupted()
                 if kept is not None and (stop or self.step % _SAVE_EVERY == 0):
-                    self._save(kept)
+                    save_state(kept, self.net, self.optimizer, self.step)
                 if stop:
                     raise KeyboardInterrupt
         self.net.eval()
-
-    def _save(self, path: Path) -> None:
-        state = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
-        for name, parameter in self.net.named_parameters():
-            state[f"momentum.{name}"] = self.optimizer.state[parameter]["momentum_buffer"]
-        with atomic_file(path) as partial:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, {"step": str(self.step)})
-
-    def _resume(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            self.step = int(file.metadata()["step"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.net.load_state_dict({n.removeprefix("net."): t for n, t in state.items() if n.startswith("net.")})
-        for name, parameter in self.net.named_parameters():
-            momentum = torch.empty_like(parameter).copy_(state[f"momentum.{name}"])
-            self.optimizer.state[parameter]["momentum_buffer"] = momentum
-        progress.note(f"going on at step {self.step} of {self.steps}")
