@@ -93,3 +93,17 @@ def built(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     command = [sys.executable, "-m", "edgecomp.cli", "build", "tiny.py", *limits, "--on", "qemu", "-o", "out"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
     return folder / "out", done
+
+
+def export_tiny(folder: Path) -> tuple[Path, Path]:
+    """The net above as a file of ExecuTorch, and a file of inputs for it."""
+    from edgecomp.export import write_records
+    from edgecomp.load import load
+    from edgecomp.records import Request
+    from edgecomp.runtimes import executorch
+
+    (folder / "tiny.py").write_text(TINY_MODEL)
+    model = load(Request(model=str(folder / "tiny.py")))
+    executorch.export(model.net, model.example_inputs, folder / "m.pte")
+    write_records(folder / "inputs", [model.example_inputs[0][None]])
+    return folder / "m.pte", folder / "inputs"

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import TINY_MODEL
+from conftest import export_tiny
 from phone import Phone, Server, wait_until
 
 from edgecomp import cli, discover, native, progress
@@ -20,10 +20,7 @@ from edgecomp.devices.adb import Adb
 from edgecomp.devices.facts import Facts
 from edgecomp.devices.host import Host
 from edgecomp.errors import DeviceError, UsageError
-from edgecomp.export import HOST_TARGET, write_records
-from edgecomp.load import load
-from edgecomp.records import Request
-from edgecomp.runtimes import executorch
+from edgecomp.export import HOST_TARGET
 
 ANDROID = discover.target("android-arm64")
 
@@ -53,12 +50,8 @@ def phone(server, tmp_path, monkeypatch):
 def scene(tmp_path_factory):
     """An exported net, inputs, and the bundle for a phone."""
     folder = tmp_path_factory.mktemp("scene")
-    (folder / "tiny.py").write_text(TINY_MODEL)
-    model = load(Request(model=str(folder / "tiny.py")))
-    executorch.export(model.net, model.example_inputs, folder / "m.pte")
-    write_records(folder / "inputs", [model.example_inputs[0][None]])
     native.make_bundle(ANDROID, "executorch", folder / "bundle")
-    return folder / "bundle", folder / "m.pte", folder / "inputs"
+    return folder / "bundle", *export_tiny(folder)
 
 
 @pytest.fixture

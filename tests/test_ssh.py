@@ -11,17 +11,14 @@ from pathlib import Path
 import asyncssh
 import numpy as np
 import pytest
-from conftest import TINY_MODEL
+from conftest import export_tiny
 
 from edgecomp import discover, native
 from edgecomp.devices import Place
 from edgecomp.devices.host import Host
 from edgecomp.devices.ssh import Ssh
 from edgecomp.errors import DeviceError
-from edgecomp.export import HOST_TARGET, write_records
-from edgecomp.load import load
-from edgecomp.records import Request
-from edgecomp.runtimes import executorch
+from edgecomp.export import HOST_TARGET
 
 LINUX = discover.target(HOST_TARGET)
 
@@ -111,12 +108,7 @@ def computer(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scene")
-    (folder / "tiny.py").write_text(TINY_MODEL)
-    model = load(Request(model=str(folder / "tiny.py")))
-    executorch.export(model.net, model.example_inputs, folder / "m.pte")
-    write_records(folder / "inputs", [model.example_inputs[0][None]])
-    return native.host_bundle(LINUX, "executorch"), folder / "m.pte", folder / "inputs"
+    return native.host_bundle(LINUX, "executorch"), *export_tiny(tmp_path_factory.mktemp("scene"))
 
 
 def test_a_build_measured_on_a_computer(computer, edgecomp, tiny_model, tmp_path):
