@@ -4,10 +4,11 @@
     python benchmarks/kernels.py --shapes 4096x1000 256x256x3@14
     python benchmarks/kernels.py --shapes 9216x4096 --ours k=16,s=2 k=16,s=8 k=256,s=4 rq:k=16,s=8
     python benchmarks/kernels.py --shapes 9216x4096 --batch 16
-    python benchmarks/kernels.py --model zfnet --markdown docs/kernels.md
+    python benchmarks/kernels.py --model zfnet vgg --markdown docs/kernels.md
 
 A shape is INPUTSxOUTPUTS of a dense layer, or INxOUTxKERNEL@SIZE of a convolution with stride 1 that keeps the size.
-With --model, a shape that this trained net has is that layer, with its calibration inputs. Else weights are normal
+With --model, a shape that one of these trained nets has is that layer, with its calibration inputs; a convolution of
+another SIZE than in its net gets what reaches it from many calibration images side by side. Else weights are normal
 random numbers, and inputs are such behind a ReLU: costs are the same but for the tables, which are of bytes where a
 layer's own inputs let them be. What the columns mean is said below the tables. Ctrl-C leaves on the screen what has
 been measured.
@@ -69,7 +70,7 @@ def main() -> None:
         "--batch", type=int, default=1, choices=range(1, SAMPLES + 1), metavar="N", help="of dense layers"
     )
     parser.add_argument(
-        "--model", metavar="NAME", help="a trained net of the zoo, or a model file, to take layers from"
+        "--model", nargs="+", default=(), metavar="NAME", help="trained nets of the zoo, or model files, to take from"
     )
     parser.add_argument(
         "--ours", nargs="+", default=(), metavar="[METHOD:]KEY=VALUE,…", help=f"more rows, beside pq:{OURS}; ExecuTorch"
@@ -77,17 +78,17 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="writes the page, after every shape")
     options = parser.parse_args()
     progress.remember_interrupts()
-    model = load(Request(model=options.model)) if options.model else None
+    models = [load(Request(model=name)) for name in options.model]
     layers: list[Layer] = []
     try:
         for shape in options.shapes:
-            subject = taken_from(model, shape) if model else None
-            origin = f"{model.name}'s {subject.name}" if model and subject else ""
-            layer = Layer(shape, 1 if "@" in shape else options.batch, origin)
+            found = (subject for model in models if (subject := taken_from(model, shape)))
+            subject = next(found, None) or made_up(shape)
+            layer = Layer(shape, 1 if "@" in shape else options.batch, subject.origin)
             layers.append(layer)
             try:
                 with tempfile.TemporaryDirectory() as temporary:
-                    measure(layer, subject or made_up(shape), options.ours, Path(temporary))
+                    measure(layer, subject, options.ours, Path(temporary))
             finally:
                 show(layer)
             if options.markdown:
@@ -101,12 +102,12 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A layer, inputs for it (N, …), and statistics of more of them if they are a trained net's."""
+    """A layer, inputs for it (N, …), and, if it is a trained net's, statistics of more of them and where it is from."""
 
     layer: nn.Module
     samples: torch.Tensor
     statistics: calibration.Inputs | None = None
-    name: str = ""
+    origin: str = ""
 
 
 def measure(layer: Layer, subject: Subject, more: tuple[str, ...], folder: Path) -> None:
@@ -145,18 +146,35 @@ def made_up(shape: str) -> Subject:
 
 
 def taken_from(model: Model, shape: str) -> Subject | None:
-    """The first layer of that shape, as a net of its own would have it; None if there is none."""
+    """The net's first layer of that shape, else a convolution that has it on larger images; None if there is none."""
     if model.data is None:
         return None
+    images = model.data.calibration.inputs
+    wanted, _, size = shape.partition("@")
+    larger: Subject | None = None
     for name, layer in model.net.named_modules():
         if kind_of(layer) not in ("dense", "conv"):
             continue
-        calibrating = model.data.calibration.inputs
-        (samples,) = calibration.inputs_of(model.net, layer, calibrating[:SAMPLES])
-        if shape_of(layer, samples) == shape:
-            statistics = calibration.gather(model.net, layer, calibrating[:CALIBRATION_SAMPLES])
-            return Subject(copy.deepcopy(layer), samples, statistics, name)
-    return None
+        (samples,) = calibration.inputs_of(model.net, layer, images[:SAMPLES])
+        found, _, own = shape_of(layer, samples).partition("@")
+        if found != wanted:
+            continue
+        statistics = calibration.gather(model.net, layer, images[:CALIBRATION_SAMPLES])
+        origin = f"{model.name}'s {name}"
+        if own == size:
+            return Subject(copy.deepcopy(layer), samples, statistics, origin)
+        if larger is None and int(own) < int(size):
+            across = -(-int(size) // int(own))
+            (samples,) = calibration.inputs_of(model.net, layer, side_by_side(images, across))
+            samples = samples[:, :, : int(size), : int(size)].contiguous()
+            larger = Subject(copy.deepcopy(layer), samples, statistics, f"{origin} on {across}×{across} images")
+    return larger
+
+
+def side_by_side(images: torch.Tensor, across: int) -> torch.Tensor:
+    """(N, C, H, W) → (1, C, across·H, across·W)."""
+    rows = images[: across**2].unflatten(0, (across, across))
+    return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)[None]
 
 
 def shape_of(layer: nn.Module, samples: torch.Tensor) -> str:

@@ -219,7 +219,8 @@ def _heading() -> str:
     command = shlex.join(["python", "benchmarks/kernels.py", *sys.argv[1:]])
     about = (
         f"{host['processor']} ({host['machine']}, {host['cores']} cores, {platform.system()}); commit {_commit()}; "
-        f"{datetime.date.today().isoformat()}; {', '.join(versions)}. Where no trained layer is named, weights "
+        f"{datetime.date.today().isoformat()}; {', '.join(versions)}. A layer of a trained net has its calibration "
+        "inputs; a convolution on n×n images gets what reaches it from so many of them side by side. Elsewhere weights "
         "are normal random numbers, and inputs such behind a ReLU; tables of bytes would add more than 0.5 % to their "
         "outputs, so that builds would take 16 bits for them, and so does `pq k=16 s=4`. `pq` has a codebook per block "
         "of a dense layer, and one for a whole convolution."
