@@ -47,7 +47,7 @@ class Chain:
     @property
     def prunes(self) -> bool:
         """It takes channels out of the net, and leaves the layers to the chains behind it."""
-        return getattr(self._method, "PRUNES", False)
+        return discover.prunes(self.names[0])
 
     @property
     def codes(self) -> bool:
@@ -222,7 +222,7 @@ def restore(name: str, settings: dict[str, Any], runtime: str = "") -> Chain:
 
 
 def _chain(names: tuple[str, ...], texts: dict[str, dict[str, str]], kinds: dict[str, str]) -> Chain:
-    pruning = [name for name in names if getattr(discover.method(name), "PRUNES", False)]
+    pruning = [name for name in names if discover.prunes(name)]
     if pruning and len(names) > 1:
         others = [name for name in names if name not in pruning]
         raise UsageError(

@@ -27,6 +27,11 @@ def method(name: str) -> ModuleType:
     return module("method", methods_package, name)
 
 
+def prunes(name: str) -> bool:
+    """The method of that name takes channels out of the net, instead of treating layers."""
+    return getattr(method(name), "PRUNES", False)
+
+
 def runtime_names() -> list[str]:
     return module_names(runtimes_package)
 

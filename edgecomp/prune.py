@@ -56,7 +56,7 @@ def plan_channels(model: Model, chain: Chain, request: Request, work: Workspace,
     if not free:
         keeps = {}
     elif getattr(method, "FINDS_WIDTHS", False):
-        job = _selected(model, chain, free, _guessed(free, config, sizes), request.seed, work)
+        job = _selected(model, chain.name, config, free, _guessed(free, config, sizes), request.seed, work)
         keeps = _found(job, config, sizes, time)
     else:
         keeps = uniform(free, config, sizes, time)
@@ -112,10 +112,11 @@ def _cut_and_trained(model: Model, pruning: Pruning, seed: int, work: Workspace)
     groups, keeps = _groups(model, pruning), {group.layers[0]: group.keep for group in pruning.groups}
     chain = restore(pruning.method, pruning.settings)
     config, method = chain.configs[0], discover.method(chain.name)
-    guessed = keeps
-    if getattr(method, "FINDS_WIDTHS", False):
-        guessed = _guessed(groups, config, layer_sizes(model.net, model.example_inputs))
-    job = _selected(model, chain, groups, guessed, seed, work)
+    again: str | None = getattr(method, "CHOOSES_AGAIN_BY", None)
+    chosen_at = keeps
+    if getattr(method, "FINDS_WIDTHS", False) and not again:
+        chosen_at = _guessed(groups, config, layer_sizes(model.net, model.example_inputs))
+    job = _selected(model, again or chain.name, config, groups, chosen_at, seed, work)
     net = removed(job.net, groups, job.kept(keeps)).to(memory_format=torch.contiguous_format).eval()
     if model.data is None or not config.epochs:
         return net
@@ -129,13 +130,13 @@ def _cut_and_trained(model: Model, pruning: Pruning, seed: int, work: Workspace)
 
 
 def _selected(
-    model: Model, chain: Chain, groups: list[Group], keeps: dict[str, int], seed: int, work: Workspace
+    model: Model, method: str, config: Any, groups: list[Group], keeps: dict[str, int], seed: int, work: Workspace
 ) -> Job:
     """The channels of all groups ranked, and what that did to the net."""
-    job = Job(model, groups, keeps, chain.configs[0], seed)
+    job = Job(model, groups, keeps, config, seed)
     names = [[group.name, group.units, keeps[group.name]] for group in groups]
-    key = stage_key(model.sha256, chain.name, chain.configs[0].model_dump_json(), names, seed)
-    job.select(discover.method(chain.name), work.stages / f"chosen-{key[:16]}.safetensors")
+    key = stage_key(model.sha256, method, config.model_dump_json(), names, seed)
+    job.select(discover.method(method), work.stages / f"chosen-{key[:16]}.safetensors")
     return job
 
 

@@ -99,7 +99,7 @@ def test_every_method_and_chain_is_a_candidate_with_its_exact_bytes(model):
     found = some(model, "dense1") + some(model, "conv2")
     tried = {name for c in found if c.method for name in c.method.split(":")}
     alike = {"palettize", "coupled_tt", "int2", "int4"}  # kmeans under another name; of several layers; no kernel here
-    pruning = {name for name in discover.method_names() if getattr(discover.method(name), "PRUNES", False)}
+    pruning = {name for name in discover.method_names() if discover.prunes(name)}
     assert tried | alike | pruning >= set(discover.method_names())
     for c in found:
         if c.method:

@@ -26,7 +26,7 @@ from edgecomp.records import Data, Model, Request, Split
 from edgecomp.train import save_state
 from edgecomp.workspace import Workspace
 
-METHODS = [name for name in discover.method_names() if getattr(discover.method(name), "PRUNES", False)]
+METHODS = [name for name in discover.method_names() if discover.prunes(name)]
 
 # --- surgery ----------------------------------------------------------------------------------------------
 

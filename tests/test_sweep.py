@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY_MODEL
 
 from edgecomp import budgets, engines, plan
-from edgecomp.discover import method, method_names
+from edgecomp.discover import method, method_names, prunes
 from edgecomp.files import sha256_file
 from edgecomp.load import load
 from edgecomp.records import Accuracy, Measurement, Request, SweepPoint, SweepRequest
@@ -155,7 +155,7 @@ def loaded(tmp_path_factory):
     return load(Request(model=str(path)))
 
 
-@pytest.mark.parametrize("name", [name for name in method_names() if not getattr(method(name), "PRUNES", False)])
+@pytest.mark.parametrize("name", [name for name in method_names() if not prunes(name)])
 def test_a_knob_goes_from_more_bytes_to_fewer(name, loaded):
     knob = getattr(method(name).Config, "KNOB", None)
     if knob is None:

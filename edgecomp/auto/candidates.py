@@ -98,7 +98,7 @@ def chains(names: tuple[str, ...], runtime: str) -> Iterator[Chain]:
 
 def every_name() -> list[str]:
     """All methods that treat layers one by one, and all factorizations with their parts coded."""
-    layered = [name for name in discover.method_names() if not getattr(discover.method(name), "PRUNES", False)]
+    layered = [name for name in discover.method_names() if not discover.prunes(name)]
     single = [name for name in layered if _settings(name, False)]
     parted = [name for name in single if hasattr(discover.method(name), "structure") and not _couples(name)]
     return single + [f"{name}:{coding}" for name in parted for coding in _CODINGS]

@@ -24,8 +24,9 @@ no `predict`, `compress` and `refuse` as above, but, on a `pruning.job.Job`,
 - `score(job, group) -> Tensor`: the importance of each unit of a group, or `rank(job, groups)`, which calls
   `job.choose` for every group of a stage; `stages(job)` says which groups are one stage, where not each is,
 - `Config`, a `pruning.widths.Pruned`: it decides how many channels stay; what that costs is exact,
-- `FINDS_WIDTHS = True` if the scores also decide how many stay in each group, `NEEDS_DATA = False` if it can do
-  without data,
+- `FINDS_WIDTHS = True` if the scores also decide how many stay in each group; `CHOOSES_AGAIN_BY`, then, is the method
+  that chooses once those numbers are known, if it is not by the same scores,
+- `NEEDS_DATA = False` if it can do without data,
 - `refuse(group, net) -> str`: why it cannot rank a group, if there are such.
 
 The file is the registration: `edgecomp.discover` finds it.

@@ -37,7 +37,7 @@ _MODELS = ("resnet20", "vgg")
 _HALF = 0.5
 # Fractions of the multiply-adds that are left, and the seeds.
 _SEEDS = {0.5: (0, 1, 2), 0.7: (0,), 0.3: (0,)}
-_EPOCHS = 0.3
+_EPOCHS = 1.0
 _RATE = 0.02
 
 
@@ -332,7 +332,7 @@ def _page(
     assert bench.model.data is not None
     data = bench.model.data
     how = (
-        f"Every net is trained for {bench.epochs:g} epochs of {data.train.name} after channels have been taken out; "
+        f"Every net is trained on {data.train.name} after channels have been taken out (epochs: {bench.epochs:g}); "
         "those methods that train to choose (dcp, dcp_adapt, random_dcp, slimming) have as much before, as published. "
         f"`{_LONGER}` has as much as they in all. Channels are chosen by samples of "
         f"{data.calibration.name}, by dcp on the training split. ± is the standard deviation over seeds "
