@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -212,6 +213,19 @@ def test_a_budget_that_cannot_be_met_names_the_nearest_plan(edgecomp, tmp_path):
     assert done.returncode == 1
     assert "nearest takes" in done.stderr and "dense1" in done.stderr and "The nearest plan" in done.stdout
     assert not (tmp_path / "out" / "model.pte").exists()
+
+
+def test_what_loses_too_much_is_no_answer_to_a_budget(edgecomp, tmp_path):
+    """The nearest plan that loses no more is named; asked for without a budget, it is built."""
+    few = (*FEW, "--set", "auto.rounds=1", "--max-drop", "2", "--on", "host")
+    done = edgecomp("build", "models/fashion.py", "--method", "auto", "--budget", "25kB", *few, "-o", "out")
+    message = " ".join(done.stderr.split())
+    assert done.returncode == 1 and "loses at most 2 points, but" in message and "The nearest plan" in done.stdout
+    nearest = int(re.search(r"Allow ([\d,]+) or more", message)[1].replace(",", ""))
+    assert 25_000 < nearest < 400_000 and not (tmp_path / "out" / "model.pte").exists()
+    done = edgecomp("build", "models/fashion.py", "--method", "auto", *few, "-o", "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert done.returncode == 0 and report["accuracy"]["interval"][1] <= 2, done.stderr
 
 
 def test_an_interrupted_search_goes_on_where_it_was(tiny_model, tmp_path):

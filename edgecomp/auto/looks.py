@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from .. import discover, progress
 from ..compress import compress, permute_channels
 from ..export import flat_output, run_on_host
 from ..layers.stock import without_custom_ops
-from ..measure import score
+from ..measure import compare_answers
 from ..records import Model, Plan
 from ..recover import divergence
 from ..train import predict
@@ -25,12 +25,14 @@ _MORE = 4  # times the samples that judge a candidate judge a plan
 
 @dataclass(frozen=True)
 class Looked:
-    """file_bytes: of the exported file. damage, drop_points: of its outputs. alone: by the first name of every group,
-    how much less the damage is with that group as it was, all others as planned. measured: by resource."""
+    """file_bytes: of the exported file. damage, drop_points: of its outputs; drop_at_most: the upper end of the drop's
+    95 % interval. alone: by the first name of every group, how much less the damage is with that group as it was, all
+    others as planned. measured: by resource."""
 
     file_bytes: int
     damage: float
     drop_points: float
+    drop_at_most: float
     alone: dict[str, float]
     measured: dict[str, float]
 
@@ -74,9 +76,10 @@ class Looker:
             found = costs.measured(path, plan.runtime, plan.target, sample, self.emulated)
             measured = {resource: found[resource] for resource in self.resources if resource in found}
         path.unlink()
-        judged = replace(self.model.data, test=self.judges)  # type: ignore[type-var]
-        before, after = (score(judged, answers) for answers in (self.wanted, outputs))
-        return Looked(size, divergence(outputs, self.wanted).item(), before - after, self._alone(plan, made), measured)
+        assert self.model.data is not None
+        accuracy = compare_answers(self.model.data, self.wanted, outputs, "host", self.judges)
+        damage = divergence(outputs, self.wanted).item()
+        return Looked(size, damage, accuracy.drop_points, accuracy.interval[1], self._alone(plan, made), measured)
 
     def _alone(self, plan: Plan, made: nn.Module) -> dict[str, float]:
         """What each group's replacement adds to the damage of all others."""

@@ -68,6 +68,9 @@ def search(
     return _Searcher(pool, base, work).run()
 
 
+Seen = dict[tuple[int, ...], tuple[Choice, Looked]]  # plans that were built, by their choice's key
+
+
 @dataclass
 class _Searcher:
     pool: Pool
@@ -86,7 +89,9 @@ class _Searcher:
         model, request = self.pool.model, self.pool.request
         original = original_file(model, self.base.runtime).stat().st_size
         self.seeks_least = request.budget_bytes is None and request.max_drop is not None
+        self.most_drop = self.pool.options.drop if request.max_drop is None else request.max_drop
         self.budget = request.budget_bytes or (original if self.seeks_least else original // _DEFAULT_BUDGET)
+        self.original_bytes = original
         self.container = int(_CONTAINER * (original - sum(group.bytes for group in self.pool.groups)))
         with progress.stage("candidates", f"for {format_bytes(self.budget)}"):
             self.pool.fill(self.budget)
@@ -110,7 +115,10 @@ class _Searcher:
 
     def _choose(self, without: Candidate | None = None, least: str = "") -> Choice | None:
         """The best choice; or, within the bytes alone, the one that takes the least of a resource."""
-        flat = [candidate for group in self.pool.kept for candidate in group if candidate is not without]
+        left = [[candidate for candidate in group if candidate is not without] for group in self.pool.kept]
+        if not all(left):
+            return None
+        flat = [candidate for group in left for candidate in group]
         columns = [Column(c.layers, self._damage_of(c), costs.takes(c)) for c in flat]
         limits = {"bytes": self._limits()["bytes"]} if least else self._limits()
         chosen = knapsack.choose(columns, limits, least or ("bytes" if self.seeks_least else "damage"))
@@ -126,19 +134,14 @@ class _Searcher:
         request = self.pool.request
         emulated = (request.on or discover.target(request.target).devices[0]) == "qemu"
         looker = Looker(self.pool.model, self.pool.options.samples, self.work, list(self.resources), emulated)
-        looked: dict[tuple[int, ...], tuple[Choice, Looked]] = {}
-        while len(looked) < self.pool.options.rounds + (
-            0 if any(self._fits(l) for _, l in looked.values()) else _EXTRA
-        ):
-            choice = self._refined(self._choose())
-            if choice is None and not looked:
-                choice = self._refined(self._nearest(looker))
-            if choice is None or choice.key in looked:
-                break
-            found = looker.look(self._plan(choice), len(looked))
-            looked[choice.key] = choice, found
-            self._learn(choice, found)
-        best, found = min(looked.values(), key=lambda pair: self._rank(pair[1]))
+        looked = self._looks(looker, {})
+        best, found = self._best(looked)
+        if self._fits(found) and found.drop_points > self.most_drop and not self.seeks_least:
+            budget, least = self.budget, found.drop_points
+            looked |= self._looks_within_drop(looker, looked)
+            best, found = self._best(looked)
+            if found.file_bytes > budget:
+                raise self._lossy(best, found, budget, least)
         looks = [
             Look(
                 file_bytes=l.file_bytes,
@@ -151,6 +154,48 @@ class _Searcher:
         ]
         self.container = found.file_bytes - best.bytes
         return self._plan(best, looks)
+
+    def _looks(self, looker: Looker, before: Seen) -> Seen:
+        """Chooses, looks and learns, until there is nothing new or enough has been seen."""
+        looked: Seen = {}
+        rounds = self.pool.options.rounds
+        while len(looked) < rounds + (0 if self._answered(looked) else _EXTRA):
+            choice = self._refined(self._choose())
+            if choice is None and not looked and not before:
+                choice = self._refined(self._nearest(looker))
+            if choice is None or choice.key in looked or choice.key in before:
+                break
+            found = looker.look(self._plan(choice), len(before) + len(looked))
+            looked[choice.key] = choice, found
+            self._learn(choice, found)
+        return looked
+
+    def _looks_within_drop(self, looker: Looker, before: Seen) -> Seen:
+        """The same for the least bytes that surely lose no more than they may, whatever the budget."""
+        _, found = self._best(before)
+        self.seeks_least = True
+        self.damage_limit = found.damage * self.most_drop / found.drop_points
+        looked: Seen = {}
+        while self.budget < self.original_bytes and not self._answered(looked):
+            self.budget = min(2 * self.budget, self.original_bytes)
+            with progress.stage("candidates", f"for {format_bytes(self.budget)}, to lose less"):
+                self.pool.fill(self.budget)
+            looked |= self._looks(looker, before | looked)
+        return looked
+
+    def _best(self, looked: Seen) -> tuple[Choice, Looked]:
+        return min(looked.values(), key=lambda pair: self._rank(pair[1]))
+
+    def _lossy(self, best: Choice, found: Looked, budget: int, least: float) -> LimitError:
+        self.container = found.file_bytes - best.bytes
+        stated = "" if self.pool.request.max_drop is not None else " (--max-drop allows more)"
+        return LimitError(
+            f"no plan within a file of {format_bytes(budget)} loses at most {self.most_drop:g} points{stated}, but "
+            f"{least:.2f} on calibration samples: the nearest that does takes {format_bytes(found.file_bytes)} "
+            f"and loses {found.drop_points:.2f}",
+            f"Allow {found.file_bytes:,} or more. Held back by {self._held_back(best, 'bytes')}.",
+            self._plan(best),
+        )
 
     def _refined(self, choice: Choice | None) -> Choice | None:
         """The choice, once settings beside it have been tried too."""
@@ -166,6 +211,11 @@ class _Searcher:
     def _fits(self, found: Looked) -> bool:
         return found.file_bytes <= self.budget and not self._excess(found)
 
+    def _answered(self, looked: Seen) -> bool:
+        """One of them may be the answer."""
+        fit = [found for _, found in looked.values() if self._fits(found)]
+        return any(not self.seeks_least or found.drop_at_most <= self.most_drop for found in fit)
+
     def _excess(self, found: Looked) -> float:
         """By what fraction, at least 0, a file takes more than a limit on another resource than bytes allows."""
         limits = self.resources.items()
@@ -175,7 +225,7 @@ class _Searcher:
         """The less, the better."""
         over = max(0, found.file_bytes - self.budget), self._excess(found)
         if self.seeks_least:
-            return *over, max(0.0, found.drop_points - self.pool.request.max_drop), found.file_bytes  # type: ignore[operator]
+            return *over, max(0.0, found.drop_at_most - self.most_drop), found.file_bytes
         return *over, found.damage
 
     def _learn(self, choice: Choice, found: Looked) -> None:
@@ -189,9 +239,8 @@ class _Searcher:
                 step = min(_SCALE, max(1 / _SCALE, added / max(self._damage_of(pick), _LEAST_DAMAGE)))
                 self.scales[pick.layers[0]] = self.scales.get(pick.layers[0], 1.0) * step**0.5
         if self.seeks_least:
-            limit, drop = self.pool.request.max_drop, found.drop_points
-            step = limit / max(drop, limit / 4)  # type: ignore[operator, type-var]
-            self.damage_limit *= min(step, 0.8) if drop > limit else max(step, 1.25)  # type: ignore[operator]
+            step = self.most_drop / max(found.drop_at_most, self.most_drop / 4, 1e-3)
+            self.damage_limit *= min(step, 0.8) if found.drop_at_most > self.most_drop else max(step, 1.25)
 
     def _nearest(self, looker: Looker) -> Choice:
         """A choice within the limits after all, where files take less than was thought.
@@ -220,15 +269,19 @@ class _Searcher:
         if taken <= most:
             return
         show = format_count if resource == "instructions" else format_bytes
-        amounts = sorted(((costs.takes(pick)[resource], pick) for pick in choice.picks), key=lambda pair: -pair[0])
-        held = ", ".join(f"{pick.layers[0]} {show(amount)} ({pick.name})" for amount, pick in amounts[:4])
-        rest = f"; the file itself takes {format_bytes(self.container)}" if resource == "bytes" else ""
         raise LimitError(
             f"no plan is within {limit}: the nearest takes {show(taken)} "
             f"and loses {found.drop_points:.2f} points on calibration samples",
-            f"Allow {round(taken):,} or more. Held back by {held}{rest}.",
+            f"Allow {round(taken):,} or more. Held back by {self._held_back(choice, resource)}.",
             self._plan(choice),
         )
+
+    def _held_back(self, choice: Choice, resource: str) -> str:
+        """The layers that take the most."""
+        show = format_count if resource == "instructions" else format_bytes
+        amounts = sorted(((costs.takes(pick)[resource], pick) for pick in choice.picks), key=lambda pair: -pair[0])
+        held = ", ".join(f"{pick.layers[0]} {show(amount)} ({pick.name})" for amount, pick in amounts[:4])
+        return held + (f"; the file itself takes {format_bytes(self.container)}" if resource == "bytes" else "")
 
     # --- plans --------------------------------------------------------------------------------------------
 
