@@ -24,7 +24,7 @@ from ..files import cache_folder, write_text
 from ..load import load
 from ..plan import parameter_bytes
 from ..pruning.tuning import Tuning, steps_of
-from ..records import Model, Record, Request
+from ..records import Model, Pruning, Record, Request
 from ..train import predict
 from ..workspace import Workspace, stage_key
 from ._bench import Claim, axes, claim_table, recalled
@@ -75,6 +75,15 @@ class PruneBench:
         key = self._key("point", method, share, seed)
         return Point(**recalled(self.results_path, key, lambda: self._run(method, share, seed).model_dump()))
 
+    def untrained(self, method: str, share: float, seed: int) -> float:
+        """The error right after channels have been taken out, without the training that follows."""
+
+        def measure() -> float:
+            net, _ = self._cut(method, share, seed, 0)
+            return self._percent(predict(net, self.test).argmax(1) != self.targets)
+
+        return recalled(self.results_path, self._key("untrained", method, share, seed), measure)
+
     def trained_on(self, seed: int) -> float:
         """The error of the net itself after as much training."""
         return recalled(self.results_path, self._key("trained on", seed), lambda: self._trained_on(seed))
@@ -98,16 +107,7 @@ class PruneBench:
 
     def _run(self, method: str, share: float, seed: int) -> Point:
         start = time.monotonic()
-        name, longer = ("l1", 2) if method == _LONGER else (method, 1)
-        settings = (f"macs={share:g}", f"epochs={longer * self.epochs:g}", f"rate={_RATE:g}")
-        if "choosing" in discover.method(name).Config.model_fields:
-            settings = (*settings, f"choosing={self.epochs:g}")
-        request = Request(model=self.model.name, method=name, settings=settings, seed=seed)
-        folder = cache_folder("reproduce", f"zhuang2018-{self._key(method, share, seed)[:16]}")
-        with Workspace(folder) as work:
-            (one,) = chain.parse(name, settings)
-            pruning = prune.plan_channels(self.model, one, request, work)
-            net = prune.pruned(self.model, pruning, seed, work).net
+        net, pruning = self._cut(method, share, seed, self.epochs)
         answers = predict(net, self.test).argmax(1)
         point = Point(
             error=self._percent(answers != self.targets),
@@ -117,9 +117,23 @@ class PruneBench:
             keeps={group.layers[0]: group.keep for group in pruning.groups if not group.reason},
             seconds=time.monotonic() - start,
         )
-        shutil.rmtree(folder)
         progress.note(f"{self.model.name} {method} {share:g} seed {seed}: error {self.error:.2f} → {point.error:.2f} %")
         return point
+
+    def _cut(self, method: str, share: float, seed: int, epochs: float) -> tuple[nn.Module, Pruning]:
+        """The net, pruned and trained for so long, and what was planned."""
+        name, longer = ("l1", 2) if method == _LONGER else (method, 1)
+        settings = (f"macs={share:g}", f"epochs={longer * epochs:g}", f"rate={_RATE:g}")
+        if "choosing" in discover.method(name).Config.model_fields:
+            settings = (*settings, f"choosing={self.epochs:g}")
+        request = Request(model=self.model.name, method=name, settings=settings, seed=seed)
+        folder = cache_folder("reproduce", f"zhuang2018-{self._key(method, share, seed, epochs)[:16]}")
+        with Workspace(folder) as work:
+            (one,) = chain.parse(name, settings)
+            pruning = prune.plan_channels(self.model, one, request, work)
+            net = prune.pruned(self.model, pruning, seed, work).net
+        shutil.rmtree(folder)
+        return net, pruning
 
     def _trained_on(self, seed: int) -> float:
         assert self.model.data is not None
@@ -276,6 +290,7 @@ def _share(row: Row) -> float:
 def _table(bench: PruneBench, table: Table, share: float) -> str:
     titles = [
         "",
+        "untrained",
         "error",
         "points lost",
         "agreement",
@@ -297,6 +312,7 @@ def _table(bench: PruneBench, table: Table, share: float) -> str:
         rows.append(
             [
                 method,
+                f"{bench.untrained(method, share, 0):.2f} %" if len(row.points) > 1 and method in METHODS else "",
                 f"{mean([p.error for p in row.points]):.2f} %",
                 f"{row.gap:+.2f} ± {row.spread:.2f}",
                 f"{mean([p.agreement for p in row.points]):.2f} %",
@@ -334,8 +350,8 @@ def _page(
     how = (
         f"Every net is trained on {data.train.name} after channels have been taken out (epochs: {bench.epochs:g}); "
         "those methods that train to choose (dcp, dcp_adapt, random_dcp, slimming) have as much before, as published. "
-        f"`{_LONGER}` has as much as they in all. Channels are chosen by samples of "
-        f"{data.calibration.name}, by dcp on the training split. ± is the standard deviation over seeds "
+        f"`{_LONGER}` has as much as they in all. Untrained: the error before that training, of seed 0. Channels are "
+        f"chosen by samples of {data.calibration.name}, by dcp on the training split. ± is the standard deviation over seeds "
         f"({', '.join(str(seed) for seed in seeds[_HALF])} at half the multiply-adds, else seed 0 alone); a method is "
         "no worse than another if its mean is, but for the standard error of the difference. Channels that are "
         "added to others stay. Accuracy is computed by torch. Time: median on the host, x86-64, one thread, "
