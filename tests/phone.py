@@ -51,6 +51,7 @@ class Phone:
         self.unauthorized, self.space, self.at, self.then = False, 1 << 40, "", ""
         self.commands: list[str] = []
         self.hung = False
+        self.lock = threading.Lock()
         self._make_system()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
@@ -134,7 +135,7 @@ class Phone:
             path.write_text(f'#!{shutil.which("mksh")}\nexec {command} "$@"\n')
             path.chmod(0o755)
 
-    def start(self, command: str) -> subprocess.Popen[bytes]:
+    def start(self, command: str, stdin: int) -> subprocess.Popen[bytes]:
         """A shell with this command line; the phone's folders take the place of the machine's."""
         self.commands.append(command)
         for top in (f"{PARENT}", "/sys/"):
@@ -143,7 +144,7 @@ class Phone:
         shell = [shutil.which("mksh") or "mksh", "-c", command]
         pipe = subprocess.PIPE
         process = subprocess.Popen(
-            shell, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
+            shell, stdin=stdin, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
         )
         if self.at and self.at in command:
             threading.Timer(0.3, self.go_wrong, (process.pid,)).start()
@@ -260,15 +261,19 @@ class Stream:
 
 class Shell(Stream):
     process: subprocess.Popen[bytes] | None = None
+    input = -1
 
     def begin(self, service: str) -> None:
         command = service.partition(":")[2]
-        self.process = self.phone.start(command)
+        given, self.input = os.pipe()
+        self.process = self.phone.start(command, given)
+        os.close(given)
         threading.Thread(target=self._finish, daemon=True).start()
 
     def _finish(self) -> None:
         assert self.process is not None
         texts = self.process.communicate()
+        self._end_input()
         code = self.process.returncode
         packets = [(1, texts[0]), (2, texts[1]), (3, bytes([code if code >= 0 else 128 - code]))]
         with contextlib.suppress(OSError):
@@ -276,10 +281,17 @@ class Shell(Stream):
             self.close()
 
     def closed(self) -> None:
-        """As adbd does: who listened is gone, the program gets a hangup."""
+        """As adbd does: who listened is gone, the program gets a hangup, and the end of its input."""
+        self._end_input()
         if self.process and self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGHUP)
+
+    def _end_input(self) -> None:
+        with self.phone.lock:
+            if self.input >= 0:
+                os.close(self.input)
+            self.input = -1
 
 
 class Sync(Stream):

@@ -170,21 +170,23 @@ def test_list_of_devices(server, phone, edgecomp):
         assert text in done.stdout
 
 
-def fails(phone, scene, match, cleaned=True):
-    """A session in which a run fails so, with exit code 4; nothing stays on the phone."""
+def fails(phone, scene, match):
+    """A session in which a run fails so, with exit code 4."""
     with pytest.raises(DeviceError, match=match) as caught, Adb(ANDROID, at_place(phone)) as device:
         device.run(*scene, threads=1, repeat=20, least_ms=2000)
     assert caught.value.exit_code == 4 and caught.value.remedy
-    assert not cleaned or phone.left == []
-    assert wait_until(lambda: not phone.programs)
+
+
+def nothing_stays(phone):
+    return wait_until(lambda: phone.left == [] and not phone.programs)
 
 
 @pytest.mark.parametrize("at", ["--repeat", "libexecutorch.so"])
 def test_cable_pulled(phone, scene, at):
     phone.misbehave(at, "drop")
-    fails(phone, scene, "connection to the phone .* broke", cleaned=False)
-    with Adb(ANDROID, at_place(phone)) as device:  # plugged in again: what was left is removed
-        assert len(phone.left) == 1
+    fails(phone, scene, "connection to the phone .* broke")
+    assert nothing_stays(phone)
+    with Adb(ANDROID, at_place(phone)) as device:  # plugged in again
         assert device.run(*scene, threads=1).samples_ms
     assert phone.left == []
 
@@ -193,17 +195,22 @@ def test_cable_pulled(phone, scene, at):
 def test_phone_that_hangs(phone, scene, at, monkeypatch):
     monkeypatch.setattr(adb, "_PATIENCE_S", 1)
     phone.misbehave(at, "hang")
-    fails(phone, scene, "does not answer any more", cleaned=False)
+    fails(phone, scene, "does not answer any more")
+    phone.hung = False
+    phone.unplug()
+    assert nothing_stays(phone)
 
 
 def test_program_killed_by_the_phone(phone, scene):
     phone.misbehave("--repeat", "kill")
     fails(phone, scene, "killed by SIGKILL")
+    assert phone.left == [] and nothing_stays(phone)
 
 
 def test_full_phone(phone, scene):
     phone.space = 5_000_000
     fails(phone, scene, r"is full: there is no space for \S+ \([\d.]+ MB\) in /data/local/tmp")
+    assert phone.left == [] and nothing_stays(phone)
 
 
 def test_build_whose_cable_is_pulled(phone, tiny_model, tmp_path, monkeypatch, edgecomp_here):
@@ -217,6 +224,18 @@ def test_build_whose_cable_is_pulled(phone, tiny_model, tmp_path, monkeypatch, e
     assert all(path.name.startswith("torchinductor") for path in (tmp_path / "temporary").iterdir())  # torch's own
     assert not list((tmp_path / "out").glob(".*.partial"))
     assert (tmp_path / "out/model.pte").exists() and not (tmp_path / "out/report.json").exists()
+    assert nothing_stays(phone)
+
+
+def test_what_lies_there_when_a_phone_is_used_is_removed(phone):
+    """Of a session that the phone's own clean-up did not see the end of, such as one before it was switched off."""
+    (phone.path(Adb(ANDROID, at_place(phone)).folder) / "bundle").mkdir(parents=True)
+    with Adb(ANDROID, at_place(phone)) as device:
+        assert phone.left == [device.folder.rpartition("/")[2]] and not phone.path(f"{device.folder}/bundle").exists()
+        (phone.path(device.folder) / "session").write_text("another's")  # a guard leaves alone what is not its own
+        device._guard.close()
+        assert not wait_until(lambda: phone.left == [], 1)
+    assert phone.left == []
 
 
 def test_second_run_on_the_same_phone_is_kept_off(phone):
@@ -297,7 +316,7 @@ def test_ended_from_outside(phone, tiny_model):
 
 
 def test_killed_outright(phone, scene):
-    """Nothing can be removed then; the next run does it."""
+    """The phone notices, and cleans up."""
     script = "from edgecomp.devices.adb import *; from pathlib import Path; from edgecomp import discover\n"
     script += f"with Adb(discover.target('android-arm64'), Place(serial='{phone.address}')) as device:\n"
     script += f"    device.run(*map(Path, {[str(path) for path in scene]}), threads=1, least_ms=60000)"
@@ -305,9 +324,8 @@ def test_killed_outright(phone, scene):
     assert wait_until(lambda: phone.programs, 120)
     process.kill()
     process.wait()
-    assert len(phone.left) == 1
+    assert nothing_stays(phone)
     with Adb(ANDROID, at_place(phone)) as device:
-        assert not phone.programs
         assert device.run(*scene, threads=1).samples_ms
     assert phone.left == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shlex
 import shutil
 import stat
@@ -129,6 +130,7 @@ class Adb(Remote):
         super().__init__(target, place)
         self._phone: Phone | None = None
         self._identity = ""
+        self._guard: AdbConnection | None = None
 
     def __enter__(self) -> Adb:
         self._phone = choose(self.place.serial)
@@ -136,7 +138,31 @@ class Adb(Remote):
             raise DeviceError(f"{self.where} is too old", "Use one with Android 7 or newer.")
         self._identity = self.shell("getprop ro.serialno").stdout.strip() or self._phone.serial
         super().__enter__()
+        try:
+            self._leave_guard()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+
+    def _leave_guard(self) -> None:
+        """Starts a shell on the phone that waits for the end of its input, which comes with the end of the connection:
+        a pulled cable, or a kill of this process. It then cleans up after this session, but not after a later one."""
+        token, f = secrets.token_hex(8), self.folder
+        self._must(f"echo {token} >{f}/session")
+        wait = f"trap '' HUP; cat >/dev/null; if [ \"$(cat {f}/session 2>/dev/null)\" = {token} ]; "
+        try:
+            self._guard = self._device().open_transport(timeout=_PATIENCE_S)
+            self._guard.send_command(f"shell,v2,raw:{wait}then {self._removal()}fi")
+            self._guard.check_okay()
+        except (AdbError, OSError, EOFError) as error:
+            raise self._failure(error) from error
 
     @property
     def where(self) -> str:
@@ -207,7 +233,7 @@ class Adb(Remote):
         now = f" and is now {state}" if state and state != "device" else ""
         return DeviceError(
             f"the connection to {self.where} broke{now}",
-            "Plug it in again and repeat the command. What is left there is removed when it is used next.",
+            "Plug it in again and repeat the command. The phone removes by itself what was put there.",
         )
 
     # --- files --------------------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ _LONGEST_RUN_S = 3600
 class Remote:
     """A device behind a shell. Subclasses bring the shell, push and pull.
 
-    All is kept in one folder, the same for every run of this user on this machine, so that what a killed run or a
-    pulled cable left there is found and removed by the next. A lock on this machine keeps a second run off.
+    All is kept in one folder, the same for every run of this user on this machine, so that what a lost connection may
+    have left there is found and removed by the next. A lock on this machine keeps a second run off.
     """
 
     name: str
