@@ -48,8 +48,9 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         _require_matches(request.layers, [name for names in groups for name in names])
         pruning, left = None, model
         if chains and chains[0].prunes:
-            timer = trial.timer(runtime, model.net, model.example_inputs)
-            pruning = prune.plan_channels(model, chains[0], request, work, timer)
+            wish, _ = chains[0].configs[0].wish
+            meter = trial.meter(wish, runtime, request.target, model)
+            pruning = prune.plan_channels(model, chains[0], request, work, meter)
             left, chains = prune.shaped(model, pruning), chains[1:]
         result = Plan(
             model=model.source,

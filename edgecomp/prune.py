@@ -29,10 +29,10 @@ from .pruning.widths import LayerSize, cut_sizes, layer_sizes, rounded, uniform,
 from .records import ChannelGroup, Model, Pruning, Request
 from .workspace import Workspace, stage_key
 
-Timer = Callable[[nn.Module], float]  # the fraction of the original's time that a net takes
+Meter = Callable[[nn.Module], float]  # what fraction of the original's time or instructions a net takes
 
 
-def plan_channels(model: Model, chain: Chain, request: Request, work: Workspace, timer: Timer | None = None) -> Pruning:
+def plan_channels(model: Model, chain: Chain, request: Request, work: Workspace, meter: Meter | None = None) -> Pruning:
     """Which channels go together, and how many of each group stay; or why all do.
 
     Methods that find the numbers themselves choose the channels here already; the choice is kept for `pruned`.
@@ -49,17 +49,17 @@ def plan_channels(model: Model, chain: Chain, request: Request, work: Workspace,
     free = [group for group in groups if not group.reason]
     sizes = layer_sizes(model.net, model.example_inputs)
 
-    def time(keeps: dict[str, int]) -> float:
-        assert timer is not None
-        return timer(_first_units(model.net, free, keeps))
+    def taken(keeps: dict[str, int]) -> float:
+        assert meter is not None
+        return meter(_first_units(model.net, free, keeps))
 
     if not free:
         keeps = {}
     elif getattr(method, "FINDS_WIDTHS", False):
         job = _selected(model, chain.name, config, free, _guessed(free, config, sizes), request.seed, work)
-        keeps = _found(job, config, sizes, time)
+        keeps = _found(job, config, sizes, taken)
     else:
-        keeps = uniform(free, config, sizes, time)
+        keeps = uniform(free, config, sizes, taken)
     after = cut_sizes(sizes, free, keeps)
     entries = [
         ChannelGroup(
@@ -141,7 +141,7 @@ def _selected(
 
 
 def _found(
-    job: Job, config: Any, sizes: dict[str, LayerSize], timer: Callable[[dict[str, int]], float]
+    job: Job, config: Any, sizes: dict[str, LayerSize], meter: Callable[[dict[str, int]], float]
 ) -> dict[str, int]:
     """So many units of every group that those of the highest scores in the whole net stay, of equal ones those that
     come first in their groups."""
@@ -158,14 +158,14 @@ def _found(
     )
     names = [name for _, _, name in ranked]
     choices = [float(count) for count in range(1, len(names) + 1)]
-    return widest(choices, lambda count: rounded_all(Counter(names[: int(count)])), config, job.groups, sizes, timer)
+    return widest(choices, lambda count: rounded_all(Counter(names[: int(count)])), config, job.groups, sizes, meter)
 
 
 def _guessed(groups: list[Group], config: Any, sizes: dict[str, LayerSize]) -> dict[str, int]:
     """Numbers of units to begin with, for methods that find them: the same fraction of all, by what can be counted."""
     wish, value = config.wish
-    if wish in ("latency", "eps"):
-        wish, value = "macs", value if wish == "latency" else config.DEFAULT[1]
+    if wish in (*config.MEASURED, "eps"):
+        wish, value = "macs", config.DEFAULT[1] if wish == "eps" else value
     plain = type(config)(multiple=config.multiple, **{wish: value})
     return uniform(groups, plain, sizes, None)
 

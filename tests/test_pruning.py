@@ -484,17 +484,18 @@ def test_a_wish_for_time_is_met_by_trial(small, tmp_path):
     model = load(Request(model=str(small)))
     seen = []
 
-    def timer(net):
+    def meter(net):
         seen.append(sum(p.numel() for p in net.parameters()) / model.parameters)
         return seen[-1]
 
     (one,) = chain.parse("l1", ("latency=0.7",))
     with Workspace(tmp_path / "out") as work:
-        made = prune.plan_channels(model, one, Request(model=str(small), method="l1"), work, timer)
+        made = prune.plan_channels(model, one, Request(model=str(small), method="l1"), work, meter)
     left = made.bytes[1] / made.bytes[0]
     assert 0.6 < left <= 0.7 and any(share > 0.7 for share in seen)
 
 
 def test_nets_are_exported_and_timed_in_turns(small):
     model = load(Request(model=str(small)))
-    assert 0.2 < trial.timer("executorch", model.net, model.example_inputs)(model.net) < 5
+    assert 0.2 < trial.meter("latency", "executorch", "android-arm64", model)(model.net) < 5
+    assert trial.meter("instructions", "executorch", "android-arm64", model)(model.net) == pytest.approx(1, rel=0.01)

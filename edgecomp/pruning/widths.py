@@ -18,18 +18,21 @@ from .groups import Group
 
 class Pruned(Record):
     """keep: the fraction of every group's channels that stays. In its place a wish: as many as leave at most a fraction
-    of the net's multiply-adds (`macs`), of its bytes as fp32 (`bytes`), or of its time on this machine (`latency`).
+    of the net's multiply-adds (`macs`), of its bytes as fp32 (`bytes`), of its time on this machine (`latency`), or of
+    the instructions that the emulated target executes (`instructions`).
     multiple: numbers of channels are multiples of that, and at least that. adds: channels that are added to others are
     pruned too, else only those within residual blocks. epochs, rate: of training on the training split after channels
     have been taken out."""
 
-    WISHES: ClassVar[tuple[str, ...]] = ("keep", "macs", "bytes", "latency")
+    WISHES: ClassVar[tuple[str, ...]] = ("keep", "macs", "bytes", "latency", "instructions")
+    MEASURED: ClassVar[tuple[str, ...]] = ("latency", "instructions")  # every trial is an export and a run
     DEFAULT: ClassVar[tuple[str, float]] = ("macs", 0.5)
 
     keep: float | None = Field(None, gt=0, lt=1)
     macs: float | None = Field(None, gt=0, lt=1)
     bytes: float | None = Field(None, gt=0, lt=1)
     latency: float | None = Field(None, gt=0, lt=1)
+    instructions: float | None = Field(None, gt=0, lt=1)
     multiple: int = Field(1, ge=1)
     adds: bool = False
     epochs: float = Field(1, ge=0)
@@ -119,20 +122,20 @@ def cut_sizes(sizes: dict[str, LayerSize], groups: list[Group], keeps: dict[str,
 
 
 def uniform(
-    groups: list[Group], config: Pruned, sizes: dict[str, LayerSize], time: Callable[[dict[str, int]], float] | None
+    groups: list[Group], config: Pruned, sizes: dict[str, LayerSize], meter: Callable[[dict[str, int]], float] | None
 ) -> dict[str, int]:
     """The same fraction of every group, as large as the wish allows.
 
     Args:
-        time: the fraction of the net's time that so many units of each group take.
+        meter: for wishes that are measured: the fraction that so many units of each group take.
     """
     wish, value = config.wish
     if wish == "keep":
         return _fraction(groups, value, config.multiple)
     choices = sorted({keep / group.units for group in groups for keep in range(1, group.units + 1)})
-    if wish == "latency":  # every trial is an export and a measurement
+    if wish in config.MEASURED:
         choices = [step / 16 for step in range(1, 17)]
-    return widest(choices, lambda f: _fraction(groups, f, config.multiple), config, groups, sizes, time)
+    return widest(choices, lambda f: _fraction(groups, f, config.multiple), config, groups, sizes, meter)
 
 
 def widest(
@@ -141,15 +144,15 @@ def widest(
     config: Pruned,
     groups: list[Group],
     sizes: dict[str, LayerSize],
-    time: Callable[[dict[str, int]], float] | None = None,
+    meter: Callable[[dict[str, int]], float] | None = None,
 ) -> dict[str, int]:
     """The numbers of units of the largest choice that meets the wish; those of the smallest, if none does."""
     wish, value = config.wish
 
     def fits(choice: float) -> bool:
-        if wish == "latency":
-            assert time is not None
-            return time(keeps(choice)) <= value
+        if wish in config.MEASURED:
+            assert meter is not None
+            return meter(keeps(choice)) <= value
         if wish == "keep":
             return sum(keeps(choice).values()) <= value * sum(group.units for group in groups)
         return share(sizes, groups, keeps(choice), wish) <= value
