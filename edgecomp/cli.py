@@ -111,7 +111,8 @@ def build(
     quick: Quick = False,
     stock: Stock = False,
     engine: Annotated[
-        str | None, typer.Option("--engine", help="Fit layers in local processes (local), or as tasks of ray.")
+        str | None,
+        typer.Option("--engine", help="Fit candidates and layers in local processes (local), or as tasks of ray."),
     ] = None,
     address: Address = None,
     workers: Workers = None,

@@ -25,7 +25,7 @@ def build(request: Request) -> Report:
     """
     with Workspace(request.out) as work, _engine(request) as engine:
         model = load(request)
-        plan = make_plan(model, request, work)
+        plan = make_plan(model, request, work, engine)
         compressed = compress(model, plan, work, engine)
         recovered = recover(model, plan, compressed, work)
         artifact = export(model, plan, recovered, work)
@@ -34,7 +34,7 @@ def build(request: Request) -> Report:
 
 
 def _engine(request: Request) -> contextlib.AbstractContextManager[engines.Engine | None]:
-    """Where layers are fitted; without an engine in this process, one after the other, with all its threads."""
+    """Where candidates and layers are fitted; without an engine one by one in this process, with all its threads."""
     if request.engine is None:
         return contextlib.nullcontext()
     return engines.opened(request.engine, request.address, request.workers)
@@ -42,8 +42,8 @@ def _engine(request: Request) -> contextlib.AbstractContextManager[engines.Engin
 
 def dry_run(request: Request) -> Plan:
     """The plan alone; nothing is written but plan.json."""
-    with Workspace(request.out) as work:
-        return make_plan(load(request), request, work)
+    with Workspace(request.out) as work, _engine(request) as engine:
+        return make_plan(load(request), request, work, engine)
 
 
 def bench(request: Request) -> Report:

@@ -36,8 +36,11 @@ def check(request: Request) -> None:
     limits.check(request.limits, request.max_drop, names)
 
 
-def plan(model: Model, request: Request, work: Workspace) -> Plan:
+def plan(model: Model, request: Request, work: Workspace, engine: engines.Engine | None = None) -> Plan:
     """The plan for `model`, also written as `plan.json`.
+
+    Args:
+        engine: where `auto` tries candidates; without one in this process.
 
     Raises:
         UsageError: an unknown method, setting or kind, or `--layers` that match nothing.
@@ -68,7 +71,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
             entries=(),
         )
         if request.method == AUTO:
-            result = _found(model, result, groups, request, work)
+            result = _found(model, result, groups, request, work, engine)
         else:
             entries = decide(left, groups, chains, request)
             if pruning:
@@ -81,7 +84,14 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         return result
 
 
-def _found(model: Model, base: Plan, groups: list[tuple[str, ...]], request: Request, work: Workspace) -> Plan:
+def _found(
+    model: Model,
+    base: Plan,
+    groups: list[tuple[str, ...]],
+    request: Request,
+    work: Workspace,
+    engine: engines.Engine | None,
+) -> Plan:
     """The plan that `auto` finds; see there."""
     from . import auto  # which builds plans, and so imports the later stages
 
@@ -91,7 +101,7 @@ def _found(model: Model, base: Plan, groups: list[tuple[str, ...]], request: Req
         kind = kind_of(layer)
         reason = _not_a_layer(layer, kind) or _not_named(names, request)
         found.append(auto.Group(names, kind, parameter_bytes(layer), reason))
-    return auto.search(model, base, found, request, work)
+    return auto.search(model, base, found, request, work, engine)
 
 
 def read_plan(path: Path) -> Plan:

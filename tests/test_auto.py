@@ -14,13 +14,14 @@ import time
 import pytest
 import torch
 
+from edgecomp import engines
 from edgecomp.auto import candidates as market
 from edgecomp.auto import knapsack
 from edgecomp.auto.candidates import Group
 from edgecomp.auto.knapsack import Column
 from edgecomp.auto.options import options
 from edgecomp.auto.pool import Pool
-from edgecomp.auto.trials import Bench, Task, Trial, evaluate
+from edgecomp.auto.trials import Bench, Runner, Task, Trial, evaluate
 from edgecomp.chain import restore
 from edgecomp.errors import UsageError
 from edgecomp.layers.matrix import kind_of
@@ -126,6 +127,21 @@ def test_the_damage_is_that_of_the_net_with_the_layer_replaced(model):
         assert trial.damage > 0 and 0 < trial.error < 1
 
 
+def test_workers_of_an_engine_find_what_this_process_finds(model):
+    names = ("pq", "kmeans", "svd:int8")
+    found = [c for name in ("conv2", "dense1") for c in some(model, name, *names) if c.method][:12]
+    tasks = [Task(Request(), "executorch", 256, candidate) for candidate in found]
+    here, there, threads = {}, {}, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        Runner(model).run(tasks, here.__setitem__)
+        with engines.opened("local", workers=2) as engine:
+            Runner(model, engine).run(tasks, there.__setitem__)
+    finally:
+        torch.set_num_threads(threads)
+    assert here == there and len(here) == len(tasks)
+
+
 def test_trials_are_the_same_in_any_process(model, tmp_path):
     candidate = next(c for c in some(model, "dense2", "pq") if c.settings.get("s") == 4)
     task = Task(Request(model=model.source), "executorch", 256, candidate)
@@ -142,7 +158,7 @@ def test_trials_are_the_same_in_any_process(model, tmp_path):
 
 def test_a_chain_is_fitted_only_if_nothing_smaller_is_nearer_than_its_factorization(model):
     groups = [group_of(model, "dense1")]
-    pool = Pool(model, Request(), options(("methods=pq,svd,svd:kmeans",)), "executorch", groups, map)
+    pool = Pool(model, Request(), options(("methods=pq,svd,svd:kmeans",)), "executorch", groups, Runner(model))
     (every,) = pool.every
     svd = next(c for c in every if c.method == "svd")
     chains = [c for c in every if c.method == "svd:kmeans" and c.settings["svd.rank"] == svd.settings["rank"]]

@@ -23,7 +23,7 @@ from ..records import Model, Request
 from . import costs
 from .candidates import Candidate, Group, candidates, least_bytes, neighbours
 from .options import Options
-from .trials import Mapper, Task, Trial, trials
+from .trials import Runner, Task, Trial, trials
 
 _SLACK = 1.1  # times the least error of that size is as good
 _LEAST = 1e-6  # nats; less damage is none
@@ -41,7 +41,7 @@ class Pool:
     options: Options
     runtime: str
     groups: list[Group]
-    mapper: Mapper
+    runner: Runner
     every: list[list[Candidate]] = field(init=False)
     kept: list[list[Candidate]] = field(init=False)
 
@@ -149,7 +149,7 @@ class Pool:
         """Fits candidates to a part of their layer."""
         samples = self.options.samples
         tasks = [Task(self._origin, self.runtime, samples, c, whole=False, part=_PART) for c in found]
-        for candidate, trial in zip(found, trials(self.model, tasks, self.mapper), strict=True):
+        for candidate, trial in zip(found, trials(self.runner, tasks), strict=True):
             self._screens[id(candidate)] = trial.error
 
     def _large(self, group: Group) -> bool:
@@ -177,7 +177,7 @@ class Pool:
         return smaller and _SLACK * self.error(one) < self.error(other)
 
     def _learn(self, tasks: list[Task]) -> None:
-        for task, trial in zip(tasks, trials(self.model, tasks, self.mapper), strict=True):
+        for task, trial in zip(tasks, trials(self.runner, tasks), strict=True):
             self._trials[id(task.candidate)] = trial
 
     def _light(self, group: Group) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .. import discover, progress
+from ..engines import Engine
 from ..errors import LimitError, UsageError
 from ..export import original_file
 from ..records import Look, Model, Plan, PlanEntry, Request, RunnerUp, Search
@@ -20,7 +21,7 @@ from .knapsack import Column
 from .looks import Looked, Looker
 from .options import options
 from .pool import Pool
-from .trials import Mapper, forget
+from .trials import Runner, forget
 
 _DEFAULT_BUDGET = 20  # as `report` judges where none is stated
 _CONTAINER = 1.25  # of a compressed file, in terms of the original's, until one has been seen
@@ -48,12 +49,12 @@ class Choice:
 
 
 def search(
-    model: Model, base: Plan, groups: list[Group], request: Request, work: Workspace, mapper: Mapper = map
+    model: Model, base: Plan, groups: list[Group], request: Request, work: Workspace, engine: Engine | None = None
 ) -> Plan:
     """The plan with entries for all groups, and how they were found.
 
     Args:
-        base: the plan without entries. mapper: see `trials.trials`.
+        base: the plan without entries. engine: does the trials; without one this process does.
 
     Raises:
         LimitError: no plan is within the limits; the nearest one is named.
@@ -64,7 +65,7 @@ def search(
             "--method auto judges by the model's data, and it has none",
             "Give the model file a data(), or name a method: `edgecomp methods` lists them.",
         )
-    pool = Pool(model, request, options(request.settings, base.runtime), base.runtime, groups, mapper)
+    pool = Pool(model, request, options(request.settings, base.runtime), base.runtime, groups, Runner(model, engine))
     return _Searcher(pool, base, work).run()
 
 

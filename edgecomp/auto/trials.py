@@ -11,9 +11,10 @@ import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from .. import calibration, chain, graph, permute, progress
 from ..calibration import Inputs
 from ..compress import CALIBRATION_SAMPLES, ENERGY_SAMPLES, replace_weights
+from ..engines import Engine
 from ..export import flat_output
 from ..files import cache_folder, write_text
 from ..layers.matrix import kind_of
@@ -57,7 +59,22 @@ class Trial(Record):
     damage: float | None
 
 
-Mapper = Callable[[Callable[[Task], Trial], list[Task]], Iterable[Trial]]
+@dataclass
+class Runner:
+    """Where tasks of a model are done: by the workers of an engine, or in this process, one after the other."""
+
+    model: Model
+    engine: Engine | None = None
+    _shared: Any = field(default=None, init=False)
+
+    def run(self, tasks: list[Task], done: Callable[[int, Trial], None]) -> None:
+        """`done` is called with the index of a task and what came out, as soon as it is known."""
+        if self.engine is None:
+            for index, task in enumerate(tasks):
+                done(index, evaluate(task, self.model))
+        elif tasks:
+            self._shared = self._shared or self.engine.share(self.model)
+            self.engine.run(evaluate, tasks, self._shared, done=lambda index, outcome: done(index, outcome.get()))
 
 
 def judges(split: Split, samples: int) -> Split:
@@ -66,40 +83,38 @@ def judges(split: Split, samples: int) -> Split:
     return Split(split.name, split.inputs[start : start + samples], split.targets[start : start + samples])
 
 
-def trials(model: Model, tasks: list[Task], mapper: Mapper = map) -> list[Trial]:
-    """What each task's candidate does; what was found out before is not again.
-
-    Args:
-        mapper: applies `evaluate` to tasks, in order; `map` does so in this process.
-    """
+def trials(runner: Runner, tasks: list[Task]) -> list[Trial]:
+    """What each task's candidate does; what was found out before is not again."""
     if not tasks:
         return []
-    folder = cache_folder("auto", _identity(model, tasks[0])[:24])
+    folder = cache_folder("auto", _identity(runner.model, tasks[0])[:24])
     known = [_recalled(folder, task) for task in tasks]
     waiting = [number for number, trial in enumerate(known) if trial is None]
-    _offered[_key(tasks[0])] = model  # this process need not load it again
-    try:
-        with progress.bar("candidates", len(tasks)) as advance:
-            advance(len(tasks) - len(waiting))
-            results = iter(mapper(evaluate, [tasks[number] for number in waiting]))
-            for number in waiting:
-                candidate = tasks[number].candidate
-                advance(0, text=f"{candidate.layers[0]}: {candidate.name}")
-                known[number] = trial = next(results)
-                what = candidate.model_dump(include={"layers", "method", "settings"})
-                write_text(_path(folder, tasks[number]), json.dumps({**trial.model_dump(), "candidate": what}))
-                advance(1)
-    finally:
-        _offered.clear()
+    with progress.bar("candidates", len(tasks)) as advance:
+        advance(len(tasks) - len(waiting))
+
+        def done(index: int, trial: Trial) -> None:
+            number = waiting[index]
+            known[number] = trial
+            candidate = tasks[number].candidate
+            what = candidate.model_dump(include={"layers", "method", "settings"})
+            write_text(_path(folder, tasks[number]), json.dumps({**trial.model_dump(), "candidate": what}))
+            advance(1, text=f"{candidate.layers[0]}: {candidate.name}")
+
+        runner.run([tasks[number] for number in waiting], done)
     return known  # type: ignore[return-value]
 
 
-def evaluate(task: Task) -> Trial:
-    """Fits the candidate to the inputs of its layer and puts it into the net."""
+def evaluate(task: Task, model: Model | None = None) -> Trial:
+    """Fits the candidate to the inputs of its layer and puts it into the net.
+
+    Args:
+        model: the one that the task's request names, if it is there already.
+    """
     key = _key(task)
     if key not in _benches:
         _benches.clear()  # one net at a time
-        _benches[key] = Bench(_offered.get(key) or load(task.request), task.samples, task.request.seed)
+        _benches[key] = Bench(model or load(task.request), task.samples, task.request.seed)
     return _benches[key].trial(task)
 
 
@@ -108,7 +123,6 @@ def forget() -> None:
     _benches.clear()
 
 
-_offered: dict[str, Model] = {}
 _benches: dict[str, Bench] = {}
 
 
