@@ -82,8 +82,15 @@ class Bench:
 
     def _built(self, expression: str, settings: tuple[str, ...], budget: int | None) -> dict[str, Any]:
         out = self.folder / f"{self.name}-{expression.replace(':', '-')}"
+        engine = "local" if expression == "auto" else None  # candidates do not wait for each other
         request = Request(
-            model=self.name, method=expression, settings=settings, budget_bytes=budget, on="none", out=out
+            model=self.name,
+            method=expression,
+            settings=settings,
+            budget_bytes=budget,
+            on="none",
+            out=out,
+            engine=engine,
         )
         with progress.stage("build", f"{expression} {' '.join(settings)}"):
             report = build(request)
