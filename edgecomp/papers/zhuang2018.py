@@ -341,6 +341,28 @@ def _note(bench: PruneBench, seeds: dict[float, tuple[int, ...]], table: Table) 
     return textwrap.fill(" ".join(sentences), 118)
 
 
+def _worth(benches: dict[str, PruneBench], table: Table) -> list[str]:
+    """What is lost before training and after it, which says how much of a worse choice training makes up for."""
+
+    def lost(name: str, method: str) -> str:
+        before = benches[name].untrained(method, _HALF, 0) - benches[name].error
+        return f"{method} {before:+.2f} → {table[name, _HALF, method].gap:+.2f}"
+
+    def longer(name: str) -> str:
+        return f"{name} {table[name, _HALF, _LONGER].gap:+.2f}, dcp {table[name, _HALF, 'dcp'].gap:+.2f}"
+
+    shown = "; ".join(f"{name}: " + ", ".join(lost(name, m) for m in METHODS) for name in benches)
+    return [
+        "Points lost right after half of the multiply-adds have been taken out, before any training (seed 0), and after "
+        f"it (mean of all seeds) – {shown}.",
+        "Where the first differ and the second do not, the training has made up for the choice, as Liu et al. (2019, "
+        "Rethinking the Value of Network Pruning) found for longer training. What dcp trains with its additional losses "
+        f"before it chooses can be spent on training after pruning instead: points lost by `{_LONGER}` – "
+        f"{'; '.join(map(longer, benches))}. That stages, joint loss and greedy choice are the paper's, "
+        "tests/test_pruning.py shows against its formulas.",
+    ]
+
+
 def _page(
     benches: dict[str, PruneBench], seeds: dict[float, tuple[int, ...]], quick: bool, table: Table, claims: list[Claim]
 ) -> str:
@@ -365,6 +387,11 @@ def _page(
         "## Claims",
         claim_table(claims, "figures: points of accuracy lost, time of an inference"),
     ]
+    if not quick:
+        parts += [
+            "## What a choice of channels is worth",
+            *(textwrap.fill(text, 118) for text in _worth(benches, table)),
+        ]
     for name, one in benches.items():
         parts += [f"## {name}", _note(one, seeds, table), f"![points lost](zhuang2018-{name}.svg)"]
         for share in sorted(seeds, reverse=True):
