@@ -353,10 +353,10 @@ def _worth(benches: dict[str, PruneBench], table: Table) -> list[str]:
 
     shown = "; ".join(f"{name}: " + ", ".join(lost(name, m) for m in METHODS) for name in benches)
     return [
-        "Points lost right after half of the multiply-adds have been taken out, before any training (seed 0), and after "
-        f"it (mean of all seeds) – {shown}.",
+        "Points lost right after half of the multiply-adds have been taken out, before any training (seed 0), and "
+        f"after it (mean of all seeds) – {shown}.",
         "Where the first differ and the second do not, the training has made up for the choice, as Liu et al. (2019, "
-        "Rethinking the Value of Network Pruning) found for longer training. What dcp trains with its additional losses "
+        "Rethinking the Value of Network Pruning) found for longer training. What dcp trains with its own losses "
         f"before it chooses can be spent on training after pruning instead: points lost by `{_LONGER}` – "
         f"{'; '.join(map(longer, benches))}. That stages, joint loss and greedy choice are the paper's, "
         "tests/test_pruning.py shows against its formulas.",
