@@ -25,6 +25,7 @@ from ..compress import CALIBRATION_SAMPLES, ENERGY_SAMPLES, replace_weights
 from ..engines import Engine
 from ..export import flat_output
 from ..files import cache_folder, write_text
+from ..layers.codebook import Coded
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..load import load
@@ -158,6 +159,8 @@ class Bench:
         layer, outputs = _part(self.net.get_submodule(name), task.part), self._outputs
         method = chain.restore(candidate.method, candidate.settings, task.runtime)  # type: ignore[arg-type]
         made = replace_weights(layer, method, self._inputs[name], self.seed)
+        if isinstance(made, Coded):
+            made = layer  # has the decoded weights now; codes would be decoded for every batch
         if static_parts(made):
             calibration.fix_ranges(self.net, self.net.get_submodule(name), made, self.fitting)
         if task.part > 1:
