@@ -43,7 +43,7 @@ def phone(server, tmp_path, monkeypatch):
     yield phone
     server.adb("disconnect")
     phone.close()
-    assert not phone.programs
+    assert wait_until(lambda: not phone.programs)
 
 
 @pytest.fixture(scope="module")
