@@ -320,10 +320,12 @@ def test_killed_outright(phone, scene):
     script = "from edgecomp.devices.adb import *; from pathlib import Path; from edgecomp import discover\n"
     script += f"with Adb(discover.target('android-arm64'), Place(serial='{phone.address}')) as device:\n"
     script += f"    device.run(*map(Path, {[str(path) for path in scene]}), threads=1, least_ms=60000)"
-    process = subprocess.Popen([sys.executable, "-c", script], env=os.environ, stderr=subprocess.DEVNULL)
-    assert wait_until(lambda: phone.programs, 120)
+    process = subprocess.Popen([sys.executable, "-c", script], env=os.environ, stderr=subprocess.PIPE)
+    runs = lambda: any("--least_ms" in command for command in phone.commands)  # noqa: E731
+    assert wait_until(lambda: runs() or process.poll() is not None, 120)
     process.kill()
-    process.wait()
+    assert runs(), process.communicate()[1].decode()
+    process.communicate()
     assert nothing_stays(phone)
     with Adb(ANDROID, at_place(phone)) as device:
         assert device.run(*scene, threads=1).samples_ms
