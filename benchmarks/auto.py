@@ -3,8 +3,8 @@
     python benchmarks/auto.py zfnet 10MB 5MB 2.2MB 1.1MB [--markdown FILE]
 
 Every rival has a ladder of settings. At each budget it gets the largest of its files that is within the budget, as
-predicted from exact bytes. Accuracy is that of the exported file over the whole test split, on the host; how far a rival
-is behind `auto` has a 95 % interval (Newcombe's for paired proportions). What was measured is kept, so that an
+predicted from exact bytes. Accuracy is that of the exported file over the whole test split, on the host; by how much a
+rival is behind `auto` has a 95 % interval (Newcombe's for paired proportions). What was measured is kept, so that an
 interrupted run goes on.
 """
 
@@ -166,10 +166,8 @@ def page(bench: Bench, budgets: list[int], names: list[str]) -> str:
 
 def _behind(found: dict[str, Any], rival: dict[str, Any], samples: int) -> str:
     """By how many points a rival is behind, and the interval."""
-    rights = [
-        np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))[:samples] > 0 for row in (found, rival)
-    ]
-    low, high = intervals.drop_of_rights(*rights)
+    packed = [np.frombuffer(bytes.fromhex(row["right"]), np.uint8) for row in (found, rival)]
+    low, high = intervals.drop_of_rights(*(np.unpackbits(bits, count=samples) > 0 for bits in packed))
     return f"{found['accuracy'] - rival['accuracy']:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
