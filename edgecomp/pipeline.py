@@ -27,7 +27,7 @@ def build(request: Request) -> Report:
         model = load(request)
         plan = make_plan(model, request, work, engine)
         compressed = compress(model, plan, work, engine)
-        recovered = recover(model, plan, compressed, work)
+        recovered = recover(model, plan, compressed, work, engine)
         artifact = export(model, plan, recovered, work)
         measured = measure(model, plan, artifact, request)
         return report(model, plan, recovered, artifact, measured, work)

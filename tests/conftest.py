@@ -107,3 +107,18 @@ def export_tiny(folder: Path) -> tuple[Path, Path]:
     executorch.export(model.net, model.example_inputs, folder / "m.pte")
     write_records(folder / "inputs", [model.example_inputs[0][None]])
     return folder / "m.pte", folder / "inputs"
+
+
+@pytest.fixture
+def two_nodes(monkeypatch):
+    """A real Ray cluster of two nodes on this machine, and the second one of them."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    options = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+    try:
+        yield cluster, cluster.add_node(**options)
+    finally:
+        cluster.shutdown()

@@ -50,7 +50,7 @@ RANKS = [
     {"errors", "intervals", "markdown", "units"},
     {"files", "records", "progress", "tflite", "sharing"},
     {"compiler", "explain", "layers", "graph", "workspace", "datasets", "characters", "feedback", "cpd"},
-    {"file_net", "calibration", "checkpoint", "kmeans", "train", "permute"},
+    {"file_net", "calibration", "checkpoint", "kmeans", "train", "trainable", "permute"},
     {"pruning"},
     {"tflite_model", "lookup", "lowrank", "rounding", "ttd"},
     {"coding"},

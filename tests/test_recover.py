@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecomp import checkpoint, recover
+from edgecomp import checkpoint, engines, recover, trainable
 from edgecomp.chain import parse
 from edgecomp.errors import UsageError
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, ops
@@ -81,13 +81,13 @@ def test_the_whole_net_learns_where_layers_were_factorized(model, factored, tmp_
     assert torch.equal(recovered.dense.codes, factored.dense.codes)
     assert not torch.equal(recovered.conv.weight, factored.conv.weight)
     assert not torch.equal(recovered.head[0].weight, factored.head[0].weight)
-    rates = {name: rate for name, _, rate in recover._free_parameters(recover._trainable(factored))}
+    rates = {name: rate for name, _, rate in trainable.free_parameters(trainable.trainable(factored))}
     assert rates["head.0.weight"] < rates["conv.weight"] < rates["dense.words"]
 
 
 def test_a_run_that_diverges_goes_back_and_on_more_slowly(model, factored, tmp_path, monkeypatch):
     for name in ("_RATE", "_LAYER_RATE", "_INSERTED_RATE"):
-        monkeypatch.setattr(recover, name, 1000 * getattr(recover, name))
+        monkeypatch.setattr(trainable, name, 1000 * getattr(trainable, name))
     monkeypatch.setattr(recover, "_LEAST_LOSS", 0.001)
     recovered, note = recover.train_net(model, factored, 60, 0, tmp_path / "kept.safetensors")
     assert "went back" in note and "undone" not in note
@@ -113,7 +113,7 @@ def test_an_interrupted_recovery_ends_the_same(model, factored, tmp_path):
 
 
 def test_harm_is_undone(model, coded, tmp_path, monkeypatch):
-    monkeypatch.setattr(recover, "_RATE", 1e6)
+    monkeypatch.setattr(trainable, "_RATE", 1e6)
     kept, note = recover.train_net(model, coded, 3, 0, tmp_path / "kept.safetensors")
     assert kept is coded and "undone" in note
 
@@ -133,7 +133,7 @@ def test_gradients_are_those_of_the_reference_decoder(axis):
     layer = CodebookLinear(format, bias=True)
     codes = torch.randint(0, 5, (2, format.blocks, format.lanes))
     layer.store(codes, torch.randn(2, 2, 5, 3), torch.rand(13), torch.randn(13))
-    twin, x = recover._TrainableCodes(layer), torch.randn(4, 10)
+    twin, x = trainable.TrainableCodes(layer), torch.randn(4, 10)
     assert torch.allclose(twin(x), layer(x), atol=1e-5)
     codebook = layer.codebook.clone().requires_grad_()
     matrix = ops.decode(layer.codes, codebook, layer.scale, 13, 10, axis, format.tile)
@@ -148,8 +148,38 @@ def test_trainable_twins_of_convolutions_and_embeddings_compute_the_same():
     conv = CodebookConv2d(CodeFormat(rows=6, columns=24, k=4, s=4), True, geometry)
     conv.store(torch.randint(0, 4, (1, 6, 6)), torch.randn(1, 1, 4, 4), None, torch.randn(6))
     x = torch.randn(2, 4, 7, 7)
-    assert torch.allclose(recover._TrainableCodes(conv)(x), conv(x), atol=1e-5)
+    assert torch.allclose(trainable.TrainableCodes(conv)(x), conv(x), atol=1e-5)
     table = CodebookEmbedding(CodeFormat(rows=9, columns=8, k=4, s=4), False)
     table.store(torch.randint(0, 4, (1, 2, 9)), torch.randn(1, 1, 4, 4), None, None)
     index = torch.randint(0, 9, (3, 2))
-    assert torch.allclose(recover._TrainableCodes(table)(index), table(index), atol=1e-5)
+    assert torch.allclose(trainable.TrainableCodes(table)(index), table(index), atol=1e-5)
+
+
+def test_ray_trains_as_this_process_does_though_a_node_dies(model, coded, two_nodes, monkeypatch, tmp_path):
+    import ray
+
+    from edgecomp.engines import ray_train
+
+    cluster, second = two_nodes
+    train, killed_at = ray_train.train, []
+
+    def killing(loop, task, kept, workers, told):
+        def tell(step, loss):
+            if step >= 50 and not killed_at:
+                cluster.remove_node(second, allow_graceful=False)
+                killed_at.append(step)
+            told(step, loss)
+
+        train(loop, task, kept, workers, tell)
+
+    monkeypatch.setattr(ray_train, "train", killing)
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")  # until it no longer waits for a second node
+    epochs = 400  # 800 steps of 2 × 128 samples
+    here, _ = recover.train_net(model, coded, epochs, 0, tmp_path / "here")
+    with engines.opened("ray", cluster.address) as engine:
+        assert engine.workers == 2
+        there, note = recover.train_net(model, coded, epochs, 0, tmp_path / "there", engine)
+        assert killed_at[0] < 800 and sum(node["Alive"] for node in ray.nodes()) == 1
+    assert "undone" not in note
+    for name, value in here.state_dict().items():
+        torch.testing.assert_close(there.state_dict()[name], value, rtol=1e-2, atol=1e-3)

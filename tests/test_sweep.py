@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import TINY_MODEL
@@ -18,8 +17,6 @@ from edgecomp.load import load
 from edgecomp.records import Accuracy, Measurement, Request, SweepPoint, SweepRequest
 from edgecomp.sweep import sweep
 from edgecomp.sweep_page import front
-
-ROOT = Path(__file__).parent.parent
 
 
 def sweep_of(folder):
@@ -96,21 +93,6 @@ def test_a_killed_sweep_goes_on_from_the_points_it_has(edgecomp, tiny_model, tmp
     assert f"kept from before: {next(iter(first)).parent.name}" in done.stderr
     assert len(files_of(tmp_path / "out")) == 8
     assert all(path.stat().st_mtime_ns == time for path, time in first.items())
-
-
-@pytest.fixture
-def two_nodes(monkeypatch):
-    """A real Ray cluster of two nodes on this machine, and the second one of them."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
-
-    options = {"num_cpus": 1, "object_store_memory": 100 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
-    try:
-        yield cluster, cluster.add_node(**options)
-    finally:
-        cluster.shutdown()
 
 
 class Killing:
