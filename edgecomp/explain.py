@@ -49,11 +49,13 @@ def html(result: Report) -> str:
 
 def tables(search: Search, entries: Iterable[PlanEntry]) -> list[Text | Table]:
     """What `auto` chose for each layer, what the runner-up would have cost, and how the plans did that it looked at."""
-    layers = Table(title="chosen by auto, and the runner-up", title_justify="left")
-    for title in ("layer", "chosen", "bytes", "damage", "runner-up", "bytes", "damage", "damage of the plan"):
-        layers.add_column(title, justify="left" if title in ("layer", "chosen", "runner-up") else "right")
-    for row in choices(entries):
-        layers.add_row(*row)
+    layers = Table(title="chosen by auto, and below it the runner-up", title_justify="left")
+    for title in ("layer", "candidate", "bytes", "damage", "of the plan"):
+        layers.add_column(title, justify="left" if title in ("layer", "candidate") else "right")
+    for layer, chosen, size, damage, other, *figures in choices(entries):
+        layers.add_row(layer, chosen, size, damage, "")
+        if other:
+            layers.add_row("", other, *figures, style="dim")
     looks = Table(title="plans built and looked at", title_justify="left")
     for title in ("", "file", "damage predicted", "measured", "drop, points"):
         looks.add_column(title, justify="right")
