@@ -260,3 +260,10 @@ def test_a_layer_that_the_converter_merges_is_named(tmp_path):
 
     with pytest.raises(BuildError, match="conv"):
         write("litert", Scaled(), torch.randn(1, 4, 9, 9), tmp_path)
+
+
+def test_pooling_stays_with_xnnpack_beside_layers_that_round_at_run_time(tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 16), nn.Linear(16, 10)).eval()
+    net[3] = rounded(net[3], "dynamic")
+    path = write("executorch", net, torch.randn(1, 1, 8, 8), tmp_path)
+    assert discover.runtime("executorch").operators(path) == {"XnnpackBackend"}

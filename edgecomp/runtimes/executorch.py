@@ -47,11 +47,15 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
             fuse_relus(program)
             # What is rounded at run time must come from outside of the graph: a maximum before it within fails there.
             rounds = any(isinstance(module, Quantized) and not module.static for module in net.modules())
-            precision = ConfigPrecisionType.DYNAMIC_QUANT
-            dynamic = [XnnpackPartitioner(config_precisions=precision, per_op_mode=True)] if rounds else []
+            partitioners = [XnnpackPartitioner()]
+            if rounds:
+                first = XnnpackPartitioner(config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True)
+                # Else what is not its own is decomposed before the second one sees it: pooling would be slow.
+                first.ops_to_not_decompose = partitioners[0].ops_to_not_decompose
+                partitioners.insert(0, first)
             edge = to_edge_transform_and_lower(
                 program,
-                partitioner=[*dynamic, XnnpackPartitioner()],
+                partitioner=partitioners,
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),  # our ops are not in the core ATen set
             )
             written = edge.to_executorch()
