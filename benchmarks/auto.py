@@ -156,7 +156,7 @@ def page(bench: Bench, budgets: list[int], names: list[str]) -> str:
         lines += [markdown.table(["", "file", "top-1", "drop, points", "agreement", "behind auto, points"], cells), ""]
         entries = [PlanEntry(**entry) for entry in found["plan"]]
         titles = ["layer", "chosen", "bytes", "damage", "runner-up", "bytes", "damage", "plan with it"]
-        lines += [markdown.table(titles, [list(row) for row in explain.choices(entries)]), ""]
+        lines += [markdown.table(titles, [_choice(*choice) for choice in explain.choices(entries)]), ""]
         lines += [
             "Plans looked at, on calibration samples: " + "; ".join(map(_look, found["search"]["looks"])) + ".",
             "",
@@ -169,6 +169,12 @@ def _behind(found: dict[str, Any], rival: dict[str, Any], samples: int) -> str:
     packed = [np.frombuffer(bytes.fromhex(row["right"]), np.uint8) for row in (found, rival)]
     low, high = intervals.drop_of_rights(*(np.unpackbits(bits, count=samples) > 0 for bits in packed))
     return f"{found['accuracy'] - rival['accuracy']:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _choice(layer: str, chosen: tuple[str, ...], other: tuple[str, ...]) -> list[str]:
+    """Without instructions, which were not asked for."""
+    setting, size, _, damage, plan_damage = other or ("",) * 5
+    return [layer, *chosen[:2], chosen[3], setting, size, damage, plan_damage]
 
 
 def _look(look: dict[str, Any]) -> str:

@@ -9,18 +9,20 @@ from rich.table import Table
 from rich.text import Text
 
 from .records import PlanEntry, Report, RunnerUp, Search
-from .units import format_bytes
+from .units import format_bytes, format_count
 
 _HTML = """
 <section>
 <h2>Why this plan</h2>
 <div class="scroll"><table>
-<tr><th>layer</th><th>chosen</th><th class="n">bytes</th><th class="n">damage</th><th>runner-up</th>
-<th class="n">bytes</th><th class="n">damage</th><th class="n">of the plan with it</th></tr>
-{% for layer, chosen, size, damage, other, other_size, other_damage, total in choices %}
-<tr><td>{{ layer }}</td><td>{{ chosen }}</td><td class="n">{{ size }}</td><td class="n">{{ damage }}</td>
-<td class="soft">{{ other }}</td><td class="n soft">{{ other_size }}</td><td class="n soft">{{ other_damage }}</td>
-<td class="n soft">{{ total }}</td></tr>
+<tr><th>layer</th><th>chosen, and the runner-up</th><th class="n">bytes</th><th class="n">instructions</th>
+<th class="n">damage</th><th class="n">of the plan</th></tr>
+{% for layer, chosen, other in choices %}
+<tr><td>{{ layer }}</td>{% for cell in chosen %}<td{{ ' class="n"' | safe if loop.index > 1 }}>{{ cell }}</td>
+{% endfor %}</tr>
+{% if other %}
+<tr><td></td>{% for cell in other %}<td class="{{ 'n ' if loop.index > 1 }}soft">{{ cell }}</td>{% endfor %}</tr>
+{% endif %}
 {% endfor %}
 </table></div>
 <div class="scroll"><table>
@@ -50,12 +52,12 @@ def html(result: Report) -> str:
 def tables(search: Search, entries: Iterable[PlanEntry]) -> list[Text | Table]:
     """What `auto` chose for each layer, what the runner-up would have cost, and how the plans did that it looked at."""
     layers = Table(title="chosen by auto, and below it the runner-up", title_justify="left")
-    for title in ("layer", "candidate", "bytes", "damage", "of the plan"):
+    for title in ("layer", "candidate", "bytes", "instructions", "damage", "of the plan"):
         layers.add_column(title, justify="left" if title in ("layer", "candidate") else "right")
-    for layer, chosen, size, damage, other, *figures in choices(entries):
-        layers.add_row(layer, chosen, size, damage, "")
+    for layer, chosen, other in choices(entries):
+        layers.add_row(layer, *chosen)
         if other:
-            layers.add_row("", other, *figures, style="dim")
+            layers.add_row("", *other, style="dim")
     looks = Table(title="plans built and looked at", title_justify="left")
     for title in ("", "file", "damage predicted", "measured", "drop, points"):
         looks.add_column(title, justify="right")
@@ -65,20 +67,25 @@ def tables(search: Search, entries: Iterable[PlanEntry]) -> list[Text | Table]:
     return [layers, looks, Text(_about(search), "dim")]
 
 
-def choices(entries: Iterable[PlanEntry]) -> list[tuple[str, ...]]:
-    """A row for each group of layers: what was chosen, its bytes and damage, the same of the runner-up, and the damage
-    that the plan would have with it."""
+Choice = tuple[str, tuple[str, ...], tuple[str, ...]]
+
+
+def choices(entries: Iterable[PlanEntry]) -> list[Choice]:
+    """For each group of layers its names, what was chosen, and the runner-up, if any: method and settings, bytes,
+    instructions, damage, and that of the plan with the runner-up."""
     rows = []
     for entry in entries:
         if entry.damage is None:
             continue
-        row = (", ".join(entry.layers), _setting(entry), format_bytes(entry.predicted_bytes), f"{entry.damage:.5f}")
+        chosen = (*_figures(entry, entry.predicted_bytes, entry.damage), "")
         second = entry.runner_up
-        other = ("", "", "", "")
-        if second is not None:
-            other = (_setting(second), format_bytes(second.bytes), f"{second.damage:.5f}", f"{second.plan_damage:.5f}")
-        rows.append((*row, *other))
+        other = () if second is None else (*_figures(second, second.bytes, second.damage), f"{second.plan_damage:.5f}")
+        rows.append((", ".join(entry.layers), chosen, other))
     return rows
+
+
+def _figures(what: PlanEntry | RunnerUp, size: int, damage: float) -> tuple[str, ...]:
+    return _setting(what), format_bytes(size), format_count(what.instructions or 0), f"{damage:.5f}"
 
 
 def _about(search: Search) -> str:

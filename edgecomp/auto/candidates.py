@@ -39,14 +39,21 @@ class Group:
 
 
 class Candidate(Record):
-    """One thing that could become of a group of layers. macs: multiply-adds of one inference."""
+    """One thing that could become of a group of layers. bytes: of its weights. container: what the file takes beside
+    them, beyond what it takes for the layers as they are. macs: multiply-adds of one inference."""
 
     layers: tuple[str, ...]
     method: str | None
     settings: dict[str, Any] = Field(default_factory=dict)
     remark: str = ""
     bytes: int
+    container: int = 0
     macs: int
+
+    @property
+    def size(self) -> int:
+        """What the file is larger for."""
+        return self.bytes + self.container
 
     @property
     def name(self) -> str:
@@ -113,9 +120,9 @@ def _couples(name: str) -> bool:
     return getattr(discover.method(name), "COUPLES", False)
 
 
-def least_bytes(choices: list[list[Candidate]]) -> int:
-    """Bytes of all layers if each got its smallest candidate."""
-    return sum(min(candidate.bytes for candidate in group) for group in choices)
+def least_size(choices: list[list[Candidate]]) -> int:
+    """That of all layers if each got its smallest candidate."""
+    return sum(min(candidate.size for candidate in group) for group in choices)
 
 
 def neighbours(net: nn.Module, group: Group, pick: Candidate, runtime: str) -> list[Candidate]:

@@ -1,6 +1,6 @@
-"""What a candidate takes of the target: instructions of one inference, and memory.
+"""What a candidate takes of the target: bytes of the file, instructions of one inference, and memory.
 
-Predicted from multiply-adds and bytes; a plan that was built and measured then says by how much that is off.
+Predicted; a plan that was built and measured then says by how much that is off.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from ..records import Limits
 from .candidates import Candidate
 
 # ARM64 instructions per multiply-add (for codes: per product or sum, see `CodeFormat.cost`), those of whole nets in
-# docs/runtimes.md.
+# docs/runtimes.md; where they are limited, `single` counts them instead.
 _INSTRUCTIONS = {"int8": 0.22, "int4": 0.27, "int2": 0.24}
 _OF_CODES, _OF_PLAIN = 0.47, 0.43
 _COPIES = 2.0  # XNNPACK packs plain weights anew, and keeps both
 
 
-def takes(candidate: Candidate) -> dict[str, float]:
+def takes(candidate: Candidate, instructions_per_mac: float | None = None) -> dict[str, float]:
     """By resource."""
     last = candidate.name.rpartition(":")[2]
     coded = getattr(discover.method(last), "CODES", False) if candidate.method else False
-    rate = _INSTRUCTIONS.get(last, _OF_CODES if coded else _OF_PLAIN)
+    guessed = _INSTRUCTIONS.get(last, _OF_CODES if coded else _OF_PLAIN)
     plain = not coded and last not in _INSTRUCTIONS
     return {
-        "bytes": float(candidate.bytes),
-        "instructions": rate * candidate.macs,
+        "bytes": float(candidate.size),
+        "instructions": (instructions_per_mac or guessed) * candidate.macs,
         "ram": candidate.bytes * (_COPIES if plain else 1.0),
     }
 
@@ -43,14 +43,17 @@ def limits(stated: Limits) -> dict[str, float]:
 
 
 def measured(file: Path, runtime: str, target: str, sample: Tensor, emulated: bool) -> dict[str, float]:
-    """What one inference of an exported file takes on the emulated target, by resource; on the host, memory alone."""
+    """What one inference of an exported file takes on the emulated target, by resource; on the host, memory alone.
+    Memory is what the model adds to the program."""
     with tempfile.TemporaryDirectory() as temporary:
         records, bundle = Path(temporary, "inputs"), Path(temporary, "bundle")
         write_records(records, [sample[:1]])
         if not emulated:
             host = native.host_bundle(discover.target(HOST_TARGET), runtime)
-            run = devices.make("host", discover.target(target)).run(host, file, records)
-            return {"ram": float(run.peak_rss_bytes)}
+            device = devices.make("host", discover.target(target))
+            return {"ram": float(device.run(host, file, records).peak_rss_bytes - device.empty_rss_bytes(host))}
         native.make_bundle(discover.target(target), runtime, bundle)
-        run = devices.make("qemu", discover.target(target)).run(bundle, file, records, threads=1, warmup=1, repeat=3)
-        return {"ram": float(run.peak_rss_bytes), "instructions": float(np.median(run.instructions[1:]))}
+        device = devices.make("qemu", discover.target(target))
+        run = device.run(bundle, file, records, threads=1, warmup=1, repeat=3)
+        added = run.peak_rss_bytes - device.empty_rss_bytes(bundle)
+        return {"ram": float(added), "instructions": float(np.median(run.instructions[1:]))}

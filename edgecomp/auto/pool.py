@@ -12,6 +12,7 @@ Not all are fitted, and not all are put through the whole net:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from torch import nn
 from .. import discover, lowrank, progress
 from ..layers.matrix import kind_of
 from ..records import Model, Request
-from . import costs
-from .candidates import Candidate, Group, candidates, least_bytes, neighbours
+from . import costs, single
+from .candidates import Candidate, Group, candidates, least_size, neighbours
 from .options import Options
 from .trials import Runner, Task, Trial, trials
 
@@ -30,11 +31,13 @@ _LEAST = 1e-6  # nats; less damage is none
 _PART, _LEAST_ROWS, _LARGE = 8, 256, 1 << 22  # one in so many outputs of a layer of many rows and weights
 _CODED, _LEFT = 0.05, 0.001  # of the budget: layers of no more bytes are only coded, or left alone
 _HEAVY = 4  # multiply-adds of the layers behind, per weight, beyond which fitting is less work
+_OF_A_LAYER, _NEGLIGIBLE = 4096, 0.01  # bytes a file may have for it beside its weights; share of a budget
 
 
 @dataclass
 class Pool:
-    """What `search` chooses from. `kept` are the candidates of each group whose damage is known."""
+    """What `search` chooses from. `kept` are the candidates of each group whose damage is known. `weighed`: it is known
+    what the file has for each beside its weights."""
 
     model: Model
     request: Request
@@ -44,9 +47,11 @@ class Pool:
     runner: Runner
     every: list[list[Candidate]] = field(init=False)
     kept: list[list[Candidate]] = field(init=False)
+    weighed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         net, names = self.model.net, self.options.chains
+        self._rates: dict[int, float] = {}  # instructions per multiply-add
         self.every = [candidates(net, group, names, self.runtime) for group in self.groups]
         self.kept = [[group[0]] for group in self.every]
         self._trials: dict[int, Trial] = {id(group[0]): Trial(error=0.0, damage=0.0) for group in self.every}
@@ -58,7 +63,7 @@ class Pool:
 
     @property
     def smallest(self) -> tuple[Candidate, ...]:
-        return tuple(min(group, key=lambda candidate: candidate.bytes) for group in self.every)
+        return tuple(min(group, key=lambda candidate: candidate.size) for group in self.every)
 
     def damage(self, candidate: Candidate) -> float | None:
         """Of a candidate alone; None if it is not known."""
@@ -70,23 +75,68 @@ class Pool:
     def error(self, candidate: Candidate) -> float:
         return self._trials[id(candidate)].error
 
+    def takes(self, candidate: Candidate) -> dict[str, float]:
+        """By resource, see `costs`."""
+        return costs.takes(candidate, self._rates.get(id(candidate)))
+
     def fill(self, limit: int, thorough: bool = False) -> None:
         """Finds out about the candidates that leave the other layers enough within `limit` bytes.
 
         Args:
             thorough: of small layers too.
         """
-        spare = max(0, limit - least_bytes(self.every))
+        self._weigh(limit)
+        spare = max(0, limit - least_size(self.every))
         affordable = [
-            [c for c in group if c.bytes <= spare + least.bytes]
+            [c for c in group if c.size <= spare + least.size]
             for group, least in zip(self.every, self.smallest, strict=True)
         ]
         for group, found in zip(self.groups, affordable, strict=True):  # what is known of its inputs serves all
             self._fill(group, found, 0 if thorough else limit)
         fitted, kept, total = len(self._trials), sum(map(len, self.kept)), sum(map(len, affordable))
+        self._count_instructions()
         progress.note(
             f"{total} candidates for {len(self.groups)} groups of layers: {fitted} fitted, {kept} put through"
         )
+
+    def _weigh(self, limit: int) -> None:
+        """Says of every candidate what the file has for it beside its weights, unless that is little of the budget."""
+        if self.weighed or _OF_A_LAYER * len(self.groups) <= _NEGLIGIBLE * limit or self.request.stock:
+            return
+        self.weighed = True
+        with progress.bar("containers", sum(map(len, self.every))) as advance:
+            for place, (group, found) in enumerate(zip(self.groups, self.every, strict=True)):
+                self.every[place] = [self._with_container(group, c, advance) for c in found]
+        for group in self.every:
+            self._trials[id(group[0])] = Trial(error=0.0, damage=0.0)
+        self.kept = [[group[0]] for group in self.every]
+
+    def _with_container(
+        self, group: Group, candidate: Candidate, advance: Callable[..., None] = lambda *_, **__: None
+    ) -> Candidate:
+        advance(1, text=f"{group.layers[0]}: {candidate.name}")
+        if not self.weighed or candidate.method is None:
+            return candidate
+        layer, leave = self.model.net.get_submodule(group.layers[0]), candidate.model_copy(update={"method": None})
+        leave = leave.model_copy(update={"settings": {}})
+        own, plain = (single.container_bytes(layer, c, self.runtime) for c in (candidate, leave))
+        return candidate.model_copy(update={"container": own - plain})
+
+    def _count_instructions(self) -> None:
+        """Of all candidates that are left, where they are limited."""
+        if self.request.limits.instructions is None:
+            return
+        net, examples = self.model.net, self.model.example_inputs
+        with progress.bar("instructions", sum(map(len, self.kept))) as advance:
+            for group, found in zip(self.groups, self.kept, strict=True):
+                layer = net.get_submodule(group.layers[0])
+                if kind_of(layer) not in ("dense", "conv"):
+                    continue
+                x = single.input_of(net, examples, layer)
+                for candidate in found:
+                    advance(1, text=f"{group.layers[0]}: {candidate.name}")
+                    rate = single.instructions_per_mac(layer, x, candidate, self.runtime, self.request.target)
+                    self._rates[id(candidate)] = rate
 
     def _fill(self, group: Group, found: list[Candidate], limit: int) -> None:
         place = self.groups.index(group)
@@ -112,29 +162,31 @@ class Pool:
 
     def refine(self, picks: tuple[Candidate, ...], limit: int) -> int:
         """Finds out about settings beside those of the picks; returns how many were new."""
-        spare = max(0, limit - least_bytes(self.every))
+        spare = max(0, limit - least_size(self.every))
         count = 0
         for place, (group, pick, least) in enumerate(zip(self.groups, picks, self.smallest, strict=True)):
             every = self.every[place]
             known = {(c.method, str(c.settings)) for c in every}
             fresh = neighbours(self.model.net, group, pick, self.runtime)
-            fresh = [c for c in fresh if (c.method, str(c.settings)) not in known and c.bytes <= spare + least.bytes]
+            fresh = [self._with_container(group, c) for c in fresh if (c.method, str(c.settings)) not in known]
+            fresh = [c for c in fresh if c.size <= spare + least.size]
             every.extend(fresh)
             self._try(group, fresh)
             self._judge(self.kept[place], fresh)
             count += len(fresh)
+        self._count_instructions()
         return count
 
     def _promising(self, found: list[Candidate], every: list[Candidate]) -> list[Candidate]:
         """Those that may be the best of their size; the smallest of all always."""
-        least = min(c.bytes for c in every)
+        least = min(c.size for c in every)
         tried = [c for c in every if id(c) in self._trials]
         return [
             c
             for c in found
-            if c.bytes == least
+            if c.size == least
             or not any(
-                t.bytes <= c.bytes and self.error(t) <= self._bound(c, tried) and self._no_slower(t, c) for t in tried
+                t.size <= c.size and self.error(t) <= self._bound(c, tried) and self._no_slower(t, c) for t in tried
             )
         ]
 
@@ -173,7 +225,7 @@ class Pool:
         self._learn([Task(self._origin, self.runtime, samples, c) for c in best if self.damage(c) is None])
 
     def _beats(self, one: Candidate, other: Candidate) -> bool:
-        smaller = one.bytes <= other.bytes and self._no_slower(one, other)
+        smaller = one.size <= other.size and self._no_slower(one, other)
         return smaller and _SLACK * self.error(one) < self.error(other)
 
     def _learn(self, tasks: list[Task]) -> None:

@@ -25,6 +25,7 @@ from .trials import Runner, forget
 
 _DEFAULT_BUDGET = 20  # as `report` judges where none is stated
 _CONTAINER = 1.25  # of a compressed file, in terms of the original's, until one has been seen
+_BASE = 1.05  # the same where what it has for every layer is known
 _SCALE = 8.0  # at most, in one look
 _LEAST_DAMAGE = 1e-6  # nats; what is below is as good as nothing
 _FIRST_LIMIT = 0.01  # nats, where a drop is stated and no budget
@@ -44,8 +45,9 @@ class Choice:
         return tuple(map(id, self.picks))
 
     @property
-    def bytes(self) -> int:
-        return sum(pick.bytes for pick in self.picks)
+    def size(self) -> int:
+        """What the file is larger for."""
+        return sum(pick.size for pick in self.picks)
 
 
 def search(
@@ -93,9 +95,10 @@ class _Searcher:
         self.most_drop = self.pool.options.drop if request.max_drop is None else request.max_drop
         self.budget = request.budget_bytes or (original if self.seeks_least else original // _DEFAULT_BUDGET)
         self.original_bytes = original
-        self.container = int(_CONTAINER * (original - sum(group.bytes for group in self.pool.groups)))
         with progress.stage("candidates", f"for {format_bytes(self.budget)}"):
             self.pool.fill(self.budget)
+        container = original - sum(group.bytes for group in self.pool.groups)
+        self.container = int((_BASE if self.pool.weighed else _CONTAINER) * container)
         try:
             return self._rounds()
         finally:
@@ -120,7 +123,7 @@ class _Searcher:
         if not all(left):
             return None
         flat = [candidate for group in left for candidate in group]
-        columns = [Column(c.layers, self._damage_of(c), costs.takes(c)) for c in flat]
+        columns = [Column(c.layers, self._damage_of(c), self.pool.takes(c)) for c in flat]
         limits = {"bytes": self._limits()["bytes"]} if least else self._limits()
         chosen = knapsack.choose(columns, limits, least or ("bytes" if self.seeks_least else "damage"))
         if chosen is None:
@@ -143,6 +146,8 @@ class _Searcher:
             best, found = self._best(looked)
             if found.file_bytes > budget:
                 raise self._lossy(best, found, budget, least)
+        for resource in ("bytes", *self.resources):
+            self._refuse(best, found, resource)
         looks = [
             Look(
                 file_bytes=l.file_bytes,
@@ -153,16 +158,17 @@ class _Searcher:
             )
             for c, l in looked.values()
         ]
-        self.container = found.file_bytes - best.bytes
+        self.container = found.file_bytes - best.size
         return self._plan(best, looks)
 
     def _looks(self, looker: Looker, before: Seen) -> Seen:
         """Chooses, looks and learns, until there is nothing new or enough has been seen."""
         looked: Seen = {}
-        rounds = self.pool.options.rounds
+        rounds, at_an_end = self.pool.options.rounds, bool(before)
         while len(looked) < rounds + (0 if self._answered(looked) else _EXTRA):
             choice = self._refined(self._choose())
-            if choice is None and not looked and not before:
+            if (choice is None or choice.key in looked) and not at_an_end and not self._answered(looked):
+                at_an_end = True
                 choice = self._refined(self._nearest(looker))
             if choice is None or choice.key in looked or choice.key in before:
                 break
@@ -188,7 +194,7 @@ class _Searcher:
         return min(looked.values(), key=lambda pair: self._rank(pair[1]))
 
     def _lossy(self, best: Choice, found: Looked, budget: int, least: float) -> LimitError:
-        self.container = found.file_bytes - best.bytes
+        self.container = found.file_bytes - best.size
         stated = "" if self.pool.request.max_drop is not None else " (--max-drop allows more)"
         return LimitError(
             f"no plan within a file of {format_bytes(budget)} loses at most {self.most_drop:g} points{stated}, but "
@@ -231,9 +237,9 @@ class _Searcher:
 
     def _learn(self, choice: Choice, found: Looked) -> None:
         """What the file has beyond its layers, what every group's candidate really added, and how far to go."""
-        self.container = found.file_bytes - choice.bytes + (0 if self._fits(found) else 64)
+        self.container = found.file_bytes - choice.size + (0 if self._fits(found) else 64)
         for resource, taken in found.measured.items():
-            self.offsets[resource] = taken - sum(costs.takes(pick)[resource] for pick in choice.picks)
+            self.offsets[resource] = taken - sum(self.pool.takes(pick)[resource] for pick in choice.picks)
         for pick in choice.picks:
             if pick.method is not None:
                 added = max(found.alone[pick.layers[0]], _LEAST_DAMAGE)
@@ -251,25 +257,27 @@ class _Searcher:
         """
         choice = Choice(self.pool.smallest, float("nan"))
         found = looker.look(self._plan(choice), 0)
-        self.container = found.file_bytes - choice.bytes
+        self.container = found.file_bytes - choice.size
         if found.file_bytes <= self.budget:
             self.pool.fill(self.budget, thorough=True)
             again = self._choose()
             if again is not None:
                 return again
-        self._refuse(choice, found, "bytes", f"a file of {format_bytes(self.budget)}")
-        for resource, limit in self.resources.items():
+        self._refuse(choice, found, "bytes")
+        for resource in self.resources:
             choice = self._choose(least=resource) or choice
-            self._refuse(choice, looker.look(self._plan(choice), 1), resource, f"{format_count(limit)} of {resource}")
+            self._refuse(choice, looker.look(self._plan(choice), 1), resource)
         return choice
 
-    def _refuse(self, choice: Choice, found: Looked, resource: str, limit: str) -> None:
-        """Raises a LimitError if the choice that takes the least of a resource takes more than there may be."""
+    def _refuse(self, choice: Choice, found: Looked, resource: str) -> None:
+        """Raises a LimitError if a choice, the best there is, takes more of a resource than there may be."""
         most = self.budget if resource == "bytes" else self.resources[resource]
         taken = found.file_bytes if resource == "bytes" else found.measured.get(resource, 0.0)
         if taken <= most:
             return
         show = format_count if resource == "instructions" else format_bytes
+        limit = f"a file of {format_bytes(most)}" if resource == "bytes" else f"{show(most)} of {resource}"
+        self.container = found.file_bytes - choice.size
         raise LimitError(
             f"no plan is within {limit}: the nearest takes {show(taken)} "
             f"and loses {found.drop_points:.2f} points on calibration samples",
@@ -280,7 +288,7 @@ class _Searcher:
     def _held_back(self, choice: Choice, resource: str) -> str:
         """The layers that take the most."""
         show = format_count if resource == "instructions" else format_bytes
-        amounts = sorted(((costs.takes(pick)[resource], pick) for pick in choice.picks), key=lambda pair: -pair[0])
+        amounts = sorted(((self.pool.takes(pick)[resource], pick) for pick in choice.picks), key=lambda pair: -pair[0])
         held = ", ".join(f"{pick.layers[0]} {show(amount)} ({pick.name})" for amount, pick in amounts[:4])
         return held + (f"; the file itself takes {format_bytes(self.container)}" if resource == "bytes" else "")
 
@@ -301,7 +309,7 @@ class _Searcher:
             samples=self.pool.options.samples,
             candidates=sum(map(len, self.pool.kept)),
             limits=self._limits(),
-            container_bytes=self.container,
+            container_bytes=self.container + choice.size - sum(pick.bytes for pick in choice.picks),
             looks=looks,
         )
         return self.base.model_copy(update={"entries": entries, "search": found})
@@ -319,7 +327,7 @@ class _Searcher:
             original_bytes=group.bytes,
             predicted_bytes=pick.bytes,
             damage=self._damage_of(pick) if self.pool.damage(pick) is not None else None,
-            instructions=round(costs.takes(pick)["instructions"]),
+            instructions=round(self.pool.takes(pick)["instructions"]),
         )
 
     def _runner_up(self, pick: Candidate) -> RunnerUp | None:
@@ -331,6 +339,7 @@ class _Searcher:
             method=second.method,
             settings=second.settings,
             bytes=second.bytes,
+            instructions=round(self.pool.takes(second)["instructions"]),
             damage=self._damage_of(second),
             plan_damage=other.damage,
         )

@@ -29,12 +29,13 @@ class Knob:
 
 
 class RunnerUp(Record):
-    """What `auto` would have chosen for a group of layers were it not for what it did choose: the bytes and damage of
-    the group, and, with all others chosen anew, the predicted damage of the plan."""
+    """What `auto` would have chosen for a group of layers were it not for what it did choose: the bytes, instructions
+    and damage of the group, and, with all others chosen anew, the predicted damage of the plan."""
 
     method: str | None
     settings: dict[str, Any] = Field(default_factory=dict)
     bytes: int
+    instructions: int | None = None
     damage: float
     plan_damage: float
 
