@@ -12,7 +12,6 @@ Not all are fitted, and not all are put through the whole net:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -106,19 +105,19 @@ class Pool:
         self.weighed = True
         with progress.bar("containers", sum(map(len, self.every))) as advance:
             for place, (group, found) in enumerate(zip(self.groups, self.every, strict=True)):
-                self.every[place] = [self._with_container(group, c, advance) for c in found]
-        for group in self.every:
-            self._trials[id(group[0])] = Trial(error=0.0, damage=0.0)
+                weighed = []
+                for candidate in found:
+                    advance(1, text=f"{group.layers[0]}: {candidate.name}")
+                    weighed.append(self._with_container(group, candidate))
+                self.every[place] = weighed
+        self._trials = {id(group[0]): Trial(error=0.0, damage=0.0) for group in self.every}
         self.kept = [[group[0]] for group in self.every]
 
-    def _with_container(
-        self, group: Group, candidate: Candidate, advance: Callable[..., None] = lambda *_, **__: None
-    ) -> Candidate:
-        advance(1, text=f"{group.layers[0]}: {candidate.name}")
+    def _with_container(self, group: Group, candidate: Candidate) -> Candidate:
         if not self.weighed or candidate.method is None:
             return candidate
-        layer, leave = self.model.net.get_submodule(group.layers[0]), candidate.model_copy(update={"method": None})
-        leave = leave.model_copy(update={"settings": {}})
+        layer = self.model.net.get_submodule(group.layers[0])
+        leave = candidate.model_copy(update={"method": None, "settings": {}})
         own, plain = (single.container_bytes(layer, c, self.runtime) for c in (candidate, leave))
         return candidate.model_copy(update={"container": own - plain})
 

@@ -26,14 +26,14 @@ from . import costs
 from .candidates import Candidate
 
 _SMALL, _LARGE = 16, 1024  # channels or features of a stand-in
-_FREE = ("rank", "s")  # settings that change sizes, and not what a layer is made of
+_SIZES = ("rank", "s", "k")  # settings that change sizes, and not what a layer is made of
 
 
 def container_bytes(layer: nn.Module, candidate: Candidate, runtime: str) -> int:
     """What a file has beside weights for one more layer of that kind."""
-    kind = kind_of(layer)
-    shape = [type(layer).__name__, *_geometry(layer), getattr(layer, "bias", None) is not None]
-    key = stage_key("container", runtime, kind, shape, candidate.method, _fixed(candidate))
+    kind, point = kind_of(layer), all(size == 1 for size in getattr(layer, "kernel_size", ()))
+    alike = [type(layer).__name__, point, getattr(layer, "groups", 1) > 1, getattr(layer, "bias", None) is not None]
+    key = stage_key("container", runtime, alike, candidate.method, _settings(candidate, _SIZES))
 
     def find() -> float:
         modules, weights, beside = [], 0, []
@@ -59,8 +59,9 @@ def instructions_per_mac(layer: nn.Module, x: Tensor, candidate: Candidate, runt
     """
     dense = isinstance(layer, nn.Linear)
     small, x = _stand_in(layer, _LARGE, x=x) if dense and max(layer.weight.shape) > _LARGE else (layer, x)
-    shape = [type(small).__name__, *small.weight.shape, *_geometry(small), *x.shape]  # type: ignore[misc]
-    key = stage_key("instructions", runtime, target, shape, candidate.method, _fixed(candidate))
+    geometry = [str(getattr(small, key, "")) for key in ("stride", "padding", "dilation")]
+    shape = [type(small).__name__, *small.weight.shape, *geometry, *x.shape]  # type: ignore[misc]
+    key = stage_key("instructions", runtime, target, shape, candidate.method, _settings(candidate, _SIZES[:2]))
 
     def find() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -87,12 +88,8 @@ def _once(key: str, find: Any) -> float:
     return json.loads(path.read_text())
 
 
-def _fixed(candidate: Candidate) -> list[tuple[str, Any]]:
-    return sorted((k, v) for k, v in candidate.settings.items() if k.rpartition(".")[2] not in _FREE)
-
-
-def _geometry(layer: nn.Module) -> list[Any]:
-    return [str(getattr(layer, key, "")) for key in ("kernel_size", "stride", "padding", "dilation")]
+def _settings(candidate: Candidate, without: tuple[str, ...]) -> list[tuple[str, Any]]:
+    return sorted((k, v) for k, v in candidate.settings.items() if k.rpartition(".")[2] not in without)
 
 
 def _stand_in(layer: nn.Module, most: int, seed: int = 0, x: Tensor | None = None) -> tuple[nn.Module, Tensor]:
