@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from . import discover, plan, progress
+from .auto.options import Options
 from .plan import AUTO
 from .records import Knob, Model, PlanEntry, Request
 from .units import format_bytes
@@ -62,10 +63,11 @@ def knob_of(method: str, settings: tuple[str, ...]) -> tuple[str, Knob] | None:
 
 def settings_for(method: str, settings: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the settings that the method knows."""
-    if method == AUTO:
-        return settings
     names = [name for chain in method.split("+") for name in chain.split(":")]
-    fields = {name: {"kinds", *discover.method(name).Config.model_fields} for name in names}
+    fields = {
+        name: set(Options.model_fields) if name == AUTO else {"kinds", *discover.method(name).Config.model_fields}
+        for name in names
+    }
 
     def known(text: str) -> bool:
         owner, _, field = text.partition("=")[0].rpartition(".")

@@ -63,6 +63,18 @@ def test_a_sweep_builds_every_point_that_fits_and_says_why_others_do_not(edgecom
     assert sweep_of(out)["measurements"] == found["measurements"]  # timed once
 
 
+def test_auto_is_a_method_among_others(edgecomp, tiny_model, tmp_path):
+    few = ("--set", "auto.methods=pq,int8", "--set", "auto.samples=64", "--set", "auto.rounds=1", "--set", "s=2")
+    done = edgecomp("sweep", tiny_model, "--methods", "auto,pq", "--budgets", "110kB,10kB", *few, "-o", "out")
+    assert done.returncode == 1, done.stderr
+    auto, too_small, *others = sweep_of(tmp_path / "out")["points"]
+    assert auto["state"] == "built" and auto["artifact_bytes"] <= 110_000
+    plan_file = json.loads((tmp_path / "out" / "points" / auto["folder"] / "plan.json").read_text())
+    assert plan_file["method"] == "auto" and plan_file["search"]["looks"]
+    assert too_small["state"] == "missed" and "the nearest takes" in too_small["reason"]
+    assert [point["state"] for point in others] == ["built", "missed"]
+
+
 def test_a_failing_point_does_not_stop_the_others(edgecomp, tmp_path):
     (tmp_path / "bare.py").write_text(TINY_MODEL)
     options = ("--set", "activations=static", "--budgets", "200kB", "--on", "none", "-o", "out")
