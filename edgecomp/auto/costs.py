@@ -16,23 +16,27 @@ from ..export import HOST_TARGET, write_records
 from ..records import Limits
 from .candidates import Candidate
 
-# ARM64 instructions per multiply-add (for codes: per product or sum, see `CodeFormat.cost`), those of whole nets in
-# docs/runtimes.md; where they are limited, `single` counts them instead.
-_INSTRUCTIONS = {"int8": 0.22, "int4": 0.27, "int2": 0.24}
-_OF_CODES, _OF_PLAIN = 0.47, 0.43
+# ARM64 instructions per multiply-add (for codes: per product or sum, see `CodeFormat.cost`), of zfnet's layers; where
+# they are limited, `single` counts those of every layer.
+_DENSE = {"int8": 0.18, "int4": 0.27, "int2": 0.24, "codes": 0.6, "plain": 0.43}
+_CONV = {"int8": 0.1, "codes": 1.2, "plain": 0.34}
 _COPIES = 2.0  # XNNPACK packs plain weights anew, and keeps both
 
 
-def takes(candidate: Candidate, instructions_per_mac: float | None = None) -> dict[str, float]:
-    """By resource."""
+def takes(candidate: Candidate, kind: str, instructions_per_mac: float | None = None) -> dict[str, float]:
+    """By resource.
+
+    Args:
+        kind: of its layers.
+    """
     last = candidate.name.rpartition(":")[2]
-    coded = getattr(discover.method(last), "CODES", False) if candidate.method else False
-    guessed = _INSTRUCTIONS.get(last, _OF_CODES if coded else _OF_PLAIN)
-    plain = not coded and last not in _INSTRUCTIONS
+    coded = candidate.method is not None and getattr(discover.method(last), "CODES", False)
+    rates = _CONV if kind == "conv" else _DENSE
+    arithmetic = last if last in rates else "codes" if coded else "plain"
     return {
         "bytes": float(candidate.size),
-        "instructions": (instructions_per_mac or guessed) * candidate.macs,
-        "ram": candidate.bytes * (_COPIES if plain else 1.0),
+        "instructions": (instructions_per_mac or rates[arithmetic]) * candidate.macs,
+        "ram": candidate.bytes * (_COPIES if arithmetic == "plain" else 1.0),
     }
 
 

@@ -24,12 +24,15 @@ class Column:
     takes: dict[str, float]
 
 
-def choose(columns: list[Column], limits: dict[str, float], least: str = "damage") -> list[int] | None:
+def choose(
+    columns: list[Column], limits: dict[str, float], least: str = "damage", prices: dict[str, float] | None = None
+) -> list[int] | None:
     """Indices of the chosen columns, in their order; None if nothing is within the limits.
 
     Args:
         limits: by resource, the most that all chosen ones together may take; `damage` is one too.
         least: what is to be least: `damage`, or a resource. Of equals the one with fewer bytes.
+        prices: by resource, what is added to that for each unit.
     """
     layers = sorted({name for column in columns for name in column.covers})
     row = {name: i for i, name in enumerate(layers)}
@@ -41,7 +44,8 @@ def choose(columns: list[Column], limits: dict[str, float], least: str = "damage
         unit = max(limit, 1e-9) / 1e4
         taken = _amounts(columns, resource) / unit
         constraints.append(LinearConstraint(taken[None], -np.inf, 1e4))
-    cost = _amounts(columns, least)
+    prices = prices or {}
+    cost = _amounts(columns, least) + sum(price * _amounts(columns, resource) for resource, price in prices.items())
     cost = cost / (_UNIT if least == "damage" else max(1e-9, cost.max() / 1e6))
     bytes = _amounts(columns, "bytes")
     cost = cost + 1e-4 * bytes / max(1.0, bytes.max())
@@ -57,7 +61,8 @@ def choose(columns: list[Column], limits: dict[str, float], least: str = "damage
     chosen = [j for j, x in enumerate(found.x) if x > 0.5]
     over = [r for r, limit in limits.items() if _amounts([columns[j] for j in chosen], r).sum() > limit]
     if over:  # by no more than the solver's tolerance
-        return choose(columns, {r: limit * (1 - 1e-5) if r in over else limit for r, limit in limits.items()}, least)
+        tighter = {r: limit * (1 - 1e-5) if r in over else limit for r, limit in limits.items()}
+        return choose(columns, tighter, least, prices)
     return chosen
 
 

@@ -13,12 +13,15 @@ class Options(Record):
     """methods: chains to choose from, separated by commas; all there are unless told. samples: of the calibration
     split, by which candidates and plans are judged; those that codes are fitted to are others, if there are enough.
     rounds: plans that are built and looked at before one is chosen. drop: points that a plan may lose on the
-    calibration split where --max-drop says nothing; what loses more is no answer to a budget."""
+    calibration split where --max-drop says nothing; what loses more is no answer to a budget. speed: nats that a plan
+    may lose more for each time it saves as many instructions as the original takes; they are seen where little else is
+    lost."""
 
     methods: str = ""
     samples: int = Field(1024, ge=16)
     rounds: int = Field(4, ge=1)
     drop: float = Field(5.0, ge=0)
+    speed: float = Field(2e-5, ge=0)
 
     @property
     def chains(self) -> tuple[str, ...]:

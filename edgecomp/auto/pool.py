@@ -26,6 +26,7 @@ from .options import Options
 from .trials import Runner, Task, Trial, trials
 
 _SLACK = 1.1  # times the least error of that size is as good
+_SLOWER = 2.0  # times the instructions, and it does not take the place of a faster one, whatever it loses
 _LEAST = 1e-6  # nats; less damage is none
 _PART, _LEAST_ROWS, _LARGE = 8, 256, 1 << 22  # one in so many outputs of a layer of many rows and weights
 _CODED, _LEFT = 0.05, 0.001  # of the budget: layers of no more bytes are only coded, or left alone
@@ -76,7 +77,8 @@ class Pool:
 
     def takes(self, candidate: Candidate) -> dict[str, float]:
         """By resource, see `costs`."""
-        return costs.takes(candidate, self._rates.get(id(candidate)))
+        kind = kind_of(self.model.net.get_submodule(candidate.layers[0]))
+        return costs.takes(candidate, kind, self._rates.get(id(candidate)))
 
     def fill(self, limit: int, thorough: bool = False) -> None:
         """Finds out about the candidates that leave the other layers enough within `limit` bytes.
@@ -208,7 +210,9 @@ class Pool:
         return group.kind == "dense" and layer.weight.numel() >= _LARGE and len(layer.weight) >= _PART * _LEAST_ROWS
 
     def _no_slower(self, one: Candidate, other: Candidate) -> bool:
-        return self.request.limits.instructions is None or one.macs <= other.macs
+        """Or not so much that it is worth to know the other one too."""
+        most = _SLOWER if self.request.limits.instructions is None else 1.0
+        return self.takes(one)["instructions"] <= most * self.takes(other)["instructions"]
 
     def _try(self, group: Group, wanted: list[Candidate]) -> None:
         """Fits candidates, and puts them through the net where that is little more work."""

@@ -109,6 +109,11 @@ class _Searcher:
 
     # --- choosing -----------------------------------------------------------------------------------------
 
+    def _nats_per_instruction(self) -> float:
+        """A plan that does as little damage with fewer instructions is the better one."""
+        original = sum(self.pool.takes(group[0])["instructions"] for group in self.pool.every)
+        return self.pool.options.speed / max(1.0, original)
+
     def _limits(self) -> dict[str, float]:
         limits: dict[str, float] = {"bytes": self.budget - self.container}
         for resource, limit in self.resources.items():
@@ -125,7 +130,9 @@ class _Searcher:
         flat = [candidate for group in left for candidate in group]
         columns = [Column(c.layers, self._damage_of(c), self.pool.takes(c)) for c in flat]
         limits = {"bytes": self._limits()["bytes"]} if least else self._limits()
-        chosen = knapsack.choose(columns, limits, least or ("bytes" if self.seeks_least else "damage"))
+        least = least or ("bytes" if self.seeks_least else "damage")
+        prices = {"instructions": self._nats_per_instruction()} if least == "damage" else {}
+        chosen = knapsack.choose(columns, limits, least, prices)
         if chosen is None:
             return None
         by_layer = {flat[j].layers: flat[j] for j in chosen}
@@ -191,7 +198,7 @@ class _Searcher:
         return looked
 
     def _best(self, looked: Seen) -> tuple[Choice, Looked]:
-        return min(looked.values(), key=lambda pair: self._rank(pair[1]))
+        return min(looked.values(), key=lambda pair: self._rank(*pair))
 
     def _lossy(self, best: Choice, found: Looked, budget: int, least: float) -> LimitError:
         self.container = found.file_bytes - best.size
@@ -228,12 +235,13 @@ class _Searcher:
         limits = self.resources.items()
         return max([0.0, *(found.measured.get(r, 0.0) / limit - 1 for r, limit in limits)])
 
-    def _rank(self, found: Looked) -> tuple[float, ...]:
+    def _rank(self, choice: Choice, found: Looked) -> tuple[float, ...]:
         """The less, the better."""
         over = max(0, found.file_bytes - self.budget), self._excess(found)
         if self.seeks_least:
             return *over, max(0.0, found.drop_at_most - self.most_drop), found.file_bytes
-        return *over, found.damage
+        instructions = sum(self.pool.takes(pick)["instructions"] for pick in choice.picks)
+        return *over, found.damage + self._nats_per_instruction() * instructions
 
     def _learn(self, choice: Choice, found: Looked) -> None:
         """What the file has beyond its layers, what every group's candidate really added, and how far to go."""
