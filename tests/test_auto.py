@@ -70,6 +70,13 @@ def test_the_choice_is_the_best_there_is(seed, least):
         assert got == pytest.approx(expected, abs=1e-3)
 
 
+def test_instructions_have_a_price_where_damage_is_alike():
+    slow, fast = (Column(("layer",), damage, {"bytes": 1, "instructions": n}) for damage, n in ((1.0, 9), (1.1, 1)))
+    assert knapsack.choose([slow, fast], {"bytes": 9}) == [0]
+    assert knapsack.choose([slow, fast], {"bytes": 9}, prices={"instructions": 0.01}) == [0]
+    assert knapsack.choose([slow, fast], {"bytes": 9}, prices={"instructions": 0.02}) == [1]
+
+
 def test_a_candidate_for_several_layers_takes_the_place_of_all():
     alone = [Column((name,), 1.0, {"bytes": 10.0}) for name in "ab"]
     together = Column(("a", "b"), 1.5, {"bytes": 15.0})
@@ -156,7 +163,7 @@ def test_trials_are_the_same_in_any_process(model, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1]) == json.loads(evaluate(task).model_dump_json())
 
 
-def test_a_chain_is_fitted_only_if_nothing_smaller_is_nearer_than_its_factorization(model):
+def test_a_chain_is_fitted_only_if_nothing_smaller_and_no_slower_is_nearer_than_its_factorization(model):
     groups = [group_of(model, "dense1")]
     pool = Pool(model, Request(), options(("methods=pq,svd,svd:kmeans",)), "executorch", groups, Runner(model))
     (every,) = pool.every
@@ -165,7 +172,7 @@ def test_a_chain_is_fitted_only_if_nothing_smaller_is_nearer_than_its_factorizat
     pool._trials[id(svd)] = Trial(error=0.5, damage=None)
     assert pool._promising(chains, every) == chains
     larger = [c for c in chains if c.bytes > min(chain.bytes for chain in chains)]
-    other = next(c for c in every if c.method == "pq").model_copy(update={"bytes": larger[0].bytes})
+    other = next(c for c in every if c.method == "pq").model_copy(update={"bytes": larger[0].bytes, "macs": 0})
     every.append(other)
     pool._trials[id(other)] = Trial(error=0.49, damage=None)
     assert not any(c.bytes >= other.bytes and c is not pool.smallest[0] for c in pool._promising(chains, every))
