@@ -21,7 +21,7 @@ class Options(Record):
     samples: int = Field(1024, ge=16)
     rounds: int = Field(4, ge=1)
     drop: float = Field(5.0, ge=0)
-    speed: float = Field(2e-5, ge=0)
+    speed: float = Field(2e-4, ge=0)
 
     @property
     def chains(self) -> tuple[str, ...]:
