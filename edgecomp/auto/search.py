@@ -44,11 +44,6 @@ class Choice:
     def key(self) -> tuple[int, ...]:
         return tuple(map(id, self.picks))
 
-    @property
-    def size(self) -> int:
-        """What the file is larger for."""
-        return sum(pick.size for pick in self.picks)
-
 
 def search(
     model: Model, base: Plan, groups: list[Group], request: Request, work: Workspace, engine: Engine | None = None
@@ -82,6 +77,7 @@ class _Searcher:
     scales: dict[str, float] = field(default_factory=dict)  # by the first name of the group
     offsets: dict[str, float] = field(default_factory=dict)  # by resource: what files take beyond what is predicted
     damage_limit: float = _FIRST_LIMIT
+    trusting: bool = True  # in what files are said to have for candidates beside their weights
 
     @property
     def resources(self) -> dict[str, float]:
@@ -109,6 +105,14 @@ class _Searcher:
 
     # --- choosing -----------------------------------------------------------------------------------------
 
+    def _takes(self, candidate: Candidate) -> dict[str, float]:
+        taken = self.pool.takes(candidate)
+        return taken if self.trusting else {**taken, "bytes": float(candidate.bytes)}
+
+    def _size(self, choice: Choice) -> int:
+        """Of a file, without what the search takes for the same in all of them."""
+        return sum(round(self._takes(pick)["bytes"]) for pick in choice.picks)
+
     def _nats_per_instruction(self) -> float:
         """A plan that does as little damage with fewer instructions is the better one."""
         original = sum(self.pool.takes(group[0])["instructions"] for group in self.pool.every)
@@ -128,7 +132,7 @@ class _Searcher:
         if not all(left):
             return None
         flat = [candidate for group in left for candidate in group]
-        columns = [Column(c.layers, self._damage_of(c), self.pool.takes(c)) for c in flat]
+        columns = [Column(c.layers, self._damage_of(c), self._takes(c)) for c in flat]
         limits = {"bytes": self._limits()["bytes"]} if least else self._limits()
         least = least or ("bytes" if self.seeks_least else "damage")
         prices = {"instructions": self._nats_per_instruction()} if least == "damage" else {}
@@ -165,7 +169,7 @@ class _Searcher:
             )
             for c, l in looked.values()
         ]
-        self.container = found.file_bytes - best.size
+        self.container = found.file_bytes - self._size(best)
         return self._plan(best, looks)
 
     def _looks(self, looker: Looker, before: Seen) -> Seen:
@@ -174,6 +178,12 @@ class _Searcher:
         rounds, at_an_end = self.pool.options.rounds, bool(before)
         while len(looked) < rounds + (0 if self._answered(looked) else _EXTRA):
             choice = self._refined(self._choose())
+            if choice is None and looked and self.pool.weighed and self.trusting and not self._answered(looked):
+                # Close to the least that can be the errors of small files decide; other choices may fit.
+                self.trusting = False
+                last, found = list(looked.values())[-1]
+                self.container = found.file_bytes - self._size(last)
+                continue
             if (choice is None or choice.key in looked) and not at_an_end and not self._answered(looked):
                 at_an_end = True
                 choice = self._refined(self._nearest(looker))
@@ -201,7 +211,7 @@ class _Searcher:
         return min(looked.values(), key=lambda pair: self._rank(*pair))
 
     def _lossy(self, best: Choice, found: Looked, budget: int, least: float) -> LimitError:
-        self.container = found.file_bytes - best.size
+        self.container = found.file_bytes - self._size(best)
         stated = "" if self.pool.request.max_drop is not None else " (--max-drop allows more)"
         return LimitError(
             f"no plan within a file of {format_bytes(budget)} loses at most {self.most_drop:g} points{stated}, but "
@@ -245,7 +255,7 @@ class _Searcher:
 
     def _learn(self, choice: Choice, found: Looked) -> None:
         """What the file has beyond its layers, what every group's candidate really added, and how far to go."""
-        self.container = found.file_bytes - choice.size + (0 if self._fits(found) else 64)
+        self.container = found.file_bytes - self._size(choice) + (0 if self._fits(found) else 64)
         for resource, taken in found.measured.items():
             self.offsets[resource] = taken - sum(self.pool.takes(pick)[resource] for pick in choice.picks)
         for pick in choice.picks:
@@ -263,9 +273,10 @@ class _Searcher:
         Raises:
             LimitError: there is none.
         """
-        choice = Choice(self.pool.smallest, float("nan"))
+        smallest = (min(group, key=lambda c: self._takes(c)["bytes"]) for group in self.pool.every)
+        choice = Choice(tuple(smallest), float("nan"))
         found = looker.look(self._plan(choice), 0)
-        self.container = found.file_bytes - choice.size
+        self.container = found.file_bytes - self._size(choice)
         if found.file_bytes <= self.budget:
             self.pool.fill(self.budget, thorough=True)
             again = self._choose()
@@ -285,7 +296,7 @@ class _Searcher:
             return
         show = format_count if resource == "instructions" else format_bytes
         limit = f"a file of {format_bytes(most)}" if resource == "bytes" else f"{show(most)} of {resource}"
-        self.container = found.file_bytes - choice.size
+        self.container = found.file_bytes - self._size(choice)
         raise LimitError(
             f"no plan is within {limit}: the nearest takes {show(taken)} "
             f"and loses {found.drop_points:.2f} points on calibration samples",
@@ -296,7 +307,7 @@ class _Searcher:
     def _held_back(self, choice: Choice, resource: str) -> str:
         """The layers that take the most."""
         show = format_count if resource == "instructions" else format_bytes
-        amounts = sorted(((self.pool.takes(pick)[resource], pick) for pick in choice.picks), key=lambda pair: -pair[0])
+        amounts = sorted(((self._takes(pick)[resource], pick) for pick in choice.picks), key=lambda pair: -pair[0])
         held = ", ".join(f"{pick.layers[0]} {show(amount)} ({pick.name})" for amount, pick in amounts[:4])
         return held + (f"; the file itself takes {format_bytes(self.container)}" if resource == "bytes" else "")
 
@@ -317,7 +328,7 @@ class _Searcher:
             samples=self.pool.options.samples,
             candidates=sum(map(len, self.pool.kept)),
             limits=self._limits(),
-            container_bytes=self.container + choice.size - sum(pick.bytes for pick in choice.picks),
+            container_bytes=self.container + self._size(choice) - sum(pick.bytes for pick in choice.picks),
             looks=looks,
         )
         return self.base.model_copy(update={"entries": entries, "search": found})
