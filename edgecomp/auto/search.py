@@ -152,7 +152,7 @@ class _Searcher:
         looked = self._looks(looker, {})
         best, found = self._best(looked)
         if self._fits(found) and found.drop_points > self.most_drop and not self.seeks_least:
-            budget, least = self.budget, found.drop_points
+            budget, least = self.budget, min(l.drop_points for _, l in looked.values() if self._fits(l))
             looked |= self._looks_within_drop(looker, looked)
             best, found = self._best(looked)
             if found.file_bytes > budget:
