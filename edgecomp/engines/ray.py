@@ -46,7 +46,7 @@ class Ray:
 
     def share(self, value: Any) -> ray.ObjectRef:
         """Puts it into the object store, from where every node fetches it once."""
-        return ray.put(_arrays(sharing.pack(value)))
+        return ray.put(arrays(sharing.pack(value)))
 
     def run(
         self, function: Callable[..., Any], tasks: Sequence[Any], *shared: ray.ObjectRef, done: Done | None = None
@@ -58,7 +58,7 @@ class Ray:
             while waiting or running:
                 while waiting and (self._limit is None or len(running) < self._limit):
                     index = waiting.pop()
-                    message = _arrays(sharing.pack((function, tasks[index])))
+                    message = arrays(sharing.pack((function, tasks[index])))
                     running[self._remote.remote(code_digest(), message, list(shared))] = index
                 for reference in ray.wait(list(running), num_returns=1)[0]:
                     index = running.pop(reference)
@@ -105,7 +105,7 @@ def _task(digest: str, message: list[Any], shared: list[ray.ObjectRef]) -> list[
             outcome = Outcome(error=BuildError(f"node {node}: {error}", same))
         else:
             outcome = attempt(function, task, values)
-    return _arrays(sharing.pack(outcome))
+    return arrays(sharing.pack(outcome))
 
 
 @lru_cache(maxsize=64)
@@ -113,7 +113,7 @@ def _value(reference: ray.ObjectRef) -> Any:
     return sharing.unpack(ray.get(reference))
 
 
-def _arrays(parts: list[Any]) -> list[np.ndarray]:
+def arrays(parts: list[Any]) -> list[np.ndarray]:
     """Parts as Ray keeps them apart and gives them out without a copy."""
     return [np.frombuffer(part, np.uint8) for part in parts]
 

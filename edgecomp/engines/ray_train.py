@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -24,6 +23,7 @@ from .. import progress, sharing
 from ..errors import BuildError
 from ..files import atomic_file
 from ..workspace import code_digest
+from .ray import arrays
 
 _FAILURES = 3  # times that workers may be lost
 _POLL = 0.5  # seconds
@@ -72,7 +72,7 @@ def train(loop: Loop, task: Any, kept: Path, workers: int, told: Callable[[int, 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     state = kept.read_bytes() if kept.exists() else None
     keeper = ray.remote(num_cpus=0)(_Keeper).options(scheduling_strategy=here).remote(state)
-    config = {"keeper": keeper, "code": code_digest(), "work": ray.put(_arrays((loop, task)))}
+    config = {"keeper": keeper, "code": code_digest(), "work": ray.put(arrays(sharing.pack((loop, task))))}
     failures: list[Exception] = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
@@ -141,7 +141,3 @@ def _worker(config: dict[str, Any]) -> None:
         if state is not None:
             kept.write_bytes(state)
         loop(task, kept, Peers(keeper))
-
-
-def _arrays(value: Any) -> list[np.ndarray]:
-    return [np.frombuffer(part, np.uint8) for part in sharing.pack(value)]
