@@ -151,13 +151,23 @@ class Bench:
         return rows
 
 
-def page(bench: Bench, budgets: list[int], names: list[str]) -> str:
-    """The tables of one model."""
+def page(bench: Bench, wanted: list[str], names: list[str]) -> str:
+    """The tables of one model at budgets like 10MB and 1/20."""
     assert bench.model.data is not None
     test = bench.model.data.test
     before = measure.score(bench.model.data, bench.original_outputs())
-    lines = [f"## {bench.name}", "", f"{before:.2f} % of {len(test):,} samples of {test.name} before.", ""]
-    for budget in budgets:
+    seeds = " ".join(map(str, bench.seeds))
+    options = f" --seeds {seeds}" if len(bench.seeds) > 1 else ""
+    lines = [
+        f"## {bench.name}, seed {seeds}",
+        "",
+        f"    python benchmarks/auto.py {bench.name} {' '.join(wanted)}{options}",
+        "",
+        f"{before:.2f} % of {len(test):,} samples of {test.name} before.",
+        "",
+    ]
+    size = original_file(bench.model, "executorch").stat().st_size
+    for budget in (size // int(each[2:]) if each.startswith("1/") else parse_bytes(each) for each in wanted):
         auto = bench.built("auto", _WHATEVER_IT_LOSES, budget)
         rows: list[Row] = [("auto", (), auto), *bench.rivals(budget, names)]
         cells = [_cells(row, auto, before) for row in sorted(rows, key=lambda row: -_mean(row[2], "accuracy"))]
@@ -227,9 +237,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
     bench = Bench(arguments.model, arguments.folder, arguments.seeds)
-    size = original_file(bench.model, "executorch").stat().st_size
-    budgets = [size // int(b[2:]) if b.startswith("1/") else parse_bytes(b) for b in arguments.budgets]
-    text = page(bench, budgets, arguments.rivals.split(",,"))
+    text = page(bench, arguments.budgets, arguments.rivals.split(",,"))
     write_text(arguments.markdown, text) if arguments.markdown else print(text)
 
 
