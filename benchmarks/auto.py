@@ -112,15 +112,15 @@ class Bench:
             report = build(request)
             path = out / "model.pte"
             outputs = measure.test_outputs(self.model, report.runtime, path)
-        made = json.loads((out / "plan.json").read_text())
+        made, original = json.loads((out / "plan.json").read_text()), self.original_outputs()
         return {
             "bytes": path.stat().st_size,
             "samples": len(outputs),
             "container": report.layers[-1].bytes,
             "accuracy": measure.score(self.model.data, outputs),
             "right": np.packbits(outputs.argmax(1) == self.model.data.test.targets).tobytes().hex(),
-            "agreement": measure.answers_agree(outputs, self.original_outputs()),
-            "divergence": divergence(outputs, self.original_outputs()).item(),
+            "agreement": measure.answers_agree(outputs, original),
+            "divergence": divergence(outputs, original).item(),
             "calibration_drop": self._calibration_drop(report.runtime, path),
             "search": made.get("search"),
             "plan": made["entries"],
