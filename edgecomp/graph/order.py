@@ -27,20 +27,6 @@ _POOLING = {_aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_a
 _FLATTENING = {_aten.flatten.using_ints, _aten.view.default, _aten.reshape.default}
 
 
-def trace(net: nn.Module, example_inputs: tuple[Tensor, ...], name: str) -> torch.export.ExportedProgram:
-    """`torch.export` of the net in evaluation mode.
-
-    Raises:
-        BuildError: torch.export refuses the net; its own message is passed on.
-    """
-    try:
-        return torch.export.export(net.eval(), example_inputs)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BuildError(
-            f"{name}: torch.export cannot trace the model: {reason}",
-            "The forward pass must be free of data-dependent Python control flow; try torch.export.export() on it.",
-        ) from error
 
 
 def note_image_sizes(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
