@@ -13,13 +13,18 @@ Outputs = tuple[Tensor, ...]
 
 
 class Given(nn.Module):
-    """Calls `module` with tensors by their place, or by `names` where it takes keywords; gives all tensors it gives."""
+    """Calls `module` with tensors by their place, or by `names` where it takes keywords, in the precision of `dtypes`;
+    gives all tensors that it gives."""
 
-    def __init__(self, module: nn.Module, names: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, module: nn.Module, names: tuple[str, ...] = (), dtypes: tuple[torch.dtype, ...] | None = None
+    ) -> None:
         super().__init__()
-        self.module, self.names = module, names
+        self.module, self.names, self.dtypes = module, names, dtypes
 
     def forward(self, *inputs: Tensor) -> Outputs:
+        if self.dtypes is not None:
+            inputs = tuple(x if x.dtype == dtype else x.to(dtype) for x, dtype in zip(inputs, self.dtypes, strict=True))
         keywords = dict(zip(self.names, inputs, strict=True)) if self.names else {}
         return leaves(self.module(**keywords) if self.names else self.module(*inputs))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
 from typing import Any
@@ -20,9 +21,11 @@ class CanonicalNet(nn.Module):
     Attributes:
         batch: the only number of samples that the graph takes; None if it takes any. More samples are then given to it
             so many at a time, and what comes out is put together.
+        calls: how often each layer is called, by name.
+        unused: parameters of the user's module that its outputs do not depend on, by name.
     """
 
-    def __init__(self, root: nn.Module, graph: fx.Graph, batch: int | None) -> None:
+    def __init__(self, root: nn.Module, graph: fx.Graph, batch: int | None, unused: tuple[str, ...] = ()) -> None:
         super().__init__()
         held = fx.GraphModule(root, graph)  # with what the graph names, and nothing else
         for owned in ("_modules", "_parameters", "_buffers"):
@@ -31,7 +34,17 @@ class CanonicalNet(nn.Module):
         self.batch, self._source = batch, code.src
         used = set(re.findall(r"\w+", code.src))
         self._names = {name: _place_of(value) for name, value in code.globals.items() if name in used}
+        calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+        self.calls, self.unused = {name: calls.count(name) for name in calls}, unused
         self._compile()
+
+    def digest(self) -> str:
+        """SHA-256 over the program, and names, shapes and bytes of all tensors."""
+        digest = hashlib.sha256(f"{self.batch} {self._source}".encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def forward(self, *inputs: Tensor) -> Tensor | Outputs:
         if self.batch is None or not inputs[0].dim() or len(inputs[0]) == self.batch:

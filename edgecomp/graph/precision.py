@@ -16,15 +16,20 @@ def other_precision(net: nn.Module) -> str:
     return str(max(set(found), key=found.count)).removeprefix("torch.") if found else ""
 
 
+def single(x: Tensor) -> Tensor:
+    """fp32 in the place of other precisions."""
+    return x.float() if x.dtype in OTHERS else x
+
+
 def to_fp32(module: fx.GraphModule) -> None:
     """Makes every floating-point tensor of a traced graph fp32, those too that operators convert or create."""
 
-    def single(value: Any) -> Any:
+    def other(value: Any) -> Any:
         return torch.float32 if isinstance(value, torch.dtype) and value in OTHERS else value
 
     for node in module.graph.nodes:
-        node.args = torch.utils._pytree.tree_map(single, node.args)
-        node.kwargs = torch.utils._pytree.tree_map(single, node.kwargs)
+        node.args = torch.utils._pytree.tree_map(other, node.args)
+        node.kwargs = torch.utils._pytree.tree_map(other, node.kwargs)
     made: dict[int, Tensor] = {}  # what is shared stays shared
     for part in module.modules():
         for owned in (part._parameters, part._buffers):
@@ -34,5 +39,5 @@ def to_fp32(module: fx.GraphModule) -> None:
 
 
 def _single(tensor: Tensor) -> Tensor:
-    single = tensor.detach().float()
-    return nn.Parameter(single, requires_grad=False) if isinstance(tensor, nn.Parameter) else single
+    value = tensor.detach().float()
+    return nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value

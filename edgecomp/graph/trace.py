@@ -55,7 +55,7 @@ def trace(given: Given, examples: Examples, name: str) -> Traced:
         return Traced(program.module(check_guards=False), batch)
 
 
-def of_program(program: torch.export.ExportedProgram) -> Traced:
+def traced_program(program: torch.export.ExportedProgram) -> Traced:
     """The same of a program that was exported before."""
     module = program.module(check_guards=False)
     inputs = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ..graph.given import Given
+
 
 class Limits(Record):
     """What the result may take at most, beside the bytes of its file and the drop; None where nothing was said.
@@ -78,7 +80,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network, ready to compress: `net` with its batch norms folded, `trained` as it was trained."""
+    """A trained network, ready to compress: `net` is canonical (see `edgecomp.graph`), `given` calls the user's module;
+    None for a file. The digest is of the net's tensors and its program."""
 
     name: str
     source: str
@@ -86,7 +89,12 @@ class Model:
     example_inputs: tuple[torch.Tensor, ...]
     data: Data | None
     sha256: str
-    trained: torch.nn.Module | None = None
+    given: Given | None = None
+
+    @property
+    def trained(self) -> torch.nn.Module | None:
+        """The user's module, as it was trained."""
+        return self.given and self.given.module  # type: ignore[return-value]
 
     @property
     def parameters(self) -> int:
