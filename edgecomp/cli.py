@@ -121,8 +121,8 @@ def build(
     from rich.console import Console
 
     from .pipeline import build as run
+    from .pipeline import check
     from .pipeline import dry_run as show_plan
-    from .plan import check
     from .records import Request
     from .report import print_report
     from .units import parse_bytes

@@ -24,9 +24,9 @@ from .errors import BuildError, UsageError
 from .file_net import FileNet
 from .files import atomic_folder, cache_folder, sha256_file
 from .layers.codebook import CodebookEmbedding, Coded
+from .layers.matrix import parameter_bytes
 from .layers.quantized import Quantized
 from .layers.stock import Stock, without_custom_ops
-from .plan import parameter_bytes
 from .records import Artifact, Compressed, LayerReport, Model, Plan, Proof, Report
 from .workspace import Workspace, stage_key
 

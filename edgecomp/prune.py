@@ -21,9 +21,9 @@ from .chain import Chain, restore
 from .errors import UsageError
 from .files import atomic_file
 from .layers.matrix import kind_of
-from .pruning.groups import Group, find_groups, proven
+from .pruning.groups import Group, find_groups
 from .pruning.job import Job
-from .pruning.surgery import removed
+from .pruning.surgery import proven, removed
 from .pruning.tuning import Tuning, steps_of
 from .pruning.widths import LayerSize, cut_sizes, layer_sizes, rounded, uniform, widest
 from .records import ChannelGroup, Model, Pruning, Request

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import budgets, discover, limits, measure, native, plan, progress
+from . import budgets, discover, limits, measure, native, pipeline, plan, progress
 from .budgets import Ladder
 from .compress import CALIBRATION_SAMPLES
 from .engines import Engine, Outcome
@@ -53,9 +53,9 @@ def check(request: SweepRequest) -> None:
     """
     for text in request.base.settings:
         if not any(text in budgets.settings_for(method, (text,)) for method in request.methods):
-            plan.check(replace(request.base, method="+".join(request.methods)))  # says which there are
+            pipeline.check(replace(request.base, method="+".join(request.methods)))  # says which there are
     for method in request.methods:
-        plan.check(_base_request(request, method))
+        pipeline.check(_base_request(request, method))
 
 
 def sweep(request: SweepRequest, engine: Engine) -> Sweep:

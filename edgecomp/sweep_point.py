@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from . import measure, plan
+from . import measure, pipeline
 from .compress import compress
 from .export import export
 from .plan import AUTO
@@ -66,7 +66,7 @@ def build_point(wanted: Wanted, base: Base) -> Built:
     model = base.model
     with tempfile.TemporaryDirectory() as folder, Workspace(Path(folder, "point")) as work:
         asked = {"method": wanted.method, "settings": wanted.settings, "budget_bytes": wanted.budget_bytes}
-        decided = plan.plan(model, replace(base.request, out=work.folder, **asked), work)
+        decided = pipeline.make_plan(model, replace(base.request, out=work.folder, **asked), work)
         recovered = recover(model, decided, compress(model, decided, work), work)
         artifact = export(model, decided, recovered, work)
         validation, test = (_judged(base, split, artifact.path, decided.runtime) for split in _splits(base))

@@ -11,9 +11,9 @@ from torch import nn
 from edgecomp import calibration, checkpoint, compress, plan, recover, ttd
 from edgecomp.chain import parse
 from edgecomp.errors import UsageError
+from edgecomp.layers.matrix import parameter_bytes
 from edgecomp.load import load
 from edgecomp.methods import coupled_tt, tt
-from edgecomp.plan import parameter_bytes
 from edgecomp.records import Request
 from edgecomp.workspace import Workspace
 

@@ -66,8 +66,9 @@ RANKS = [
     {"protocol", "plots", "junit", "summary"},
     {"page", "compare"},
     {"load", "plan", "auto", "compress", "recover", "export", "measure", "report", "doctor"},
+    {"pipeline"},
     {"budgets", "sweep_point", "sweep_measure", "sweep_page", "sweep_plot"},
-    {"pipeline", "papers", "sweep"},
+    {"papers", "sweep"},
     {"listings"},
     {"cli"},
 ]

@@ -8,8 +8,8 @@ from conftest import TINY_DATA
 
 from edgecomp import chain, checkpoint, compress, discover, plan, prune, trial
 from edgecomp.errors import UsageError
+from edgecomp.layers.matrix import parameter_bytes
 from edgecomp.load import load
-from edgecomp.plan import parameter_bytes
 from edgecomp.pruning.widths import layer_sizes
 from edgecomp.records import Request
 from edgecomp.workspace import Workspace

@@ -17,7 +17,7 @@ from edgecomp import checkpoint, export, pipeline, tflite
 from edgecomp.errors import BuildError, UsageError
 from edgecomp.layers.codebook import Coded
 from edgecomp.load import load
-from edgecomp.plan import check
+from edgecomp.pipeline import check
 from edgecomp.records import Request
 
 METHODS = ("binary", "kmeans", "palettize", "pq", "rq")

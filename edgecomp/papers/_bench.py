@@ -17,8 +17,7 @@ from .. import calibration, chain, markdown, progress
 from ..calibration import Inputs
 from ..compress import CALIBRATION_SAMPLES, replace_weights
 from ..files import write_text
-from ..layers.matrix import kind_of
-from ..plan import parameter_bytes
+from ..layers.matrix import kind_of, parameter_bytes
 from ..records import Model, Record
 from ..train import predict
 from ..workspace import stage_key

@@ -16,8 +16,8 @@ from ..calibration import Inputs
 from ..compress import CALIBRATION_SAMPLES, aim_at_original, replace_weights
 from ..export import HOST_TARGET, write_records
 from ..files import cache_folder
+from ..layers.matrix import parameter_bytes
 from ..load import load
-from ..plan import parameter_bytes
 from ..records import Model, Record, Request
 from ..recover import train_net
 from ..train import predict

@@ -21,8 +21,8 @@ from torch import nn
 
 from .. import chain, discover, markdown, progress, prune
 from ..files import cache_folder, write_text
+from ..layers.matrix import parameter_bytes
 from ..load import load
-from ..plan import parameter_bytes
 from ..pruning.tuning import Tuning, steps_of
 from ..records import Model, Pruning, Record, Request
 from ..train import predict
