@@ -3,7 +3,7 @@
 import contextlib
 from dataclasses import replace
 
-from . import auto, devices, discover, engines, limits
+from . import auto, devices, discover, engines
 from .compress import compress
 from .errors import UsageError
 from .export import export, reopen
@@ -13,8 +13,8 @@ from .plan import AUTO, read_plan, runtime_and_chains
 from .plan import plan as plan_by_method
 from .records import Model, Plan, Report, Request
 from .recover import recover
-from .report import read_report, remeasured, report
-from .workspace import Workspace
+from .report import limits, read_report, remeasured, report
+from .util.workspace import Workspace
 
 
 def check(request: Request) -> None:

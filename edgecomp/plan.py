@@ -11,14 +11,18 @@ from pathlib import Path
 
 from torch import nn
 
-from . import chain, discover, graph, progress, prune, trial
+from . import chain, discover
 from .chain import Chain
+from .devices import probe
 from .errors import UsageError, unknown
-from .files import write_text
+from .graph.trace import execution_order, trace
 from .layers.matrix import KINDS, explicit_padding, kind_of, parameter_bytes
+from .pruning import stage as prune
 from .records import Model, Plan, PlanEntry, Pruning, Request
-from .units import format_bytes
-from .workspace import Workspace
+from .util import progress
+from .util.files import write_text
+from .util.units import format_bytes
+from .util.workspace import Workspace
 
 DEFAULT_RUNTIME = "executorch"
 AUTO = "auto"  # the method that chooses methods
@@ -36,7 +40,7 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         pruning, left = None, model
         if chains[0].prunes:
             wish, _ = chains[0].configs[0].wish
-            meter = trial.meter(wish, runtime, request.target, model)
+            meter = probe.meter(wish, runtime, request.target, model)
             pruning = prune.plan_channels(model, chains[0], request, work, meter)
             left, chains = prune.shaped(model, pruning), chains[1:]
         entries = decide(left, groups, chains, request)
@@ -117,7 +121,7 @@ def runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
 def tied_groups(model: Model) -> list[tuple[str, ...]]:
     """Names of the modules that own parameters, in the order of execution; those that share a weight together."""
     owners = {name: m for name, m in model.net.named_modules() if any(True for _ in m.parameters(recurse=False))}
-    order = graph.execution_order(graph.trace(model.net, model.example_inputs, model.name))
+    order = execution_order(trace(model.net, model.example_inputs, model.name))
     ordered = [name for name in order if name in owners] + [name for name in owners if name not in order]
     by_weight: dict[int, list[str]] = defaultdict(list)
     for name in ordered:

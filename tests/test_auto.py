@@ -28,7 +28,7 @@ from edgecomp.layers.matrix import kind_of, parameter_bytes
 from edgecomp.load import load
 from edgecomp.records import Request
 from edgecomp.recover import divergence
-from edgecomp.train import predict
+from edgecomp.training.train import predict
 
 FEW = ("--set", "auto.methods=pq,kmeans,int8,svd:kmeans", "--set", "auto.samples=256", "--set", "auto.rounds=2")
 

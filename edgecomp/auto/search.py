@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .. import discover, progress
+from .. import discover
 from ..engines import Engine
 from ..errors import LimitError, UsageError
 from ..export import original_file
 from ..layers.matrix import kind_of, parameter_bytes
 from ..plan import named_groups, not_meant, runtime_and_chains, without_entries, written
 from ..records import Look, Model, Plan, PlanEntry, Request, RunnerUp, Search
-from ..units import format_bytes, format_count
-from ..workspace import Workspace
+from ..util import progress
+from ..util.units import format_bytes, format_count
+from ..util.workspace import Workspace
 from . import costs, knapsack
 from .candidates import Candidate, Group
 from .knapsack import Column
