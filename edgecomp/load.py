@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from . import progress
 from .discover import model_files
 from .errors import BuildError, EdgecompError, UsageError, unknown
 from .graph.canonical import canonical, of_program, records_for
@@ -26,7 +25,8 @@ from .graph.given import Given
 from .graph.order import note_image_sizes
 from .graph.precision import other_precision, single
 from .records import Data, Model, Request, Split
-from .train import train
+from .training.train import train
+from .util import progress
 
 DEFAULT_MODEL = "fashion"
 
@@ -263,10 +263,10 @@ def _require_finite(net: nn.Module, source: str) -> None:
 
 def _from_tflite(path: Path) -> Model:
     try:
-        from . import tflite_model
+        from .runtimes.litert import reader
     except ImportError as error:
         raise BuildError(f"LiteRT cannot be imported: {error}", "pip install 'edgecomp[litert]'") from error
-    return tflite_model.load_file(path)
+    return reader.load_file(path)
 
 
 # --- torch.export archives --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import fusion
 
-from .errors import BuildError
+from ..errors import BuildError
 
 _WEIGHTED = {
     torch.ops.aten.linear.default,

@@ -23,7 +23,7 @@ class Traced:
     batch: int | None
 
 
-def export(net: nn.Module, examples: Examples, name: str) -> torch.export.ExportedProgram:
+def exported(net: nn.Module, examples: Examples, name: str) -> torch.export.ExportedProgram:
     """`torch.export` of a net for inputs of the examples' shapes.
 
     Raises:
@@ -51,7 +51,7 @@ def trace(given: Given, examples: Examples, name: str) -> Traced:
         program = _for_any_batch(given, examples)
         batch = None
         if program is None:
-            program, batch = export(given, examples, name), batch_of(examples)
+            program, batch = exported(given, examples, name), batch_of(examples)
         return Traced(program.module(check_guards=False), batch)
 
 

@@ -93,8 +93,8 @@ class Model:
 
     @property
     def trained(self) -> torch.nn.Module | None:
-        """The user's module, as it was trained."""
-        return self.given and self.given.module  # type: ignore[return-value]
+        """What can be trained on, and lose channels: the user's module, or the net where that is but a program."""
+        return self.net if self.given is None or hasattr(self.given.module, "graph") else self.given.module
 
     @property
     def parameters(self) -> int:
