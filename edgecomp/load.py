@@ -22,6 +22,7 @@ from .discover import model_files
 from .errors import BuildError, EdgecompError, UsageError, unknown
 from .graph.canonical import canonical, of_program, records_for
 from .graph.given import Given
+from .graph.net import CanonicalNet
 from .graph.order import note_image_sizes
 from .graph.precision import other_precision, single
 from .records import Data, Model, Request, Split
@@ -98,11 +99,13 @@ def _finished(model: Model) -> Model:
     return replace(model, sha256=model.net.digest())
 
 
-def _say_what_changed(given: Given, net: nn.Module) -> None:
+def _say_what_changed(given: Given, net: CanonicalNet) -> None:
     """Tells of another precision, and of weights that the forward pass does not use."""
     if precision := other_precision(given):
         progress.note(f"computed in fp32 from here on, not in {precision}")
-    if unused := net.unused:
+    learned = dict(given.module.named_parameters(remove_duplicate=False))
+    memory = {tensor.data_ptr() for name, tensor in learned.items() if name in net.used}
+    if unused := [name for name, tensor in learned.items() if tensor.numel() and tensor.data_ptr() not in memory]:
         progress.note(f"not used in evaluation, and so not in the file: {', '.join(unused)}")
 
 

@@ -22,20 +22,20 @@ class CanonicalNet(nn.Module):
         batch: the only number of samples that the graph takes; None if it takes any. More samples are then given to it
             so many at a time, and what comes out is put together.
         calls: how often each layer is called, by name.
-        unused: parameters of the user's module that its outputs do not depend on, by name.
+        used: parameters and buffers of the user's module that some operator takes, by name.
     """
 
-    def __init__(self, root: nn.Module, graph: fx.Graph, batch: int | None, unused: tuple[str, ...] = ()) -> None:
+    def __init__(self, root: nn.Module, graph: fx.Graph, batch: int | None, used: set[str]) -> None:
         super().__init__()
         held = fx.GraphModule(root, graph)  # with what the graph names, and nothing else
         for owned in ("_modules", "_parameters", "_buffers"):
             getattr(self, owned).update(getattr(held, owned))
         code = graph.python_code("self")
         self.batch, self._source = batch, code.src
-        used = set(re.findall(r"\w+", code.src))
-        self._names = {name: _place_of(value) for name, value in code.globals.items() if name in used}
+        words = set(re.findall(r"\w+", code.src))
+        self._names = {name: _place_of(value) for name, value in code.globals.items() if name in words}
         calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-        self.calls, self.unused = {name: calls.count(name) for name in calls}, unused
+        self.calls, self.used = {name: calls.count(name) for name in calls}, used
         self._compile()
 
     def digest(self) -> str:

@@ -45,7 +45,7 @@ class Rebuilder:
         self._derived: dict[Any, Tensor] = {}
         self._wanted: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
-        self._unused = _unused(constants)
+        self._used = {str(n.target).removeprefix(ROOT) for n in self.graph.nodes if n.op == "get_attr" and n.users}
 
     def net(self, batch: int | None) -> CanonicalNet:
         """The net of the graph, whose nodes that some form fits are replaced."""
@@ -146,19 +146,11 @@ class Rebuilder:
         for node in self.graph.nodes:
             if node.op == "call_module":
                 node.target = names[node.target]
-        net = CanonicalNet(root, self.graph, batch, self._unused)
+        net = CanonicalNet(root, self.graph, batch, self._used)
         for owner, reason in self._reasons.items():
             if owner in plain.values():
                 net.get_submodule(owner.rpartition(".")[0]).reason = reason
         return net
-
-
-def _unused(constants: Constants) -> tuple[str, ...]:
-    """Parameters that no operator takes, or whose memory no operator takes under another name."""
-    taken = {n.target for n in constants.graph.nodes if n.op == "get_attr" and n.users}
-    memory = {p.data_ptr() for name, p in constants.module.named_parameters() if name in taken}
-    unused = {name: p for name, p in constants.module.named_parameters() if p.data_ptr() not in memory and p.numel()}
-    return tuple(name.removeprefix(ROOT) for name in unused)
 
 
 def _distinct(wanted: dict[str, str], taken: set[str]) -> dict[str, str]:
