@@ -1,6 +1,6 @@
 """Input channels of a layer in the order of their energy; the layer before it gives them out in that order.
 
-With error feedback (see there) later columns make up for the errors of earlier ones, so those whose errors weigh
+With `error_feedback` later columns make up for the errors of earlier ones, so those whose errors weigh
 most come first (GPTQ calls it act-order), and channels alike in energy share a block (PQF, Martinez et al. 2021, §3.2).
 Nothing is stored for it, and the network computes what it did.
 """
