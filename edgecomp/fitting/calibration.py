@@ -78,7 +78,7 @@ class Inputs:
 
     @property
     def damped(self) -> Tensor:
-        """H as methods take it, see `feedback.damped`."""
+        """H as methods take it, see `error_feedback.damped`."""
         return self.known("damped", lambda: damped(self.second_moment))
 
     @property
