@@ -27,6 +27,7 @@ from ..fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs
 from ..graph.order import channel_producers, execution_order
 from ..graph.trace import exported
 from ..layers.codebook import Coded
+from ..layers.layout import channels_last
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..load import load
@@ -144,7 +145,7 @@ class Bench:
         self.batches = judges(split, samples).inputs.split(_BATCH)
         if split.inputs.dim() == 4:
             self.batches = tuple(batch.contiguous(memory_format=torch.channels_last) for batch in self.batches)
-        self.net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
+        self.net = channels_last(copy.deepcopy(model.net))
         program = exported(model.net, model.example_inputs, model.name)
         self.order = execution_order(program)
         channel_order.order_by_energy(self.net, channel_producers(program), split.inputs[:ENERGY_SAMPLES])

@@ -77,14 +77,6 @@ class CanonicalNet(nn.Module):
         self._compile()
 
 
-def channels_last(net: nn.Module) -> nn.Module:
-    """Lays out the weights of the convolutions so that they are faster here; in place."""
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.to(memory_format=torch.channels_last)
-    return net
-
-
 def _place_of(value: Any) -> tuple[str, str]:
     """Where something that generated code names can be imported from."""
     if isinstance(value, type(torch)):

@@ -21,6 +21,7 @@ from ..devices.host import HOST_TARGET
 from ..devices.target import find_target
 from ..fitting import calibration
 from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
+from ..layers.layout import channels_last, contiguous
 from ..layers.matrix import parameter_bytes
 from ..load import load
 from ..records import Model, Record, Request
@@ -98,7 +99,7 @@ class ConvBench:
 
     def __post_init__(self) -> None:
         assert self.model.data is not None
-        self.net = copy.deepcopy(self.model.net).to(memory_format=torch.channels_last)
+        self.net = channels_last(copy.deepcopy(self.model.net))
         self.calibration = self.model.data.calibration.inputs[: self.calibration_samples]
         self.test = self.model.data.test.inputs[: self.test_samples]
         self.targets = self.model.data.test.targets[: self.test_samples]
@@ -155,7 +156,7 @@ class ConvBench:
             parts[name] = replace_weights(layer, method.settled(layer), inputs, 0)
         for name, part in parts.items():
             net.set_submodule(name, part)
-        return net.to(memory_format=torch.contiguous_format)
+        return contiguous(net)
 
     def _original_inputs(self, name: str) -> Inputs:
         if name not in self._inputs:

@@ -94,6 +94,11 @@ def shaped(model: Model, pruning: Pruning) -> Model:
     return _first_units(model, groups, keeps)
 
 
+def base(model: Model, pruning: Pruning | None) -> nn.Module:
+    """The net that a checkpoint's layers go into: the model's, or what pruning makes of it, whatever its weights."""
+    return shaped(model, pruning).net if pruning else model.net
+
+
 def pruned(model: Model, pruning: Pruning, seed: int, work: Workspace) -> Model:
     """The model without the channels that are to go: chosen, taken out, trained and folded. What is done is kept."""
     key = stage_key("prune", model.sha256, pruning.model_dump_json(), seed)

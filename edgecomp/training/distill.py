@@ -150,8 +150,8 @@ class _Run:
         self.limit, self.attempts = math.inf, 0
         self.answers: Tensor | None = None
         if split.inputs.dim() == 4:  # convolutions are faster so
-            self.teacher = copy.deepcopy(teacher).to(memory_format=torch.channels_last)
-            self.student.to(memory_format=torch.channels_last)
+            self.teacher = channels_last(copy.deepcopy(teacher))
+            channels_last(self.student)
         batches = max(1, len(split) // _BATCH)
         self.per_epoch = batches
         self.total = max(1, round(epochs * batches))
