@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .batches import joined, records
 from .given import Outputs, as_tuple
 
 
@@ -49,20 +50,9 @@ class CanonicalNet(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor | Outputs:
         if self.batch is None or not inputs[0].dim() or len(inputs[0]) == self.batch:
             return self._run(self, *inputs)
-        parts = [as_tuple(self._run(self, *record)) for record in self._records(inputs)]
-        joined = tuple(self._joined(outputs)[: len(inputs[0])] for outputs in zip(*parts, strict=True))
-        return joined if len(joined) > 1 else joined[0]
-
-    def _records(self, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
-        """As many samples as the graph takes at a time; the last ones are filled up with the last sample."""
-        missing = -len(inputs[0]) % self.batch  # type: ignore[operator]
-        full = [torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x for x in inputs]
-        return list(zip(*(x.split(self.batch) for x in full), strict=True))
-
-    def _joined(self, outputs: tuple[Tensor, ...]) -> Tensor:
-        """Along the samples, where an output has them."""
-        along = outputs[0].dim() and len(outputs[0]) == self.batch
-        return torch.cat(outputs) if along else torch.stack(outputs)
+        parts = [as_tuple(self._run(self, *record)) for record in records(inputs, self.batch)]
+        outputs = tuple(joined(output, self.batch, len(inputs[0])) for output in zip(*parts, strict=True))
+        return outputs if len(outputs) > 1 else outputs[0]
 
     def _compile(self) -> None:
         space: dict[str, Any] = {name: _at(*place) for name, place in self._names.items()}

@@ -65,6 +65,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def take(self, index: slice) -> tuple[torch.Tensor, ...]:
+        return (self.inputs[index],)
+
 
 @dataclass(frozen=True)
 class Data:

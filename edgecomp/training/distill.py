@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..engines import Engine
+from ..layers.layout import channels_last
 from ..records import Model, Split
 from ..util import progress
 from ..util.files import atomic_file
