@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..training.train import predict
+from ..training.outputs import predict
 
 
 @torch.no_grad()
