@@ -41,7 +41,7 @@ from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.target import find_target
 from edgecomp.fitting import calibration, tables
 from edgecomp.fitting.calibration import CALIBRATION_SAMPLES
-from edgecomp.graph.trace import note_image_sizes
+from edgecomp.graph.order import note_image_sizes
 from edgecomp.layers.matrix import explicit_padding, kind_of
 from edgecomp.load import load
 from edgecomp.records import Model, Request

@@ -16,7 +16,8 @@ from .engines import Engine
 from .errors import UsageError
 from .fitting import calibration, channel_order, tables
 from .fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs
-from .graph import trace
+from .graph.order import channel_producers, execution_order, upstream
+from .graph.trace import exported
 from .layers import checkpoint
 from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
 from .layers.quantized import static_parts
@@ -130,7 +131,7 @@ def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[_Job]:
             method = method.together([net.get_submodule(name) for name in entry.layers])
         jobs += [_Job(names, entry, method) for names in entry.units]
     if any(entry.coupled for entry in plan.entries):
-        order = trace.execution_order(trace.trace(model.net, model.example_inputs, model.name))
+        order = execution_order(exported(model.net, model.example_inputs, model.name))
         jobs.sort(key=lambda job: order.index(job.names[0]) if job.names[0] in order else len(order))
     return jobs
 
@@ -141,7 +142,7 @@ def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
     wanted = {name for name, entry in alone.items() if entry.method and entry.settings.get("permute")}
     if model.data is None or not wanted:
         return
-    found = trace.channel_producers(trace.trace(model.net, model.example_inputs, model.name))
+    found = channel_producers(exported(model.net, model.example_inputs, model.name))
     producers = {name: found[name] for name in alone if name in wanted and found.get(name) in alone}
     channel_order.order_by_energy(net, producers, model.data.calibration.inputs[:ENERGY_SAMPLES])
     for name, producer in producers.items():
@@ -150,13 +151,13 @@ def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
 
 def _waves(model: Model, jobs: list[_Job]) -> list[list[int]]:
     """The numbers of the jobs, those together whose inputs do not depend on each other; after those they depend on."""
-    upstream: dict[str, set[str]] = {}
+    inputs_from: dict[str, set[str]] = {}
     if model.data is not None:
-        upstream = trace.upstream(trace.trace(model.net, model.example_inputs, model.name))
+        inputs_from = upstream(exported(model.net, model.example_inputs, model.name))
     depth: list[int] = []
     for number, job in enumerate(jobs):
-        before = upstream.get(job.names[0], set())
-        unknown = model.data is not None and job.names[0] not in upstream
+        before = set().union(*(inputs_from.get(name, set()) for name in job.names))
+        unknown = model.data is not None and not inputs_from.keys() & set(job.names)
         needed = [d for d, other in zip(depth, jobs[:number], strict=True) if unknown or before & set(other.names)]
         depth.append(1 + max(needed, default=-1))
     return [[n for n, d in enumerate(depth) if d == wave] for wave in range(max(depth, default=-1) + 1)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import io
 import pickle
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,11 @@ from torch import Tensor, nn
 
 from .discover import model_files
 from .errors import BuildError, EdgecompError, UsageError, unknown
-from .graph.trace import fold_norms, note_image_sizes, trace, with_layers
+from .graph.canonical import canonical, of_program, records_for
+from .graph.given import Given
+from .graph.net import CanonicalNet
+from .graph.order import note_image_sizes
+from .graph.precision import other_precision, single
 from .records import Data, Model, Request, Split
 from .training.train import train
 from .util import progress
@@ -29,23 +33,19 @@ DEFAULT_MODEL = "fashion"
 
 
 def load(request: Request) -> Model:
-    """Loads the model that is asked for, with its trained weights, in evaluation mode and with batch norms folded.
+    """Loads the model that is asked for, with its trained weights, as a canonical net, see `edgecomp.graph`.
 
     Raises:
         UsageError: there is no such model.
-        BuildError: the file raises, lacks `build` or `example_inputs`, or its weights do not fit it.
+        BuildError: the file raises, lacks `build` or `example_inputs`, its weights do not fit it, or it cannot be traced.
     """
     reference = request.model or DEFAULT_MODEL
     with progress.stage("load", reference):
         model = _from_anywhere(reference, request.quick)
-        _require_finite(model)
-        program = trace(model.net, model.example_inputs, model.name)
-        net = fold_norms(model.net, program)
-        note_image_sizes(net, model.example_inputs)
         progress.note(
             f"{model.name}: {model.parameters:,} parameters, {model.data.test.name if model.data else 'no data'}"
         )
-        return Model(**{**vars(model), "net": net, "trained": model.net})
+        return model
 
 
 def _from_anywhere(reference: str, quick: bool) -> Model:
@@ -84,8 +84,29 @@ def _from_module(reference: str, quick: bool) -> Model:
     return _model(Path(source).stem, source, net, _examples(module, source), data)
 
 
-def _model(name: str, source: str, net: nn.Module, examples: tuple[Tensor, ...], data: Data | None) -> Model:
-    return Model(name, source, net.eval(), examples, data, _digest(net))
+def _model(name: str, source: str, module: nn.Module, examples: tuple[Tensor, ...], data: Data | None) -> Model:
+    """The model with its canonical net, for inputs in fp32 whose elements lie in order."""
+    _require_finite(module, source)
+    given = Given(module.eval(), dtypes=tuple(x.dtype for x in examples))
+    examples = tuple(single(x).contiguous() for x in examples)
+    net = canonical(given, examples, records_for(examples, data and (data.calibration.inputs,)), name)
+    _say_what_changed(given, net)
+    return _finished(Model(name, source, net, examples, data, "", given))
+
+
+def _finished(model: Model) -> Model:
+    note_image_sizes(model.net, model.example_inputs)
+    return replace(model, sha256=model.net.digest())
+
+
+def _say_what_changed(given: Given, net: CanonicalNet) -> None:
+    """Tells of another precision, and of weights that the forward pass does not use."""
+    if precision := other_precision(given):
+        progress.note(f"computed in fp32 from here on, not in {precision}")
+    learned = dict(given.module.named_parameters(remove_duplicate=False))
+    memory = {tensor.data_ptr() for name, tensor in learned.items() if name in net.used}
+    if unused := [name for name, tensor in learned.items() if tensor.numel() and tensor.data_ptr() not in memory]:
+        progress.note(f"not used in evaluation, and so not in the file: {', '.join(unused)}")
 
 
 # --- model files ------------------------------------------------------------------------------------------
@@ -226,23 +247,18 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _require_finite(model: Model) -> None:
-    for name, tensor in model.net.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            bad = int((~tensor.isfinite()).sum())
+def _require_finite(net: nn.Module, source: str) -> None:
+    """Minus infinity is for masks, which are buffers; what training has made is finite."""
+    learned = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    for name, tensor in net.state_dict().items():
+        statistic = name in learned or name.endswith(("running_mean", "running_var"))
+        good = tensor.isfinite() if statistic else ~tensor.isnan()
+        if tensor.is_floating_point() and not good.all():
+            bad = int((~good).sum())
             raise BuildError(
-                f"{model.source}: {name} holds {bad} NaN or infinite values of {tensor.numel()}",
+                f"{source}: {name} holds {bad} NaN or infinite values of {tensor.numel()}",
                 "The training has diverged; use an earlier checkpoint.",
             )
-
-
-def _digest(net: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 # --- .tflite files ----------------------------------------------------------------------------------------
@@ -270,13 +286,12 @@ def _from_archive(path: Path) -> Model:
     _refuse_pickles(path)
     try:
         program = torch.export.load(path)
-        net = with_layers(program)
-        examples = program.example_inputs[0] if program.example_inputs else ()
     except Exception as error:
         raise BuildError(f"{path} is not a readable torch.export archive: {error}") from error
-    if not examples:
+    if not program.example_inputs or not any(program.example_inputs):
         raise BuildError(f"{path} holds no example inputs", "Export it again with torch.export.save.")
-    return _model(path.stem, str(path), net, tuple(examples), None)
+    net, given, examples = of_program(program, path.stem)
+    return _finished(Model(path.stem, str(path), net, examples, None, "", given))
 
 
 def _refuse_pickles(path: Path) -> None:

@@ -15,7 +15,8 @@ from . import chain, discover
 from .chain import Chain
 from .devices import probe
 from .errors import UsageError, unknown
-from .graph.trace import execution_order, trace
+from .graph.order import execution_order
+from .graph.trace import exported
 from .layers.matrix import KINDS, explicit_padding, kind_of, parameter_bytes
 from .pruning import stage as prune
 from .records import Model, Plan, PlanEntry, Pruning, Request
@@ -121,7 +122,7 @@ def runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
 def tied_groups(model: Model) -> list[tuple[str, ...]]:
     """Names of the modules that own parameters, in the order of execution; those that share a weight together."""
     owners = {name: m for name, m in model.net.named_modules() if any(True for _ in m.parameters(recurse=False))}
-    order = execution_order(trace(model.net, model.example_inputs, model.name))
+    order = execution_order(exported(model.net, model.example_inputs, model.name))
     ordered = [name for name in order if name in owners] + [name for name in owners if name not in order]
     by_weight: dict[int, list[str]] = defaultdict(list)
     for name in ordered:

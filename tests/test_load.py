@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgecomp.errors import BuildError, UsageError
-from edgecomp.graph.trace import fold_norms, trace
+from edgecomp.graph.trace import exported
 from edgecomp.load import load
 from edgecomp.records import Request
 

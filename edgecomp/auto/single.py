@@ -20,7 +20,7 @@ from .. import chain, discover
 from ..compress import replace_weights
 from ..devices import probe
 from ..fitting import calibration, lowrank
-from ..graph.trace import note_image_sizes
+from ..graph.order import note_image_sizes
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..util.files import cache_folder, write_text

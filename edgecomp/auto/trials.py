@@ -24,7 +24,8 @@ from ..compress import replace_weights
 from ..engines import Engine
 from ..fitting import calibration, channel_order
 from ..fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs
-from ..graph.trace import channel_producers, execution_order, trace
+from ..graph.order import channel_producers, execution_order
+from ..graph.trace import exported
 from ..layers.codebook import Coded
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
@@ -144,7 +145,7 @@ class Bench:
         if split.inputs.dim() == 4:
             self.batches = tuple(batch.contiguous(memory_format=torch.channels_last) for batch in self.batches)
         self.net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
-        program = trace(model.net, model.example_inputs, model.name)
+        program = exported(model.net, model.example_inputs, model.name)
         self.order = execution_order(program)
         channel_order.order_by_energy(self.net, channel_producers(program), split.inputs[:ENERGY_SAMPLES])
         self.wanted, self.given = self._listen()

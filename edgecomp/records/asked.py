@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ..graph.given import Given
+
 
 class Limits(Record):
     """What the result may take at most, beside the bytes of its file and the drop; None where nothing was said.
@@ -120,7 +122,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network, ready to compress: `net` with its batch norms folded, `trained` as it was trained."""
+    """A trained network, ready to compress: `net` is canonical (see `edgecomp.graph`), `given` calls the user's module;
+    None for a file. The digest is of the net's tensors and its program."""
 
     name: str
     source: str
@@ -128,7 +131,12 @@ class Model:
     example_inputs: tuple[torch.Tensor, ...]
     data: Data | None
     sha256: str
-    trained: torch.nn.Module | None = None
+    given: Given | None = None
+
+    @property
+    def trained(self) -> torch.nn.Module | None:
+        """What can be trained on, and lose channels: the user's module, or the net where that is but a program."""
+        return self.net if self.given is None or hasattr(self.given.module, "graph") else self.given.module
 
     @property
     def parameters(self) -> int:
