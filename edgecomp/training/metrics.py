@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -258,7 +257,9 @@ def _likelihoods(outputs: Tensor, targets: Tensor) -> Tensor:
     """(−log p of the right classes, how many places count)."""
     outputs = _by_class(outputs, targets)
     losses = F.cross_entropy(outputs.float(), targets, ignore_index=IGNORED, reduction="none").double()
-    return torch.stack([losses.reshape(len(losses), -1).sum(1), (targets != IGNORED).reshape(len(losses), -1).sum(1)], 1)
+    return torch.stack(
+        [losses.reshape(len(losses), -1).sum(1), (targets != IGNORED).reshape(len(losses), -1).sum(1)], 1
+    )
 
 
 def average_precisions(outputs: Tensor, targets: Tensor, queries: int = _QUERIES) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the `data()` of a model file returns, made into `Data` and checked: nothing that is wrong with it shows later."""
+"""What the `data()` of a model file returns, made into `Data` and checked before anything long begins."""
 
 from __future__ import annotations
 
