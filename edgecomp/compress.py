@@ -32,7 +32,11 @@ _AIM_RIDGE = 0.3
 # Of a plan, what later stages ask for, and what explains it.
 _LATER: dict[str, Any] = {
     **dict.fromkeys(
-        ("target", "runtime", "stock", "budget_bytes", "max_drop_points", "limits", "recover_epochs"), True
+        (
+            *("target", "runtime", "stock", "budget_bytes", "max_drop_points", "max_error_percent"),
+            *("limits", "recover_epochs"),
+        ),
+        True,
     ),
     **{"search": True, "entries": {"__all__": {"damage", "instructions", "runner_up", "reason"}}},
 }
@@ -102,7 +106,7 @@ def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn
     permute_channels(net, model, plan)
     # What factorized layers are to give: the same as here.
     original = copy.deepcopy(net) if any(_joint(entry) for entry in plan.entries) else None
-    samples = None if model.data is None else model.data.calibration.inputs[:CALIBRATION_SAMPLES]
+    samples = None if model.data is None else model.data.calibration.take(slice(CALIBRATION_SAMPLES))
     base, jobs = _Base(net, original, samples, plan.seed), _jobs(net, model, plan)
     with progress.bar("layers", len(jobs)) as advance:
         found: dict[int, _Fitted] = {}
@@ -144,7 +148,7 @@ def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
         return
     found = channel_producers(exported(model.net, model.example_inputs, model.name))
     producers = {name: found[name] for name in alone if name in wanted and found.get(name) in alone}
-    channel_order.order_by_energy(net, producers, model.data.calibration.inputs[:ENERGY_SAMPLES])
+    channel_order.order_by_energy(net, producers, model.data.calibration.take(slice(ENERGY_SAMPLES)))
     for name, producer in producers.items():
         progress.note(f"{name}: input channels in the order of their energy, which {producer} takes on")
 

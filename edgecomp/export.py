@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from . import discover
 from .devices.bundle import make_bundle
 from .devices.host import run_on_host
+from .devices.samples import Form
 from .devices.target import find_target
 from .errors import BuildError, UsageError
 from .fitting.tables import LIMIT
+from .graph.trace import batch_of
 from .layers.codebook import CodebookEmbedding, Coded
 from .layers.matrix import parameter_bytes
 from .layers.quantized import Quantized
@@ -204,7 +206,9 @@ def proof_inputs(model: Model) -> tuple[list[Tensor], str]:
     """Records, each of the shapes of the example inputs, and what the outputs are compared with."""
     if model.data is not None:
         split = model.data.calibration
-        return [split.inputs[:_PROOF_SAMPLES, None]], f"torch module on {_PROOF_SAMPLES} samples of {split.name}"
+        samples = split.take(slice(_PROOF_SAMPLES))
+        records = Form(batch_of(model.example_inputs), ()).records(samples)
+        return records, f"torch module on {len(samples[0])} samples of {split.name}"
     what = "the file with decoded weights" if isinstance(model.net, FileNet) else "torch module"
     generator = torch.Generator().manual_seed(0)
     inputs = []

@@ -11,11 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..graph.given import Outputs
 from ..records import Evidence
 from .base import Run, Steady
 from .bench import bench_arguments, read_outputs, run_bench, to_run, write_records
 from .bundle import host_bundle
 from .facts import SCRIPT, Facts
+from .samples import Form, run_on
 from .target import find_target
 
 
@@ -66,3 +68,13 @@ def run_on_host(runtime: str, path: Path, inputs: list[Tensor], outputs: int, th
         bundle = host_bundle(find_target(HOST_TARGET), runtime)
         Host().run(bundle, path, records, result, threads=threads)
         return read_outputs(result, len(inputs[0]), outputs)
+
+
+def run_samples(runtime: str, path: Path, inputs: tuple[Tensor, ...], form: Form, threads: int = 1) -> Outputs:
+    """All outputs of an exported file for samples (N, …), each (N, …) as the net gives them."""
+    return form.joined(run_records(runtime, path, form.records(inputs), form, threads), len(inputs[0]))
+
+
+def run_records(runtime: str, path: Path, inputs: list[Tensor], form: Form, threads: int = 1) -> Outputs:
+    """The same for records (R, batch, …): each output (R, …)."""
+    return run_on(Host(), host_bundle(find_target(HOST_TARGET), runtime), path, inputs, form, threads)

@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..graph.given import as_tuple
+from ..graph.net import laid_out
 from ..layers.matrix import input_rows
 from ..layers.quantized import Quantized, static_parts
 from .error_feedback import damped, triangle
 
 CALIBRATION_SAMPLES = 3072
 ENERGY_SAMPLES = 1024  # enough for variances
+
+Samples = Tensor | tuple[Tensor, ...]  # (N, …) for each input of a net
 
 _BATCH = 256
 _ROWS_PER_BATCH = 4096
@@ -77,8 +81,8 @@ class _Reached(Exception):
     """Ends a forward pass at the layer of interest."""
 
 
-def gather(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int = 0) -> Inputs:
-    """Runs `samples` (N, …) through `net` up to `layer`, and accumulates the moments of its inputs."""
+def gather(net: nn.Module, layer: nn.Module, samples: Samples, seed: int = 0) -> Inputs:
+    """Runs `samples` through `net` up to `layer`, and accumulates the moments of its inputs."""
     moment = total = sample = torch.empty(0)
     rows = 0
     for matrix in _rows(net, layer, samples, seed):
@@ -95,7 +99,7 @@ def gather(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int = 0) -> 
 
 
 def cross_moment(
-    net: nn.Module, layer: nn.Module, seen_net: nn.Module, seen_layer: nn.Module, samples: Tensor, seed: int = 0
+    net: nn.Module, layer: nn.Module, seen_net: nn.Module, seen_layer: nn.Module, samples: Samples, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """How the inputs x of a layer go with those x̂ of its twin in another net, for the same samples: the covariance of
     x with x̂ (n, n), and the mean of x (n,)."""
@@ -114,7 +118,7 @@ def cross_moment(
 
 
 @torch.no_grad()
-def fix_ranges(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples: Tensor) -> None:
+def fix_ranges(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples: Samples) -> None:
     """Gives the static int8 layers in `replacement` the ranges of their inputs and outputs when it is called with what
     `layer` gets in `net`."""
     seen: dict[Quantized, list[Tensor]] = {part: [] for part in static_parts(replacement)}
@@ -134,7 +138,7 @@ def fix_ranges(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples
         part.ranges = [(low[0], high[1]), (low[2], high[3])]
 
 
-def _rows(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int) -> Iterator[Tensor]:
+def _rows(net: nn.Module, layer: nn.Module, samples: Samples, seed: int) -> Iterator[Tensor]:
     """The inputs of a layer as rows of what its matrix multiplies; the same seed takes the same rows."""
     generator = torch.Generator().manual_seed(seed)
     return _large(input_rows(layer, x.float(), _ROWS_PER_BATCH, generator) for x in inputs_of(net, layer, samples))
@@ -152,10 +156,9 @@ def _large(matrices: Iterator[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
-def inputs_of(net: nn.Module, layer: nn.Module, samples: Tensor) -> Iterator[Tensor]:
-    """What `layer` is called with when `net` is with the samples (N, …), at most 256 of them at a time."""
+def inputs_of(net: nn.Module, layer: nn.Module, samples: Samples) -> Iterator[Tensor]:
+    """What `layer` is called with when `net` is with the samples, at most 256 of them at a time."""
     caught: list[Tensor] = []
-    format = torch.channels_last if samples.dim() == 4 else torch.contiguous_format
 
     def catch(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         caught.append(arguments[0].detach())
@@ -163,9 +166,9 @@ def inputs_of(net: nn.Module, layer: nn.Module, samples: Tensor) -> Iterator[Ten
 
     handle = layer.register_forward_pre_hook(catch)
     try:
-        for batch in samples.split(_BATCH):
+        for batch in zip(*(x.split(_BATCH) for x in as_tuple(samples)), strict=True):
             with torch.no_grad(), contextlib.suppress(_Reached):
-                net(batch.contiguous(memory_format=format))
+                net(*map(laid_out, batch))
             yield caught.pop()
     finally:
         handle.remove()

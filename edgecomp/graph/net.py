@@ -85,6 +85,11 @@ def channels_last(net: nn.Module) -> nn.Module:
     return net
 
 
+def laid_out(x: Tensor) -> Tensor:
+    """Inputs in the layout that convolutions want."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+
+
 def _place_of(value: Any) -> tuple[str, str]:
     """Where something that generated code names can be imported from."""
     if isinstance(value, type(torch)):

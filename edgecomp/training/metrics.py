@@ -115,16 +115,19 @@ def default(outputs: Tensor, targets: Tensor | None) -> Metric:
     )
 
 
-def labels(outputs: Tensor) -> Tensor:
-    """The class with the highest score at every place: (N, C, …) → (N, …)."""
-    return outputs.argmax(1) if outputs.dim() > 1 else outputs
+def labels(outputs: Tensor, axis: int | None = None) -> Tensor:
+    """The class with the highest score at every place: (N, C, …) → (N, …). Where nothing tells the `axis` of the
+    classes, it is the last one of (N, T, C), as nets for text have it."""
+    if outputs.dim() < 2:
+        return outputs
+    return outputs.argmax(axis or (-1 if outputs.dim() == 3 else 1))
 
 
-def answers_agree(a: Tensor, b: Tensor) -> float | None:
-    """Percent of the answers that are the same, of outputs (N, C, …); None where they hold no choice."""
-    if a.dim() < 2 or a.shape[1] < 2:
+def answers_agree(a: Tensor, b: Tensor, axis: int | None = None) -> float | None:
+    """Percent of the answers that are the same; None where outputs hold no choice."""
+    if a.dim() < 2 or a[:1].numel() < 2:
         return None
-    return 100 * (labels(a) == labels(b)).double().mean().item()
+    return 100 * (labels(a, axis) == labels(b, axis)).double().mean().item()
 
 
 # --- shapes -----------------------------------------------------------------------------------------------
@@ -143,16 +146,25 @@ def _numbers(outputs: Tensor, targets: Tensor) -> str:
     return "" if _same_numbers(outputs, targets) else f"it takes targets {_shape(outputs)}, as the outputs are"
 
 
+def class_axis(outputs: Tensor, targets: Tensor) -> int | None:
+    """Which axis of outputs has the classes, of which targets tell one for each place: 1 of (N, C, …), -1 of (N, …, C);
+    None if neither can be."""
+    if targets.is_floating_point() or outputs.dim() < 2:
+        return None
+    for axis, places in ((1, outputs.shape[2:]), (-1, outputs.shape[1:-1])):
+        if targets.shape[1:] == places and outputs.shape[axis] > 1:
+            return axis
+    return None
+
+
 def _classes(outputs: Tensor, targets: Tensor) -> str:
-    """Targets are to be the number of the right class at every place, outputs (N, C, …) or (N, …, C)."""
+    """Targets are to be the number of the right class at every place."""
     if targets.is_floating_point():
         return f"it takes targets of whole numbers, these are {targets.dtype}"
-    shapes = outputs.shape[2:], outputs.shape[1:-1]
-    if outputs.dim() > 1 and targets.shape[1:] in shapes and _by_class(outputs, targets).shape[1] > 1:
+    if class_axis(outputs, targets) is not None:
         return ""
-    return f"it takes outputs (N, classes, …) and a class for each place, here are {_shape(outputs)} and " + (
-        f"targets {_shape(targets)}"
-    )
+    shapes = f"{_shape(outputs)} and targets {_shape(targets)}"
+    return f"it takes outputs (N, classes, …) and a class for each place, here are {shapes}"
 
 
 def _one_class(outputs: Tensor, targets: Tensor) -> str:
@@ -167,8 +179,8 @@ def _five(outputs: Tensor, targets: Tensor) -> str:
 
 
 def _by_class(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Outputs as (N, C, …), from that or from (N, …, C)."""
-    return outputs if targets.shape[1:] == outputs.shape[2:] else outputs.movedim(-1, 1)
+    """Outputs as (N, C, …)."""
+    return outputs.movedim(class_axis(outputs, targets) or 1, 1)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -202,7 +214,7 @@ def _top5(outputs: Tensor, targets: Tensor) -> Tensor:
 @_in_parts
 def _places(outputs: Tensor, targets: Tensor) -> Tensor:
     """(right, all) places that count."""
-    found = labels(_by_class(outputs, targets))
+    found = _by_class(outputs, targets).argmax(1)
     counts = targets != IGNORED
     return torch.stack([((found == targets) & counts).flatten(1).sum(1), counts.flatten(1).sum(1)], 1)
 
@@ -217,7 +229,7 @@ def _intersections(outputs: Tensor, targets: Tensor) -> Tensor:
     """The places in the intersection, and in the union, of what is found and what is wanted, of every class."""
     outputs = _by_class(outputs, targets)
     classes, counts = outputs.shape[1], targets != IGNORED
-    pairs = targets * classes + labels(outputs)
+    pairs = targets * classes + outputs.argmax(1)
     confusion = torch.stack([torch.bincount(p[c], minlength=classes**2) for p, c in zip(pairs, counts, strict=True)])
     confusion = confusion.unflatten(1, (classes, classes))
     both = confusion.diagonal(dim1=1, dim2=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -73,6 +74,15 @@ def judged(data: Data, outputs: Tensor, source: str) -> Data:
 
 def _chosen(data: Data, outputs: Tensor, split: Split) -> metrics.Metric:
     return metrics.chosen(data, outputs, None if split.targets is None else split.targets[: len(outputs)])
+
+
+def digest(split: Split) -> str:
+    """SHA-256 of inputs and targets, with their dtypes and shapes."""
+    found = hashlib.sha256()
+    for tensor in (*split.inputs, *([] if split.targets is None else [split.targets])):
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 # --- inputs -----------------------------------------------------------------------------------------------
@@ -177,7 +187,7 @@ def _fits(metric: metrics.Metric, outputs: Tensor, targets: Tensor, where: str) 
         )
     if not metric.classes:
         return
-    classes = outputs.shape[1 if targets.shape[1:] == outputs.shape[2:] else -1]
+    classes = outputs.shape[metrics.class_axis(outputs, targets) or 1]
     bad = ((targets < 0) | (targets >= classes)) & (targets != IGNORED)
     if metric.right:
         bad |= targets == IGNORED
