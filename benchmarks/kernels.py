@@ -156,7 +156,7 @@ def taken_from(model: Model, shape: str) -> Subject | None:
     """The net's first layer of that shape, else a convolution that has it on larger images; None if there is none."""
     if model.data is None:
         return None
-    images = model.data.calibration.inputs
+    (images,) = model.data.calibration.inputs
     wanted, _, size = shape.partition("@")
     larger: Subject | None = None
     for name, layer in model.net.named_modules():

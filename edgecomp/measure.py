@@ -126,7 +126,9 @@ def output_error(model: Model, plan: Plan, artifact: Artifact) -> OutputError:
     off = 100 * distance(got, wanted)
     samples = len(inputs[0]) * form.batch
     random = all(x.is_floating_point() for x in inputs)
-    what = f"samples of {model.data.calibration.name}" if model.data else "random inputs" if random else "example inputs"
+    what = (
+        f"samples of {model.data.calibration.name}" if model.data else "random inputs" if random else "example inputs"
+    )
     percent = float(f"{off:.4g}") if math.isfinite(off) else None
     return OutputError(percent=percent, samples=samples, inputs=what, reference=reference)
 

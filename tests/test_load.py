@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgecomp.errors import BuildError, UsageError
-from edgecomp.graph.trace import exported
 from edgecomp.load import load
 from edgecomp.records import Request
 

@@ -89,7 +89,9 @@ def build(
         str | None, typer.Option(help="executorch or litert. Default: litert for a .tflite, else executorch.")
     ] = None,
     budget: Budget = None,
-    max_drop: Annotated[float | None, typer.Option(metavar="POINTS", help="Accuracy that may be lost; of a metric not in percent, in its unit.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="Accuracy that may be lost; else in the metric's unit.")
+    ] = None,
     max_error: Annotated[
         float | None,
         typer.Option(metavar="PERCENT", help="How far outputs may be from the original's, relative, all of them."),

@@ -21,6 +21,7 @@ from ..devices.host import HOST_TARGET
 from ..devices.target import find_target
 from ..fitting import calibration
 from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
+from ..graph.net import channels_last
 from ..layers.matrix import parameter_bytes
 from ..load import load
 from ..records import Model, Record, Request
@@ -98,9 +99,9 @@ class ConvBench:
 
     def __post_init__(self) -> None:
         assert self.model.data is not None
-        self.net = copy.deepcopy(self.model.net).to(memory_format=torch.channels_last)
-        self.calibration = self.model.data.calibration.inputs[: self.calibration_samples]
-        self.test = self.model.data.test.inputs[: self.test_samples]
+        self.net = channels_last(copy.deepcopy(self.model.net))
+        self.calibration = self.model.data.calibration.take(slice(self.calibration_samples))
+        self.test = self.model.data.test.take(slice(self.test_samples))
         self.targets = self.model.data.test.targets[: self.test_samples]
         with progress.stage("prepare", f"answers of {self.model.name}"):
             self.answers = predict(self.net, self.test).argmax(1)
@@ -108,7 +109,7 @@ class ConvBench:
 
     def run(self, wanted: Approximation, tune: bool = False) -> Accuracy:
         """Accuracy of the net with these layers factorized, kept once it is measured."""
-        key = stage_key(self.model.sha256, len(self.test), len(self.calibration), wanted, tune and self.epochs)
+        key = stage_key(self.model.sha256, len(self.test[0]), len(self.calibration[0]), wanted, tune and self.epochs)
         return Accuracy(**recalled(self.results_path, key, lambda: self._run(wanted, tune).model_dump()))
 
     def costs(self, wanted: list[Approximation]) -> dict[str, Cost]:

@@ -163,7 +163,9 @@ class _Run:
             parameter.requires_grad_(False)
         groups = []
         before = {name: parameter.shape for name, parameter in task.teacher.named_parameters()}
-        whole = any(before.get(name, parameter.shape) != parameter.shape for name, parameter in task.net.named_parameters())
+        whole = any(
+            before.get(name, parameter.shape) != parameter.shape for name, parameter in task.net.named_parameters()
+        )
         for name, parameter, rate in free_parameters(self.student, whole):
             self.parameters[name] = parameter.requires_grad_(True)
             peak = rate * parameter.detach().square().mean().sqrt().clamp(min=1e-3).item()

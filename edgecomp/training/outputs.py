@@ -111,7 +111,7 @@ def output_loss(data: Data, outputs: Tensor | Outputs, split: Split | None = Non
     outputs = as_tuple(outputs)
     first, split = outputs[0], split or data.calibration
     targets = None if split.targets is None else split.targets[: len(first)]
-    axis = _class_axis(data, first, targets)
+    axis = class_axis(data, first, targets)
     if axis is None:
         return OutputLoss(None, scales=tuple(map(_variance, outputs)))
     sums = first.sum(axis)
@@ -119,8 +119,8 @@ def output_loss(data: Data, outputs: Tensor | Outputs, split: Split | None = Non
     return OutputLoss(axis, probabilities)
 
 
-def _class_axis(data: Data, first: Tensor, targets: Tensor | None) -> int | None:
-    """Where the first output has its classes; None where it has none, or nothing tells that it has."""
+def class_axis(data: Data, first: Tensor, targets: Tensor | None) -> int | None:
+    """Where a first output (N, …) has its classes; None where it has none, or nothing tells that it has."""
     if first.dim() < 2 or not first.is_floating_point():
         return None
     metric = metrics.chosen(data, first, targets)
