@@ -102,8 +102,9 @@ def _checked(split: Split, examples: tuple[Tensor, ...], names: tuple[str, ...],
         raise BuildError(
             f"{where}: inputs are named {', '.join(split.names)}, example_inputs() {', '.join(names) or 'has no names'}"
         )
-    given = dict(zip(split.names, split.inputs, strict=True))
-    inputs = tuple(given[name] for name in names) if given else split.inputs
+    inputs = split.inputs
+    if split.names:
+        inputs = tuple(inputs[split.names.index(name)] for name in names)
     if len(inputs) != len(examples):
         raise BuildError(
             f"{where}: {len(inputs)} inputs, example_inputs() has {len(examples)}",

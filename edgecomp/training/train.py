@@ -105,7 +105,7 @@ class _Run:
         samples = min(recipe.samples or len(split), len(split))
         if len(split.inputs) != 1 or split.inputs[0].dim() != 4 or not _are_labels(split.targets):
             raise BuildError(
-                f"{split.name}: a recipe trains on images (N, channels, rows, columns) and labels (N,), this has others",
+                f"{split.name}: a recipe takes images (N, channels, rows, columns) and labels (N,), this has others",
                 "Train the model elsewhere, and name its weights in the model file.",
             )
         first = split.first(samples)
