@@ -253,7 +253,7 @@ def aim_at_original(
     gave in the original on x (Jaderberg et al. 2014, §2.3): W + W·(cov(x, x̂) − cov(x̂))·cov(x̂)⁻¹."""
     layer, first = net.get_submodule(name), original.get_submodule(name)
     cross, mean = calibration.cross_moment(original, first, net, layer, samples, seed)
-    moment = inputs.centered().second_moment
+    moment = inputs.covariance
     ridge = moment + _AIM_RIDGE * moment.diagonal().mean() * torch.eye(len(moment))
     matrix = weight_matrix(first)
     aim = matrix + torch.linalg.solve(ridge, (matrix @ (cross - moment)).T).T

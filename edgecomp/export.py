@@ -37,7 +37,7 @@ from .util.workspace import Workspace, stage_key
 
 _PROOF_SAMPLES = 32
 _EXACT = 1e-3  # relative difference between runtimes that both compute in fp32
-_LOOKUP = 0.01  # what the tables of one coded layer may add: half of it on calibration inputs, see `lookup`
+_LOOKUP = 0.01  # what the tables of one coded layer may add: half of it on calibration inputs, see `tables`
 _BYTES = 0.05  # the same where bytes were asked for, whatever they add
 _ROUNDING = 0.01  # what one int8 layer may: where sums differ in the last bit, inputs round to neighbouring levels
 _ROUNDED = 0.2  # what all of them may; a wrong file is off by more

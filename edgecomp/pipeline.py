@@ -24,7 +24,7 @@ def check(request: Request) -> None:
     """Refuses unknown names, settings, kinds, and limits that cannot be judged, before anything long begins.
 
     Raises:
-        UsageError, DeviceError: see `discover`, `devices.chosen` and `limits.check`.
+        UsageError, DeviceError: see `discover`, `choose.chosen` and `limits.check`.
     """
     runtime_and_chains(request)
     if request.method == AUTO:

@@ -229,7 +229,7 @@ class Bench:
 
 def _numbers(inputs: Inputs | None) -> int:
     """In what is kept of a layer's inputs."""
-    return 0 if inputs is None else 5 * inputs.second_moment.numel()
+    return 0 if inputs is None else 5 * inputs.covariance.numel()
 
 
 def _part(layer: nn.Module, part: int) -> nn.Module:

@@ -32,7 +32,9 @@ def canonical(given: Given, examples: Examples, records: list[Examples], name: s
 def of_program(program: torch.export.ExportedProgram, name: str) -> tuple[CanonicalNet, Given, Examples]:
     """The canonical net of a program that was exported before, what calls the program as it is, and its examples."""
     args, keywords = program.example_inputs or ((), {})
-    given = Given(program.module(check_guards=False), tuple(keywords), tuple(x.dtype for x in (*args, *keywords.values())))
+    given = Given(
+        program.module(check_guards=False), tuple(keywords), tuple(x.dtype for x in (*args, *keywords.values()))
+    )
     examples = tuple(single(x).contiguous() for x in (*args, *keywords.values()))
     net = _rebuilt(traced_program(program), given)
     return _compared(net, given, examples, records_for(examples), name), given, examples
@@ -44,9 +46,7 @@ def _rebuilt(traced: Traced, given: Given) -> CanonicalNet:
     return rebuild(traced)
 
 
-def _compared(
-    net: CanonicalNet, given: Given, examples: Examples, records: list[Examples], name: str
-) -> CanonicalNet:
+def _compared(net: CanonicalNet, given: Given, examples: Examples, records: list[Examples], name: str) -> CanonicalNet:
     limit = _ROUNDED if other_precision(given) else _SAME
     wanted = [given_outputs(given, record) for record in records]
     if net.batch is None and not _takes_any_batch(net, records, wanted, limit):

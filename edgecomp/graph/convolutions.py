@@ -9,21 +9,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..layers.transposed import TransposedConv2d
+from .builder import Builder
 from .fold import CONVOLUTIONS, TRANSPOSED
-
-if TYPE_CHECKING:
-    from .rebuild import Rebuilder
 
 _aten = torch.ops.aten
 
 
-def _convolution(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
+def _convolution(build: Builder, node: fx.Node) -> fx.Node | str | None:
     spatial, weight, bias = CONVOLUTIONS[node.target], build.value(node.args[1]), build.value(_argument(node, 2))
     if weight is None:
         return None
@@ -59,7 +56,7 @@ def _convolution(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
     return build.op(_aten.squeeze.dim, y, 0) if alone else y
 
 
-def _depths(build: Rebuilder, x: fx.Node, along: tuple[int, int, int, int, int]) -> tuple[fx.Node, int]:
+def _depths(build: Builder, x: fx.Node, along: tuple[int, int, int, int, int]) -> tuple[fx.Node, int]:
     """(N, S, D, H, W) → (N·D', k·S, H, W), and D': images of all that a kernel sees at each of its places in depth.
 
     Args:
@@ -76,7 +73,7 @@ def _depths(build: Rebuilder, x: fx.Node, along: tuple[int, int, int, int, int])
     return build.op(_aten.flatten.using_ints, x, 0, 1), places
 
 
-def _transposed(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
+def _transposed(build: Builder, node: fx.Node) -> fx.Node | str | None:
     spatial, weight, bias = TRANSPOSED[node.target], build.value(node.args[1]), build.value(_argument(node, 2))
     if weight is None:
         return None
@@ -98,7 +95,9 @@ def _transposed(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
         y = _neighbours(build, node, x, weight, bias)
     else:
         turned = weight.flip(2, 3).transpose(0, 1)
-        kernel = nn.Conv2d(turned.shape[1], turned.shape[0], tuple(turned.shape[2:]), 1, 0, tuple(dilation), device="meta")
+        kernel = nn.Conv2d(
+            turned.shape[1], turned.shape[0], tuple(turned.shape[2:]), 1, 0, tuple(dilation), device="meta"
+        )
         layer = TransposedConv2d(kernel, tuple(stride), tuple(padding), tuple(extra))
         if reason := layer.refuse():
             return reason
@@ -106,7 +105,7 @@ def _transposed(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
     return build.op(_aten.squeeze.dim, y, 2) if spatial == 1 else y
 
 
-def _neighbours(build: Rebuilder, node: fx.Node, x: fx.Node, weight: Tensor, bias: Tensor | None) -> fx.Node:
+def _neighbours(build: Builder, node: fx.Node, x: fx.Node, weight: Tensor, bias: Tensor | None) -> fx.Node:
     """Every pixel becomes a block of pixels that no other has a part in."""
     (inputs, outputs, *block), area = weight.shape, math.prod(weight.shape[2:])
     matrix = build.derived(weight.permute(1, 2, 3, 0).reshape(-1, inputs, 1, 1), node.args[1])

@@ -52,7 +52,7 @@ def _fold(constants: Constants, norm: fx.Node) -> None:
 
 
 def _foldable(constants: Constants, layer: fx.Node) -> bool:
-    """It has a constant weight that no other operator takes, and its outputs have channels where the norm wants them."""
+    """It has a constant weight that no other operator takes, and gives channels where the norm wants them."""
     spatial = CONVOLUTIONS.get(layer.target, TRANSPOSED.get(layer.target))
     if spatial is None and layer.target != _aten.linear.default:
         return False

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import fusion
 
-from ..errors import BuildError
-
 _WEIGHTED = {
     torch.ops.aten.linear.default,
     torch.ops.aten.conv2d.default,
@@ -25,8 +23,6 @@ _ELEMENTWISE = {
 }
 _POOLING = {_aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default}
 _FLATTENING = {_aten.flatten.using_ints, _aten.view.default, _aten.reshape.default}
-
-
 
 
 def note_image_sizes(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-if TYPE_CHECKING:
-    from .rebuild import Rebuilder
+from .builder import Builder
 
 _aten = torch.ops.aten
 
 
-def dense(build: Rebuilder, weight: Tensor, bias: Tensor | None, place: fx.Node, x: fx.Node) -> fx.Node:
+def dense(build: Builder, weight: Tensor, bias: Tensor | None, place: fx.Node, x: fx.Node) -> fx.Node:
     """x (…, n) times weight (m, n), plus bias (m,)."""
     shell = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     return build.call(shell, weight, bias, place, x)
 
 
-def _linear(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
+def _linear(build: Builder, node: fx.Node) -> fx.Node | str | None:
     x, place, *rest = node.args
     weight, bias = build.value(place), rest[0] if rest else None
     if weight is None:
@@ -32,7 +31,7 @@ def _linear(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
     return build.op(_aten.add.Tensor, dense(build, weight, None, place, x), bias)
 
 
-def _matmul(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
+def _matmul(build: Builder, node: fx.Node) -> fx.Node | str | None:
     left, right = node.args
     if (weight := build.value(right)) is not None:
         return dense(build, weight.T, None, right, left) if weight.dim() == 2 else _NO_MATRIX
@@ -44,7 +43,7 @@ def _matmul(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
     return None
 
 
-def _addmm(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
+def _addmm(build: Builder, node: fx.Node) -> fx.Node | str | None:
     bias, x, place = node.args
     weight = build.value(place)
     if weight is None:
@@ -57,7 +56,7 @@ def _addmm(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
     return build.op(_aten.add.Tensor, dense(build, weight.T, None, place, x), bias)
 
 
-def _einsum(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
+def _einsum(build: Builder, node: fx.Node) -> fx.Node | str | None:
     """`btd,dhk->bthk`: what is summed over comes last in x, and becomes the columns of the matrix."""
     equation, operands = node.args[:2]
     if len(operands) != 2 or (weight := build.value(operands[1])) is None:
@@ -82,12 +81,12 @@ def _einsum(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
     return _permuted(build, y, [*rest, *kept], list(given))
 
 
-def _permuted(build: Rebuilder, x: fx.Node, labels: Any, wanted: list[str]) -> fx.Node:
+def _permuted(build: Builder, x: fx.Node, labels: Any, wanted: list[str]) -> fx.Node:
     order = [list(labels).index(label) for label in wanted]
     return x if order == sorted(order) else build.op(_aten.permute.default, x, order)
 
 
-def _embedding(build: Rebuilder, node: fx.Node) -> fx.Node | str | None:
+def _embedding(build: Builder, node: fx.Node) -> fx.Node | str | None:
     place, index = node.args[:2]
     weight = build.value(place)
     if weight is None:

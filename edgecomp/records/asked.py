@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ..graph.given import Given
-
 
 class Limits(Record):
     """What the result may take at most, beside the bytes of its file and the drop; None where nothing was said.
@@ -131,12 +129,13 @@ class Model:
     example_inputs: tuple[torch.Tensor, ...]
     data: Data | None
     sha256: str
-    given: Given | None = None
+    given: torch.nn.Module | None = None
 
     @property
     def trained(self) -> torch.nn.Module | None:
         """What can be trained on, and lose channels: the user's module, or the net where that is but a program."""
-        return self.net if self.given is None or hasattr(self.given.module, "graph") else self.given.module
+        program = self.given is None or hasattr(self.given.module, "graph")
+        return self.net if program else self.given.module  # type: ignore[union-attr, return-value]
 
     @property
     def parameters(self) -> int:
