@@ -99,7 +99,10 @@ def _model(
     given = Given(module.eval(), names, tuple(x.dtype for x in examples))
     examples = tuple(single(x).contiguous() for x in examples)
     net = canonical(given, examples, records_for(examples, data and data.calibration.inputs), name)
-    data = data and judged(data, _first_outputs(net, data.test, examples, source), source)
+    if data is not None:
+        named, data = data.metric, judged(data, _first_outputs(net, data.test, examples, source), source)
+        if named is None:
+            progress.note(f"no metric is named; {data.metric} is taken")
     _say_what_changed(given, net)
     return _finished(Model(name, source, net, examples, data, "", given))
 

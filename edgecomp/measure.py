@@ -50,7 +50,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
     with progress.stage("measure", " and ".join(names) or "nothing"):
         error = output_error(model, plan, artifact)
         if not names:
-            return Measured((), None, None, error, ("nothing was measured: --on none", *_warnings(error, None)))
+            return Measured((), None, None, ("nothing was measured: --on none", *_warnings(error, None)), error)
         accuracy = _accuracy(model, plan, artifact)
         notes = [] if accuracy else ["no data: accuracy was not measured, inputs of the timing are the example inputs"]
         measurements, check = [], None
@@ -68,7 +68,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
                         check = _check(model, plan, artifact, device)
                     notes += [f"{device.name}: {remark}" for remark in device.remarks()]
         notes += _warnings(error, accuracy)
-        return Measured(tuple(measurements), accuracy, check, error, tuple(notes))
+        return Measured(tuple(measurements), accuracy, check, tuple(notes), error)
 
 
 def _warnings(error: OutputError, accuracy: Accuracy | None) -> list[str]:

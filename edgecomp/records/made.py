@@ -174,5 +174,5 @@ class Measured:
     measurements: tuple[Measurement, ...]
     accuracy: Accuracy | None
     check: EmulatorCheck | None = None
-    error: OutputError | None = None
     notes: tuple[str, ...] = field(default=())
+    error: OutputError | None = None
