@@ -35,10 +35,10 @@ from torch import nn
 
 from edgecomp import chain, discover
 from edgecomp.devices import bundle, timing
-from edgecomp.devices.bench import write_records
 from edgecomp.devices.choose import make_device
 from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.target import find_target
+from edgecomp.devices.tensors import write_records
 from edgecomp.fitting import calibration, tables
 from edgecomp.fitting.calibration import CALIBRATION_SAMPLES
 from edgecomp.graph.order import note_image_sizes
@@ -156,7 +156,7 @@ def taken_from(model: Model, shape: str) -> Subject | None:
     """The net's first layer of that shape, else a convolution that has it on larger images; None if there is none."""
     if model.data is None:
         return None
-    images = model.data.calibration.inputs
+    (images,) = model.data.calibration.inputs
     wanted, _, size = shape.partition("@")
     larger: Subject | None = None
     for name, layer in model.net.named_modules():

@@ -103,7 +103,7 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
 
 def calibration_samples(model: Model) -> tuple[torch.Tensor, ...]:
     """What layers are fitted to."""
-    return (model.data.calibration.inputs[:CALIBRATION_SAMPLES],)
+    return model.data.calibration.take(slice(CALIBRATION_SAMPLES))
 
 
 def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn.Module, dict[str, dict[str, float]]]:

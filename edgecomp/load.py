@@ -8,26 +8,27 @@ import io
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .discover import model_files
 from .errors import BuildError, EdgecompError, UsageError, unknown
-from .graph.canonical import canonical, of_program, records_for
+from .graph.canonical import batch_of, canonical, net_outputs, of_program, records_for
 from .graph.given import Given
 from .graph.net import CanonicalNet
 from .graph.order import note_image_sizes
 from .graph.precision import other_precision, single
 from .records import Data, Model, Request, Split
+from .training.splits import data_of, judged
 from .training.train import train
 from .util import progress
+from .util.weights import load_weights, refuse_foreign
 
 DEFAULT_MODEL = "fashion"
 
@@ -37,7 +38,8 @@ def load(request: Request) -> Model:
 
     Raises:
         UsageError: there is no such model.
-        BuildError: the file raises, lacks `build` or `example_inputs`, its weights do not fit it, or it cannot be traced.
+        BuildError: the file raises, lacks `build` or `example_inputs`, its weights or data do not fit it, or it cannot
+            be traced.
     """
     reference = request.model or DEFAULT_MODEL
     with progress.stage("load", reference):
@@ -49,6 +51,7 @@ def load(request: Request) -> Model:
 
 
 def _from_anywhere(reference: str, quick: bool) -> Model:
+    refuse_foreign(Path(reference))
     if reference.endswith(".pt2"):
         return _from_archive(Path(reference))
     if reference.endswith(".tflite"):
@@ -61,10 +64,12 @@ def train_model(reference: str, quick: bool) -> tuple[Model, Path]:
     module, source = _module(reference)
     if not hasattr(module, "recipe") or not hasattr(module, "data"):
         raise UsageError(f"{source} has no `recipe` and `data`, so it cannot be trained here")
-    net, data = _build(module, source), _data(module, source)
+    net, (names, examples) = _build(module, source), _examples(module, source)
+    data = _data(module, source, names, examples)
+    assert data is not None
     path = _train(module, net, data, quick)
-    _load_weights(net, path)
-    return _model(Path(source).stem, source, net, _examples(module, source), data), path
+    load_weights(net, path)
+    return _model(source, net, names, examples, data), path
 
 
 def _train(module: ModuleType, net: nn.Module, data: Data, quick: bool) -> Path:
@@ -75,23 +80,43 @@ def _train(module: ModuleType, net: nn.Module, data: Data, quick: bool) -> Path:
 
 def _from_module(reference: str, quick: bool) -> Model:
     module, source = _module(reference)
-    net, data = _build(module, source), _data(module, source)
+    net, (names, examples) = _build(module, source), _examples(module, source)
+    data = _data(module, source, names, examples)
     weights = getattr(module, "weights", None)
     if weights is not None:
-        _load_weights(net, Path(source).parent / weights)
+        load_weights(net, Path(source).parent / weights)
     elif hasattr(module, "recipe") and data is not None:
-        _load_weights(net, _train(module, net, data, quick))
-    return _model(Path(source).stem, source, net, _examples(module, source), data)
+        load_weights(net, _train(module, net, data, quick))
+    return _model(source, net, names, examples, data)
 
 
-def _model(name: str, source: str, module: nn.Module, examples: tuple[Tensor, ...], data: Data | None) -> Model:
+def _model(
+    source: str, module: nn.Module, names: tuple[str, ...], examples: tuple[Tensor, ...], data: Data | None
+) -> Model:
     """The model with its canonical net, for inputs in fp32 whose elements lie in order."""
+    name = Path(source).stem
     _require_finite(module, source)
-    given = Given(module.eval(), dtypes=tuple(x.dtype for x in examples))
+    given = Given(module.eval(), names, tuple(x.dtype for x in examples))
     examples = tuple(single(x).contiguous() for x in examples)
-    net = canonical(given, examples, records_for(examples, data and (data.calibration.inputs,)), name)
+    net = canonical(given, examples, records_for(examples, data and data.calibration.inputs), name)
+    if data is not None:
+        named, data = data.metric, judged(data, _first_outputs(net, data.test, examples, source), source)
+        if named is None:
+            progress.note(f"no metric is named; {data.metric} is taken")
     _say_what_changed(given, net)
     return _finished(Model(name, source, net, examples, data, "", given))
+
+
+def _first_outputs(net: CanonicalNet, test: Split, examples: tuple[Tensor, ...], source: str) -> Tensor:
+    """What metrics see of the first samples."""
+    record = test.take(slice(batch_of(examples)))
+    outputs = net_outputs(net, record)[0]
+    if outputs.dim() == 0 or len(outputs) != len(record[0]):
+        raise BuildError(
+            f"{source}: the model's first output has shape {tuple(outputs.shape)} for {len(record[0])} samples",
+            "With data() it must be (N, …), one row a sample; leave out data() to build without a metric.",
+        )
+    return outputs
 
 
 def _finished(model: Model) -> Model:
@@ -179,72 +204,26 @@ def _build(module: ModuleType, source: str) -> nn.Module:
     return net
 
 
-def _examples(module: ModuleType, source: str) -> tuple[Tensor, ...]:
+def _examples(module: ModuleType, source: str) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
+    """The names of the example inputs, if they have some, and the tensors."""
     examples = _call(module, source, "example_inputs")
-    if not isinstance(examples, tuple) or not all(isinstance(x, Tensor) for x in examples):
-        raise BuildError(f"{source}: example_inputs() must return a tuple of tensors")
-    return examples
+    if isinstance(examples, Tensor):
+        raise BuildError(
+            f"{source}: example_inputs() returns a single tensor, not a tuple of them",
+            "Return (x,), with one entry for each argument of forward(), or a dict by their names.",
+        )
+    names = tuple(map(str, examples)) if isinstance(examples, Mapping) else ()
+    tensors = tuple(examples.values()) if isinstance(examples, Mapping) else examples
+    if not isinstance(tensors, tuple) or not tensors or not all(isinstance(x, Tensor) for x in tensors):
+        raise BuildError(f"{source}: example_inputs() must return a tuple of tensors, or a dict of them by name")
+    return names, tensors
 
 
-def _data(module: ModuleType, source: str) -> Data | None:
-    """The model's data: a `Data`, or a dict {train, calibration, test: (inputs, targets)} with an optional metric."""
+def _data(module: ModuleType, source: str, names: tuple[str, ...], examples: tuple[Tensor, ...]) -> Data | None:
+    """The model's data, if there are any: a `Data`, or splits by name, see `splits.data_of`."""
     if not hasattr(module, "data"):
         return None
-    data = _call(module, source, "data")
-    if isinstance(data, Data):
-        return data
-    try:
-        splits = {name: Split(name, *data[name]) for name in ("train", "calibration", "test")}
-        return Data(**splits, metric=data.get("metric", "top1"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BuildError(
-            f"{source}: data() returns neither edgecomp.Data nor a dict of splits ({error!r})",
-            "Return {'train': (inputs, targets), 'calibration': …, 'test': …, 'metric': 'top1'}.",
-        ) from error
-
-
-# --- weights ----------------------------------------------------------------------------------------------
-
-
-def _load_weights(net: nn.Module, path: Path) -> None:
-    """Fills `net`; tensors are converted to the net's dtype (the zoo stores fp16)."""
-    state = _read_weights(path)
-    expected = net.state_dict()
-    for name, tensor in state.items():
-        if name in expected and expected[name].shape != tensor.shape:
-            raise BuildError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, the model expects {tuple(expected[name].shape)}",
-                "The weights belong to another version of the model.",
-            )
-    # Counters of batches do not matter for inference, and are often left out.
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
-    surplus = [name for name in state if name not in expected]
-    if missing or surplus:
-        parts = [f"{path}: does not fit the model"]
-        parts += [f"missing: {', '.join(missing[:5])}"] if missing else []
-        parts += [f"not in the model: {', '.join(surplus[:5])}"] if surplus else []
-        raise BuildError("; ".join(parts), "The weights belong to another version of the model.")
-    net.load_state_dict(state, strict=False)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise BuildError(f"weights file {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BuildError(
-            f"{path} holds pickled Python objects, which run code when they are loaded; it is not opened",
-            "Save the weights alone: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors').",
-        ) from error
-    except (safetensors.SafetensorError, OSError, RuntimeError, EOFError) as error:
-        raise BuildError(f"cannot read weights from {path}: {error}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BuildError(f"{path} is not a state dict (names → tensors)", "Save model.state_dict().")
-    return state
+    return data_of(_call(module, source, "data"), tuple(map(single, examples)), names, source)
 
 
 def _require_finite(net: nn.Module, source: str) -> None:

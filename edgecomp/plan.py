@@ -62,6 +62,7 @@ def without_entries(model: Model, request: Request, runtime: str) -> Plan:
         seed=request.seed,
         budget_bytes=request.budget_bytes,
         max_drop_points=request.max_drop,
+        max_error_percent=request.max_error,
         limits=request.limits,
         recover_epochs=request.recover_epochs,
         stock=request.stock,

@@ -79,7 +79,7 @@ def instructions_per_mac(layer: nn.Module, x: Tensor, candidate: Candidate, runt
 
 def input_of(net: nn.Module, examples: tuple[Tensor, ...], layer: nn.Module) -> Tensor:
     """What the layer gets for the model's example inputs."""
-    return next(calibration.inputs_of(net, layer, examples[0]))
+    return next(calibration.inputs_of(net, layer, examples))
 
 
 def _once(key: str, find: Any) -> float:

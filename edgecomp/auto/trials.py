@@ -24,15 +24,18 @@ from ..compress import replace_weights
 from ..engines import Engine
 from ..fitting import calibration, channel_order
 from ..fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs
+from ..graph.given import Outputs, as_tuple
 from ..graph.order import channel_producers, execution_order
 from ..graph.trace import exported
 from ..layers.codebook import Coded
-from ..layers.layout import channels_last
+from ..layers.layout import channels_last, laid_out
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..load import load
 from ..records import Model, Record, Request, Split
-from ..training.outputs import divergence, flat_output
+from ..training.metrics import metric_of
+from ..training.outputs import output_loss
+from ..training.splits import digest
 from ..util import progress
 from ..util.files import cache_folder, write_text
 from ..util.workspace import stage_key
@@ -58,7 +61,7 @@ class Task:
 
 class Trial(Record):
     """error: ‖Y' − Y‖/‖Y‖ of the layer's outputs, inputs rounded as its arithmetic does. damage: of the net's outputs,
-    the Kullback–Leibler divergence of the class probabilities from the original's, a mean over samples, in nats."""
+    the loss that fits the model (see `training.outputs.OutputLoss`)."""
 
     error: float
     damage: float | None
@@ -85,7 +88,7 @@ class Runner:
 def judges(split: Split, samples: int) -> Split:
     """The samples that judge: those behind the ones that codes are fitted to, where there are so many."""
     start = max(0, min(CALIBRATION_SAMPLES, len(split) - samples))
-    return Split(split.name, split.inputs[start : start + samples], split.targets[start : start + samples])
+    return split.part(slice(start, start + samples))
 
 
 def trials(runner: Runner, tasks: list[Task]) -> list[Trial]:
@@ -141,15 +144,15 @@ class Bench:
     def __init__(self, model: Model, samples: int, seed: int) -> None:
         assert model.data is not None
         split = model.data.calibration
-        self.seed, self.fitting = seed, split.inputs[:CALIBRATION_SAMPLES]
-        self.batches = judges(split, samples).inputs.split(_BATCH)
-        if split.inputs.dim() == 4:
-            self.batches = tuple(batch.contiguous(memory_format=torch.channels_last) for batch in self.batches)
+        self.seed, self.fitting = seed, split.take(slice(CALIBRATION_SAMPLES))
+        judging = judges(split, samples)
+        self.batches = [tuple(map(laid_out, batch)) for batch in judging.batches(_BATCH)]
         self.net = channels_last(copy.deepcopy(model.net))
         program = exported(model.net, model.example_inputs, model.name)
         self.order = execution_order(program)
-        channel_order.order_by_energy(self.net, channel_producers(program), split.inputs[:ENERGY_SAMPLES])
+        channel_order.order_by_energy(self.net, channel_producers(program), split.take(slice(ENERGY_SAMPLES)))
         self.wanted, self.given = self._listen()
+        self.loss = output_loss(model.data, self.wanted, judging)
         self._inputs: dict[str, Inputs | None] = {}
         self._at = ""  # the layer that the next two are of
         self._seen: list[Tensor] = []  # what the judging samples give it, and it gives for them
@@ -179,8 +182,11 @@ class Bench:
         """Of the net with other modules in these places."""
         first = min((self.order.index(name) for name in replacements if name in self.order), default=0)
         with _replaced(self.net, {**self._recalled(first), **replacements}):
-            outputs = torch.cat([flat_output(self.net(batch)) for batch in self.batches])
-        return divergence(outputs, self.wanted).item()
+            return self.loss(self._all_outputs(), self.wanted).item()
+
+    def _all_outputs(self) -> Outputs:
+        parts = [as_tuple(self.net(*batch)) for batch in self.batches]
+        return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
     def _recalled(self, first: int) -> dict[str, nn.Module]:
         """In place of the layers before one: what they gave."""
@@ -202,7 +208,7 @@ class Bench:
         self._outputs = [layer(x) for x in self._seen]
 
     @torch.no_grad()
-    def _listen(self) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    def _listen(self) -> tuple[Outputs, dict[str, list[Tensor]]]:
         """The net's outputs, and those of layers that are called once, batch by batch."""
         given: dict[str, list[Tensor]] = {}
         layers = [name for name in self.order if kind_of(self.net.get_submodule(name)) != "other"]
@@ -210,7 +216,7 @@ class Bench:
         for name in layers:
             hook = lambda _, __, output, name=name: given.setdefault(name, []).append(output)  # noqa: E731
             handles.append(self.net.get_submodule(name).register_forward_hook(hook))
-        outputs = torch.cat([flat_output(self.net(batch)) for batch in self.batches])
+        outputs = self._all_outputs()
         for handle in handles:
             handle.remove()
         kept, total = {}, 0
@@ -264,9 +270,9 @@ def _replaced(net: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
 def _identity(model: Model, task: Task) -> str:
     """What all tasks of a model have in common: its weights and samples, and this code."""
     assert model.data is not None
-    inputs = model.data.calibration.inputs[: CALIBRATION_SAMPLES + task.samples]
-    data = hashlib.sha256(inputs.contiguous().numpy().tobytes()).hexdigest()
-    return stage_key("auto", model.sha256, repr(model.net), data, len(inputs), task.samples, task.request.seed)
+    used = model.data.calibration.first(CALIBRATION_SAMPLES + task.samples)
+    metric = model.data.metric and metric_of(model.data.metric).name  # which decides what the loss is
+    return stage_key("auto", model.sha256, repr(model.net), digest(used), metric, task.samples, task.request.seed)
 
 
 def _path(folder: Path, task: Task) -> Path:

@@ -76,12 +76,16 @@ def _exported(export: Export, model: Model, net: nn.Module, path: Path) -> tuple
     return path, inputs
 
 
-def measured(file: Path, runtime: str, target: str, sample: Tensor, emulated: bool) -> dict[str, float]:
+def measured(file: Path, runtime: str, target: str, sample: tuple[Tensor, ...], emulated: bool) -> dict[str, float]:
     """What one inference of an exported file takes on the emulated target, by resource; on the host, memory alone.
-    Memory is what the model adds to the program."""
+    Memory is what the model adds to the program.
+
+    Args:
+        sample: what the file takes for one inference.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         records, bundle = Path(temporary, "inputs"), Path(temporary, "bundle")
-        write_records(records, [sample[:1]])
+        write_records(records, [x[None] for x in sample])
         if not emulated:
             host = host_bundle(find_target(HOST_TARGET), runtime)
             device = make_device("host", find_target(target))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def channels_last(net: nn.Module) -> nn.Module:
@@ -14,6 +14,11 @@ def channels_last(net: nn.Module) -> nn.Module:
 def contiguous(net: nn.Module) -> nn.Module:
     """The reverse."""
     return _laid_out(net, torch.contiguous_format)
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """Inputs in the layout that convolutions want."""
+    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
 
 
 def _laid_out(net: nn.Module, memory_format: torch.memory_format) -> nn.Module:

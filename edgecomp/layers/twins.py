@@ -1,4 +1,4 @@
-"""Layers that share a weight but are of another kind, or have a bias or geometry of their own: coded once, stored once."""
+"""Layers that share a weight but differ in kind, bias or geometry: the weight is coded once and stored once."""
 
 from __future__ import annotations
 

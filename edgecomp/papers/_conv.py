@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from .. import chain, discover
 from ..compress import aim_at_original, replace_weights
 from ..devices import timing
-from ..devices.bench import write_records
 from ..devices.bundle import host_bundle, make_bundle
 from ..devices.choose import make_device
 from ..devices.host import HOST_TARGET
 from ..devices.target import find_target
+from ..devices.tensors import write_records
 from ..fitting import calibration
 from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
 from ..layers.layout import channels_last, contiguous
@@ -100,8 +100,8 @@ class ConvBench:
     def __post_init__(self) -> None:
         assert self.model.data is not None
         self.net = channels_last(copy.deepcopy(self.model.net))
-        self.calibration = self.model.data.calibration.inputs[: self.calibration_samples]
-        self.test = self.model.data.test.inputs[: self.test_samples]
+        self.calibration = self.model.data.calibration.take(slice(self.calibration_samples))
+        self.test = self.model.data.test.take(slice(self.test_samples))
         self.targets = self.model.data.test.targets[: self.test_samples]
         with progress.stage("prepare", f"answers of {self.model.name}"):
             self.answers = predict(self.net, self.test).argmax(1)
@@ -109,7 +109,7 @@ class ConvBench:
 
     def run(self, wanted: Approximation, tune: bool = False) -> Accuracy:
         """Accuracy of the net with these layers factorized, kept once it is measured."""
-        key = stage_key(self.model.sha256, len(self.test), len(self.calibration), wanted, tune and self.epochs)
+        key = stage_key(self.model.sha256, len(self.test[0]), len(self.calibration[0]), wanted, tune and self.epochs)
         return Accuracy(**recalled(self.results_path, key, lambda: self._run(wanted, tune).model_dump()))
 
     def costs(self, wanted: list[Approximation]) -> dict[str, Cost]:

@@ -21,6 +21,7 @@ from ..chain import Chain, restore
 from ..errors import UsageError
 from ..graph.canonical import canonical, records_for
 from ..graph.given import Given
+from ..graph.net import channels_last
 from ..graph.order import note_image_sizes
 from ..layers.matrix import kind_of
 from ..records import ChannelGroup, Model, Pruning, Request
@@ -131,7 +132,7 @@ def _cut_and_trained(model: Model, pruning: Pruning, seed: int, work: Workspace)
         return net
     kept = work.stages / f"tuning-{stage_key(model.sha256, pruning.model_dump_json(), seed)[:16]}.safetensors"
     steps = steps_of(config.epochs, model.data.train)
-    Tuning(net.to(memory_format=torch.channels_last), model.data.train, steps, config.rate, seed).run(
+    Tuning(channels_last(net), model.data.train, steps, config.rate, seed, job.loss).run(
         "training what is left", kept=kept
     )
     kept.unlink(missing_ok=True)
