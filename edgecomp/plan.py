@@ -167,8 +167,8 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
             named = any(fnmatch.fnmatch(name, glob) for name in names for glob in request.layers)
             if predicted < size and candidate.codes and 2 * predicted > size and not named:
                 reason = (
-                    f"{candidate.name} would still take {format_bytes(predicted)} of {format_bytes(size)}, and be slower "
-                    f"for it; --layers '{names[0]}' asks for it"
+                    f"{candidate.name} would still take {format_bytes(predicted)} of {format_bytes(size)}, and be "
+                    f"slower for it; --layers '{names[0]}' asks for it"
                 )
             elif predicted < size:
                 return PlanEntry(

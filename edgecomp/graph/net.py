@@ -20,6 +20,7 @@ class CanonicalNet(nn.Module):
     Unlike a GraphModule it can be pickled and copied whatever its operators are.
 
     Attributes:
+        code: of the graph, in Python.
         batch: the only number of samples that the graph takes; None if it takes any. More samples are then given to it
             so many at a time, and what comes out is put together.
         calls: how often each layer is called, by name.
@@ -32,7 +33,7 @@ class CanonicalNet(nn.Module):
         for owned in ("_modules", "_parameters", "_buffers"):
             getattr(self, owned).update(getattr(held, owned))
         code = graph.python_code("self")
-        self.batch, self._source = batch, code.src
+        self.batch, self.code = batch, code.src
         words = set(re.findall(r"\w+", code.src))
         self._names = {name: _place_of(value) for name, value in code.globals.items() if name in words}
         calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
@@ -41,7 +42,7 @@ class CanonicalNet(nn.Module):
 
     def digest(self) -> str:
         """SHA-256 over the program, and names, shapes and bytes of all tensors."""
-        digest = hashlib.sha256(f"{self.batch} {self._source}".encode())
+        digest = hashlib.sha256(f"{self.batch} {self.code}".encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -56,7 +57,7 @@ class CanonicalNet(nn.Module):
 
     def _compile(self) -> None:
         space: dict[str, Any] = {name: _at(*place) for name, place in self._names.items()}
-        exec(compile(self._source, "<canonical net>", "exec"), space)  # code that the graph wrote
+        exec(compile(self.code, "<canonical net>", "exec"), space)  # code that the graph wrote
         self._run = space["forward"]
 
     def __getstate__(self) -> dict[str, Any]:
