@@ -21,8 +21,8 @@ from ..chain import Chain, restore
 from ..errors import UsageError
 from ..graph.canonical import canonical, records_for
 from ..graph.given import Given
-from ..graph.net import channels_last
 from ..graph.order import note_image_sizes
+from ..layers.layout import channels_last
 from ..layers.matrix import kind_of
 from ..records import ChannelGroup, Model, Pruning, Request
 from ..util import progress
