@@ -25,6 +25,7 @@ from .file_net import FileNet
 from .files import atomic_folder, cache_folder, sha256_file
 from .layers.codebook import CodebookEmbedding, Coded
 from .layers.quantized import Quantized
+from .layers.recurrent import inside_recurrences
 from .layers.stock import Stock, without_custom_ops
 from .plan import parameter_bytes
 from .records import Artifact, Compressed, LayerReport, Model, Plan, Proof, Report
@@ -176,6 +177,7 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
     stored = {hashlib.sha256(c.data).digest() for c in runtime.constants(path)}
     looked_up: list[float] = []
     stock = rounded = 0
+    apart = inside_recurrences(net)
     for name, layer in net.named_modules():
         if isinstance(layer, (Coded, Stock)):
             if isinstance(layer, Coded):
@@ -185,7 +187,8 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
             _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
         elif isinstance(layer, Quantized):
             rounded += 1
-            _find(stored, runtime.stored(layer), f"{path}: the int{layer.bits} weights of {name}")
+            forms = [layer.codes] if layer in apart else runtime.stored(layer)
+            _find(stored, forms, f"{path}: the int{layer.bits} weights of {name}")
     ours = sorted(name for name in runtime.operators(path) if "edgecomp" in name) if stock else []
     if ours:
         raise BuildError(f"{path} should need no custom op, and needs {', '.join(ours)}")
