@@ -21,16 +21,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from edgecomp import explain, intervals, markdown, measure, progress
+from edgecomp import measure
 from edgecomp.export import original_file
-from edgecomp.files import write_text
 from edgecomp.load import load
 from edgecomp.pipeline import build
 from edgecomp.plan import plan
 from edgecomp.records import Model, PlanEntry, Request
 from edgecomp.recover import divergence
-from edgecomp.units import format_bytes, parse_bytes
-from edgecomp.workspace import Workspace, stage_key
+from edgecomp.report import explain, markdown
+from edgecomp.util import progress, statistics
+from edgecomp.util.files import write_text
+from edgecomp.util.units import format_bytes, parse_bytes
+from edgecomp.util.workspace import Workspace, stage_key
 
 _RANKS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -215,7 +217,7 @@ def _mean(found: list[dict[str, Any]], figure: str) -> float:
 def _behind(auto: list[dict[str, Any]], rival: list[dict[str, Any]]) -> str:
     """By how many points a rival is behind, and the interval."""
     ours, theirs = _rights(auto), _rights(rival)
-    low, high = intervals.drop_of_scores(lambda i: 100 * float(ours[i].mean() - theirs[i].mean()), len(ours))
+    low, high = statistics.drop_of_scores(lambda i: 100 * float(ours[i].mean() - theirs[i].mean()), len(ours))
     return f"{_mean(auto, 'accuracy') - _mean(rival, 'accuracy'):+.2f} ({low:+.2f} to {high:+.2f})"
 
 

@@ -18,10 +18,12 @@ from statistics import median
 import torch
 from torch import nn
 
-from edgecomp import engines, markdown, progress
+from edgecomp import engines
 from edgecomp.methods import pq
 from edgecomp.records import Request, SweepRequest
+from edgecomp.report import markdown
 from edgecomp.sweep import sweep
+from edgecomp.util import progress
 
 SMALL = 200  # tasks that do nothing
 LAYERS = 12  # tasks that fit a layer

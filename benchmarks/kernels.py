@@ -33,13 +33,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from edgecomp import calibration, chain, devices, discover, export, graph, lookup, native, progress, timing
+from edgecomp import chain, devices, discover, export
 from edgecomp.compress import CALIBRATION_SAMPLES
+from edgecomp.devices import bundle, timing
 from edgecomp.devices.host import Host
-from edgecomp.files import write_text
+from edgecomp.fitting import calibration, tables
+from edgecomp.graph.trace import note_image_sizes
 from edgecomp.layers.matrix import explicit_padding, kind_of
 from edgecomp.load import load
 from edgecomp.records import Model, Request
+from edgecomp.util import progress
+from edgecomp.util.files import write_text
 
 SHAPES = (
     *("9216x4096", "4096x4096", "4096x1000", "25088x4096"),
@@ -116,7 +120,7 @@ def measure(layer: Layer, subject: Subject, more: tuple[str, ...], folder: Path)
     emulator = devices.make("qemu", target)
     export.write_records(folder / "inputs", [inputs])
     for runtime in RUNTIMES:
-        native.make_bundle(target, runtime, folder / runtime)
+        bundle.make_bundle(target, runtime, folder / runtime)
         empty_run_bytes(runtime)
     for name, entry, made in replacements(subject, entries(more, subject), layer.refused):
         with progress.stage("export", f"{layer.title} {name}"):
@@ -207,7 +211,7 @@ def replacements(
     """What takes the place of the layer, by name; `refused` gets the reasons of those that cannot."""
     plain, samples = subject.layer, subject.samples
     original = nn.Sequential(plain).eval()
-    graph.note_image_sizes(original, (samples,))
+    note_image_sizes(original, (samples,))
     fitted: dict[tuple[str, tuple[str, ...]], nn.Module] = {}
     for name, entry in wanted.items():
         runtime, method, settings = entry
@@ -221,7 +225,7 @@ def replacements(
         if (method, settings) not in fitted:
             made = fitted[method, settings] = compressor.compress(plain, subject.statistics, 0)
             calibration.fix_ranges(original, plain, made, samples)
-            lookup.choose_tables(original, plain, made, samples)
+            tables.choose_tables(original, plain, made, samples)
         yield name, entry, fitted[method, settings]
 
 
@@ -272,7 +276,7 @@ def time_all(layer: Layer, inputs: Path) -> None:
 
 
 def host_bundle(runtime: str) -> Path:
-    return native.host_bundle(discover.target(export.HOST_TARGET), runtime)
+    return bundle.host_bundle(discover.target(export.HOST_TARGET), runtime)
 
 
 @functools.cache

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import roofline
 
-from edgecomp import discover, markdown
+from edgecomp import discover
 from edgecomp.devices.host import Host
-from edgecomp.timing import Timing
-from edgecomp.units import format_bytes, format_count
+from edgecomp.devices.timing import Timing
+from edgecomp.report import markdown
+from edgecomp.util.units import format_bytes, format_count
 
 THREADS = (1, 2)
 _SAME = "¹"

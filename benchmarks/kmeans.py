@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from edgecomp import kmeans
+from edgecomp.fitting import kmeans
 
 
 def ours(blocks: np.ndarray, k: int, iterations: int) -> np.ndarray:
@@ -72,7 +72,7 @@ def show_memory(k: int, s: int) -> None:
     """Peak of the whole process, layer included; it never falls, so the cheaper run comes first."""
     from torch import nn
 
-    from edgecomp.calibration import Inputs
+    from edgecomp.fitting.calibration import Inputs
     from edgecomp.methods import pq
 
     size, config = 16384, pq.Config(k=k, s=s)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from edgecomp import compiler
 from edgecomp.layers.codebook import CodebookConv2d, Coded
 from edgecomp.layers.quantized import Quantized
+from edgecomp.util import compiler
 
 _SECONDS = 0.05
 _REPEATS = 3

@@ -15,17 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecomp import devices, discover, markdown, measure, native, progress, timing
+from edgecomp import devices, discover, measure
 from edgecomp.compress import compress
+from edgecomp.devices import bundle, timing
 from edgecomp.export import HOST_TARGET, export, write_records
-from edgecomp.figures import left_alone
-from edgecomp.files import write_text
 from edgecomp.load import load
 from edgecomp.plan import plan as make_plan
 from edgecomp.records import Artifact, Model, Request
 from edgecomp.recover import recover
-from edgecomp.units import format_bytes, format_count
-from edgecomp.workspace import Workspace
+from edgecomp.report import markdown
+from edgecomp.report.figures import left_alone
+from edgecomp.util import progress
+from edgecomp.util.files import write_text
+from edgecomp.util.units import format_bytes, format_count
+from edgecomp.util.workspace import Workspace
 
 NETS = {
     "int8": ("int8", ()),
@@ -63,7 +66,7 @@ def main() -> None:
         inputs = Path(temporary, "inputs")
         write_records(inputs, [model.data.test.inputs[:1]])
         _run(model, rows, inputs, Path(temporary))
-        bundles = {r: native.host_bundle(discover.target(HOST_TARGET), r) for r in discover.runtime_names()}
+        bundles = {r: bundle.host_bundle(discover.target(HOST_TARGET), r) for r in discover.runtime_names()}
         jobs = {f"{row.runtime} {row.net}": timing.Job(bundles[row.runtime], row.path, inputs) for row in rows}
         timings = timing.in_turns(jobs)
     text = _page(model, rows, timings)
@@ -101,7 +104,7 @@ def _run(model: Model, rows: list[Row], inputs: Path, folder: Path) -> None:
     target = discover.target("android-arm64")
     emulator = devices.make("qemu", target)
     for runtime in discover.runtime_names():
-        native.make_bundle(target, runtime, folder / runtime)
+        bundle.make_bundle(target, runtime, folder / runtime)
     for row in rows:
         with progress.stage("run", f"{row.runtime} {row.net}"):
             row.accuracy = measure.score(model.data, measure.test_outputs(model, row.runtime, row.path))

@@ -7,7 +7,7 @@ _STAGES = ("load", "plan", "compress", "recover", "export", "measure", "report")
 _HOME = {
     **dict.fromkeys(("Data", "Model", "Plan", "Report", "Request", "Split"), "records"),
     **dict.fromkeys(("BuildError", "DeviceError", "EdgecompError", "UsageError"), "errors"),
-    "Recipe": "train",
+    "Recipe": "training.train",
     "build": "pipeline",
 }
 

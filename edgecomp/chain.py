@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from . import discover, lowrank
-from .calibration import Inputs
+from . import discover
 from .errors import UsageError, unknown
+from .fitting import lowrank
+from .fitting.calibration import Inputs
 from .layers import Factored
 from .layers.matrix import KINDS, weight_matrix
 from .records import Cost

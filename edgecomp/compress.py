@@ -10,15 +10,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import calibration, chain, checkpoint, graph, lookup, permute, progress, prune
-from .calibration import Inputs
+from . import chain
 from .chain import Chain, Together
 from .engines import Engine
 from .errors import UsageError
+from .fitting import calibration, channel_order, tables
+from .fitting.calibration import Inputs
+from .graph import trace
+from .layers import checkpoint
 from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
 from .layers.quantized import static_parts
+from .pruning import stage as prune
 from .records import Compressed, Model, Plan, PlanEntry
-from .workspace import Workspace, stage_key
+from .util import progress
+from .util.workspace import Workspace, stage_key
 
 CALIBRATION_SAMPLES = 3072
 ENERGY_SAMPLES = 1024  # enough for variances
@@ -127,7 +132,7 @@ def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[_Job]:
             method = method.together([net.get_submodule(name) for name in entry.layers])
         jobs += [_Job(names, entry, method) for names in entry.units]
     if any(entry.coupled for entry in plan.entries):
-        order = graph.execution_order(graph.trace(model.net, model.example_inputs, model.name))
+        order = trace.execution_order(trace.trace(model.net, model.example_inputs, model.name))
         jobs.sort(key=lambda job: order.index(job.names[0]) if job.names[0] in order else len(order))
     return jobs
 
@@ -138,9 +143,9 @@ def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
     wanted = {name for name, entry in alone.items() if entry.method and entry.settings.get("permute")}
     if model.data is None or not wanted:
         return
-    found = graph.channel_producers(graph.trace(model.net, model.example_inputs, model.name))
+    found = trace.channel_producers(trace.trace(model.net, model.example_inputs, model.name))
     producers = {name: found[name] for name in alone if name in wanted and found.get(name) in alone}
-    permute.order_by_energy(net, producers, model.data.calibration.inputs[:ENERGY_SAMPLES])
+    channel_order.order_by_energy(net, producers, model.data.calibration.inputs[:ENERGY_SAMPLES])
     for name, producer in producers.items():
         progress.note(f"{name}: input channels in the order of their energy, which {producer} takes on")
 
@@ -149,7 +154,7 @@ def _waves(model: Model, jobs: list[_Job]) -> list[list[int]]:
     """The numbers of the jobs, those together whose inputs do not depend on each other; after those they depend on."""
     upstream: dict[str, set[str]] = {}
     if model.data is not None:
-        upstream = graph.upstream(graph.trace(model.net, model.example_inputs, model.name))
+        upstream = trace.upstream(trace.trace(model.net, model.example_inputs, model.name))
     depth: list[int] = []
     for number, job in enumerate(jobs):
         before = upstream.get(job.names[0], set())
@@ -208,7 +213,7 @@ def _fit(job: _Job, base: _Base) -> _Fitted:
     compressed = replace_weights(layer, job.method, inputs, seed)
     _fix_ranges(net, samples, layer, compressed)
     if samples is not None:
-        lookup.choose_tables(net, layer, compressed, samples, seed)
+        tables.choose_tables(net, layer, compressed, samples, seed)
     difference = before - compressed.decode()
     weights, outputs = _ratio(difference, before), None
     if inputs is not None:

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from . import methods as methods_package
 from . import runtimes as runtimes_package
 from .errors import UsageError, unknown
-from .files import data_folder
 from .records import Record
+from .util.files import data_folder
 
 
 def method_names() -> list[str]:

@@ -18,18 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import discover, lookup, native, progress
+from . import discover
+from .devices.bundle import host_bundle, make_bundle
 from .devices.host import Host
 from .errors import BuildError, UsageError
-from .file_net import FileNet
-from .files import atomic_folder, cache_folder, sha256_file
+from .fitting.tables import LIMIT
 from .layers.codebook import CodebookEmbedding, Coded
+from .layers.matrix import parameter_bytes
 from .layers.quantized import Quantized
 from .layers.recurrent import inside_recurrences
 from .layers.stock import Stock, without_custom_ops
-from .plan import parameter_bytes
 from .records import Artifact, Compressed, LayerReport, Model, Plan, Proof, Report
-from .workspace import Workspace, stage_key
+from .runtimes.litert.file_net import FileNet
+from .util import progress
+from .util.files import atomic_folder, cache_folder, sha256_file
+from .util.workspace import Workspace, stage_key
 
 HOST_TARGET = "linux-x86_64"
 _PROOF_SAMPLES = 32
@@ -107,7 +110,7 @@ def _bundle(plan: Plan, path: Path, work: Workspace) -> Path:
     """The folder with all that runs on the device, the model among it."""
     bundle = work.path("bundle")
     with atomic_folder(bundle) as partial:
-        native.make_bundle(discover.target(plan.target), plan.runtime, partial)
+        make_bundle(discover.target(plan.target), plan.runtime, partial)
         (partial / path.name).hardlink_to(path)
     return bundle
 
@@ -125,7 +128,7 @@ def run_on_host(runtime: str, path: Path, inputs: list[Tensor], outputs: int, th
     with tempfile.TemporaryDirectory() as temporary:
         records, result = Path(temporary, "inputs"), Path(temporary, "outputs")
         write_records(records, inputs)
-        bundle = native.host_bundle(discover.target(HOST_TARGET), runtime)
+        bundle = host_bundle(discover.target(HOST_TARGET), runtime)
         Host().run(bundle, path, records, result, threads=threads)
         return read_outputs(result, len(inputs[0]), outputs)
 
@@ -213,7 +216,7 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
 def _lookup_error(layer: Coded) -> float:
     """At most, of the layer's outputs."""
     tables = layer.lookup
-    known = tables.error is not None and tables.error <= lookup.LIMIT
+    known = tables.error is not None and tables.error <= LIMIT
     return _LOOKUP if tables.bits > 8 or known else _BYTES
 
 

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from . import graph, progress
 from .discover import model_files
 from .errors import BuildError, EdgecompError, UsageError, unknown
+from .graph.trace import fold_norms, note_image_sizes, trace, with_layers
 from .records import Data, Model, Request, Split
-from .train import train
+from .training.train import train
+from .util import progress
 
 DEFAULT_MODEL = "fashion"
 
@@ -38,9 +39,9 @@ def load(request: Request) -> Model:
     with progress.stage("load", reference):
         model = _from_anywhere(reference, request.quick)
         _require_finite(model)
-        program = graph.trace(model.net, model.example_inputs, model.name)
-        net = graph.fold_norms(model.net, program)
-        graph.note_image_sizes(net, model.example_inputs)
+        program = trace(model.net, model.example_inputs, model.name)
+        net = fold_norms(model.net, program)
+        note_image_sizes(net, model.example_inputs)
         progress.note(
             f"{model.name}: {model.parameters:,} parameters, {model.data.test.name if model.data else 'no data'}"
         )
@@ -249,10 +250,10 @@ def _digest(net: nn.Module) -> str:
 
 def _from_tflite(path: Path) -> Model:
     try:
-        from . import tflite_model
+        from .runtimes.litert import reader
     except ImportError as error:
         raise BuildError(f"LiteRT cannot be imported: {error}", "pip install 'edgecomp[litert]'") from error
-    return tflite_model.load_file(path)
+    return reader.load_file(path)
 
 
 # --- torch.export archives --------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def _from_archive(path: Path) -> Model:
     _refuse_pickles(path)
     try:
         program = torch.export.load(path)
-        net = graph.with_layers(program)
+        net = with_layers(program)
         examples = program.example_inputs[0] if program.example_inputs else ()
     except Exception as error:
         raise BuildError(f"{path} is not a readable torch.export archive: {error}") from error

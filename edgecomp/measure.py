@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import devices, discover, intervals, native, progress, protocol
-from .devices import Device, Place
+from . import devices, discover
+from .devices import Device, Place, protocol
+from .devices.bundle import bench_program, host_bundle
 from .errors import BuildError
 from .export import HOST_TARGET, flat_output, output_values, proof_inputs, read_outputs, run_on_host, write_records
-from .files import atomic_file, cache_folder, sha256_file
 from .records import Accuracy, Artifact, Data, EmulatorCheck, Evidence, Measured, Model, Plan, Request, Split
+from .util import progress, statistics
+from .util.files import atomic_file, cache_folder, sha256_file
 
 _EMULATED_SAMPLES, _DEVICE_SAMPLES = 32, 500  # of the test split, for the check
 _TOLERANCE = 0.01  # relative difference from the host's outputs; the same sums in another order
@@ -43,7 +45,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
             for name in names:
                 bundle = artifact.bundle
                 if name == "host":
-                    bundle = native.host_bundle(discover.target(HOST_TARGET), plan.runtime)
+                    bundle = host_bundle(discover.target(HOST_TARGET), plan.runtime)
                 with devices.make(name, target, place) as device:
                     scene = protocol.Scene(plan.runtime, bundle, artifact.files, records, what)
                     measurements += protocol.measured(device, scene)
@@ -100,10 +102,10 @@ def compare_answers(
             a, b = (_score(metric, outputs[chosen], targets[chosen]) for outputs in (original, compressed))
             return a - b
 
-        interval, method = intervals.drop_of_scores(drop, count), "95 %, paired bootstrap"
+        interval, method = statistics.drop_of_scores(drop, count), "95 %, paired bootstrap"
     else:
         right = [(outputs.argmax(1) == targets).numpy() for outputs in (original, compressed)]
-        interval, method = intervals.drop_of_rights(*right), "95 %, Newcombe's for paired proportions"
+        interval, method = statistics.drop_of_rights(*right), "95 %, Newcombe's for paired proportions"
     return Accuracy(
         metric="custom" if callable(metric) else metric,
         split=split.name,
@@ -125,7 +127,7 @@ def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
 
 def outputs_on(model: Model, runtime: str, path: Path, inputs: Tensor) -> Tensor:
     """Outputs of an exported file; computed once per file, inputs and kernels."""
-    bench = native.bench_program(discover.target(HOST_TARGET), runtime)
+    bench = bench_program(discover.target(HOST_TARGET), runtime)
     digest = hashlib.sha256(inputs.numpy().tobytes())
     digest.update((sha256_file(path) + sha256_file(bench)).encode())
     cached = cache_folder("outputs") / f"{digest.hexdigest()[:32]}.npy"

@@ -3,18 +3,43 @@
 import contextlib
 from dataclasses import replace
 
-from . import devices, discover, engines, limits
+from . import auto, devices, discover, engines
 from .compress import compress
 from .errors import UsageError
 from .export import export, reopen
 from .load import load
 from .measure import measure
-from .plan import plan as make_plan
-from .plan import read_plan
-from .records import Plan, Report, Request
+from .plan import AUTO, read_plan, runtime_and_chains
+from .plan import plan as plan_by_method
+from .records import Model, Plan, Report, Request
 from .recover import recover
-from .report import read_report, remeasured, report
-from .workspace import Workspace
+from .report import limits, read_report, remeasured, report
+from .util.workspace import Workspace
+
+
+def check(request: Request) -> None:
+    """Refuses unknown names, settings, kinds, and limits that cannot be judged, before anything long begins.
+
+    Raises:
+        UsageError, DeviceError: see `discover`, `devices.chosen` and `limits.check`.
+    """
+    runtime_and_chains(request)
+    if request.method == AUTO:
+        auto.check(request)
+    engines.check(request.engine, request.address, request.workers)
+    names = devices.chosen(discover.target(request.target), request.on, devices.Place.of(request))
+    limits.check(request.limits, request.max_drop, names)
+
+
+def make_plan(model: Model, request: Request, work: Workspace, engine: engines.Engine | None = None) -> Plan:
+    """The plan, by the method that is named, or by the search for one.
+
+    Args:
+        engine: where `auto` tries candidates; without one in this process.
+    """
+    if request.method == AUTO:
+        return auto.plan(model, request, work, engine)
+    return plan_by_method(model, request, work)
 
 
 def build(request: Request) -> Report:

@@ -11,97 +11,71 @@ from pathlib import Path
 
 from torch import nn
 
-from . import chain, devices, discover, engines, graph, limits, progress, prune, trial
+from . import chain, discover
 from .chain import Chain
+from .devices import probe
 from .errors import UsageError, unknown
-from .files import write_text
-from .layers.matrix import KINDS, explicit_padding, kind_of
+from .graph.trace import execution_order, trace
+from .layers.matrix import KINDS, explicit_padding, kind_of, parameter_bytes
+from .pruning import stage as prune
 from .records import Model, Plan, PlanEntry, Pruning, Request
-from .units import format_bytes
-from .workspace import Workspace
+from .util import progress
+from .util.files import write_text
+from .util.units import format_bytes
+from .util.workspace import Workspace
 
 DEFAULT_RUNTIME = "executorch"
 AUTO = "auto"  # the method that chooses methods
 
 
-def check(request: Request) -> None:
-    """Refuses unknown names, settings, kinds, and limits that cannot be judged, before anything long begins.
-
-    Raises:
-        UsageError, DeviceError: see `discover`, `devices.chosen` and `limits.check`.
-    """
-    runtime_and_chains(request)
-    engines.check(request.engine, request.address, request.workers)
-    names = devices.chosen(discover.target(request.target), request.on, devices.Place.of(request))
-    limits.check(request.limits, request.max_drop, names)
-
-
-def plan(model: Model, request: Request, work: Workspace, engine: engines.Engine | None = None) -> Plan:
-    """The plan for `model`, also written as `plan.json`.
-
-    Args:
-        engine: where `auto` tries candidates; without one in this process.
+def plan(model: Model, request: Request, work: Workspace) -> Plan:
+    """The plan for `model` by the method that the request names, also written as `plan.json`. For `auto` see there.
 
     Raises:
         UsageError: an unknown method, setting or kind, or `--layers` that match nothing.
     """
     with progress.stage("plan", request.method):
         runtime, chains = runtime_and_chains(request)
-        groups = tied_groups(model)
-        _require_matches(request.layers, [name for names in groups for name in names])
+        groups = named_groups(model, request)
         pruning, left = None, model
-        if chains and chains[0].prunes:
+        if chains[0].prunes:
             wish, _ = chains[0].configs[0].wish
-            meter = trial.meter(wish, runtime, request.target, model)
+            meter = probe.meter(wish, runtime, request.target, model)
             pruning = prune.plan_channels(model, chains[0], request, work, meter)
             left, chains = prune.shaped(model, pruning), chains[1:]
-        result = Plan(
-            model=model.source,
-            model_sha256=model.sha256,
-            target=request.target,
-            runtime=runtime,
-            method=request.method,
-            seed=request.seed,
-            budget_bytes=request.budget_bytes,
-            max_drop_points=request.max_drop,
-            limits=request.limits,
-            recover_epochs=request.recover_epochs,
-            stock=request.stock,
-            pruning=pruning,
-            entries=(),
-        )
-        if request.method == AUTO:
-            result = _found(model, result, groups, request, work, engine)
-        else:
-            entries = decide(left, groups, chains, request)
-            if pruning:
-                entries = tuple(_since_pruned(model, left, entry, pruning) for entry in entries)
-            result = result.model_copy(update={"entries": entries})
-        taken = [names[0] for entry in result.entries if entry.method for names in entry.units]
-        if chains or request.method == AUTO:
-            progress.note(f"{len(taken)} of {len(groups)} layers: {', '.join(taken) or 'none'}")
-        write_text(work.path("plan.json"), result.model_dump_json(indent=1) + "\n")
-        return result
+        entries = decide(left, groups, chains, request)
+        if pruning:
+            entries = tuple(_since_pruned(model, left, entry, pruning) for entry in entries)
+        result = without_entries(model, request, runtime).model_copy(update={"pruning": pruning, "entries": entries})
+        return written(result, groups, work, bool(chains))
 
 
-def _found(
-    model: Model,
-    base: Plan,
-    groups: list[tuple[str, ...]],
-    request: Request,
-    work: Workspace,
-    engine: engines.Engine | None,
-) -> Plan:
-    """The plan that `auto` finds; see there."""
-    from . import auto  # which builds plans, and so imports the later stages
+def without_entries(model: Model, request: Request, runtime: str) -> Plan:
+    """What a plan says beside what becomes of the layers."""
+    return Plan(
+        model=model.source,
+        model_sha256=model.sha256,
+        target=request.target,
+        runtime=runtime,
+        method=request.method,
+        seed=request.seed,
+        budget_bytes=request.budget_bytes,
+        max_drop_points=request.max_drop,
+        limits=request.limits,
+        recover_epochs=request.recover_epochs,
+        stock=request.stock,
+        pruning=None,
+        entries=(),
+    )
 
-    found = []
-    for names in groups:
-        layer = model.net.get_submodule(names[0])
-        kind = kind_of(layer)
-        reason = _not_a_layer(layer, kind) or _not_named(names, request)
-        found.append(auto.Group(names, kind, parameter_bytes(layer), reason))
-    return auto.search(model, base, found, request, work, engine)
+
+def written(plan: Plan, groups: list[tuple[str, ...]], work: Workspace, tell: bool = True) -> Plan:
+    """The plan, now also in `plan.json`; says which layers it takes."""
+    taken = [names[0] for entry in plan.entries if entry.method for names in entry.units]
+    if tell:
+        progress.note(f"{len(taken)} of {len(groups)} layers: {', '.join(taken) or 'none'}")
+    write_text(work.path("plan.json"), plan.model_dump_json(indent=1) + "\n")
+    return plan
 
 
 def read_plan(path: Path) -> Plan:
@@ -119,12 +93,12 @@ def read_plan(path: Path) -> Plan:
 
 
 def runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
-    """The runtime and the methods; where the model is a runtime's file, they must be able to work on it."""
+    """The runtime and the methods (none for `auto`); where the model is a runtime's file, they must work on it."""
     own = discover.runtime_of_file(request.model or "")
     asked = request.runtime or own or DEFAULT_RUNTIME
     discover.runtime(asked)
     if request.method == AUTO:
-        return _checked_auto(request, own, asked), []
+        return asked, []
     chains = chain.parse(request.method, request.settings, asked)
     if own is None:
         return asked, chains
@@ -144,28 +118,10 @@ def runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
     return own, chains
 
 
-def _checked_auto(request: Request, own: str | None, asked: str) -> str:
-    from .auto.options import options
-
-    if own is not None:
-        raise UsageError(
-            f"--method auto tries layers out in torch, and {request.model} is a finished file",
-            "Build from the torch model, or name a method.",
-        )
-    options(request.settings, asked)
-    return asked
-
-
-def parameter_bytes(module: nn.Module, recurse: bool = False) -> int:
-    """Bytes of the tensors a module owns itself, or with its children."""
-    tensors = [*module.parameters(recurse), *module.buffers(recurse)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
 def tied_groups(model: Model) -> list[tuple[str, ...]]:
     """Names of the modules that own parameters, in the order of execution; those that share a weight together."""
     owners = {name: m for name, m in model.net.named_modules() if any(True for _ in m.parameters(recurse=False))}
-    order = graph.execution_order(graph.trace(model.net, model.example_inputs, model.name))
+    order = execution_order(trace(model.net, model.example_inputs, model.name))
     ordered = [name for name in order if name in owners] + [name for name in owners if name not in order]
     by_weight: dict[int, list[str]] = defaultdict(list)
     for name in ordered:
@@ -173,10 +129,18 @@ def tied_groups(model: Model) -> list[tuple[str, ...]]:
     return [tuple(names) for names in by_weight.values()]
 
 
-def _require_matches(globs: tuple[str, ...], names: list[str]) -> None:
-    for glob in globs:
+def named_groups(model: Model, request: Request) -> list[tuple[str, ...]]:
+    """`tied_groups`, where every `--layers` names some of them.
+
+    Raises:
+        UsageError: one does not.
+    """
+    groups = tied_groups(model)
+    names = [name for names in groups for name in names]
+    for glob in request.layers:
         if not fnmatch.filter(names, glob):
             raise unknown("layer", glob, names)
+    return groups
 
 
 def decide(model: Model, groups: list[tuple[str, ...]], chains: list[Chain], request: Request) -> tuple[PlanEntry, ...]:
@@ -254,6 +218,11 @@ def _filtered(names: tuple[str, ...], layer: nn.Module, kind: str, candidate: Ch
     """Why the chain is not meant for a group of layers; empty if it is."""
     if kind in KINDS and kind not in candidate.kinds:
         return f"{candidate.name} takes {' and '.join(candidate.kinds)} layers; --set kinds={kind},… adds this kind"
+    return not_meant(names, layer, kind, request)
+
+
+def not_meant(names: tuple[str, ...], layer: nn.Module, kind: str, request: Request) -> str:
+    """Why no method may take a group of layers; empty if one may."""
     return _not_a_layer(layer, kind) or _not_named(names, request)
 
 

@@ -27,14 +27,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import checkpoint, progress
 from .engines import Engine
 from .errors import UsageError
-from .files import atomic_file, sha256_file
+from .layers import checkpoint
 from .records import Compressed, Model, Plan, Split
-from .train import interruptible, one_cycle, predict
-from .trainable import TrainableCodes, free_parameters, trainable
-from .workspace import Workspace, stage_key
+from .training.train import interruptible, one_cycle, predict
+from .training.trainable import TrainableCodes, free_parameters, trainable
+from .util import progress
+from .util.files import atomic_file, sha256_file
+from .util.workspace import Workspace, stage_key
 
 _BATCH = 256
 _DIVERGED = 4  # times the loss at the start

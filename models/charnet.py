@@ -7,7 +7,7 @@ shipped: `edgecomp train models/charnet.py` makes them once per user.
 import torch
 from torch import nn
 
-from edgecomp.characters import characters
+from edgecomp.datasets import characters
 from edgecomp.train import Recipe
 
 recipe = Recipe(epochs=6, batch=128, learning_rate=0.02, weight_decay=5e-4, seed=1, shift=0, flip=False)

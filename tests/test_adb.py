@@ -14,13 +14,15 @@ import pytest
 from conftest import export_tiny
 from phone import Phone, Server, wait_until
 
-from edgecomp import cli, discover, native, progress
+from edgecomp import cli, discover
 from edgecomp.devices import Place, adb, remote
 from edgecomp.devices.adb import Adb
+from edgecomp.devices.bundle import host_bundle, make_bundle
 from edgecomp.devices.facts import Facts
 from edgecomp.devices.host import Host
 from edgecomp.errors import DeviceError, UsageError
 from edgecomp.export import HOST_TARGET
+from edgecomp.util import progress
 
 ANDROID = discover.target("android-arm64")
 
@@ -50,7 +52,7 @@ def phone(server, tmp_path, monkeypatch):
 def scene(tmp_path_factory):
     """An exported net, inputs, and the bundle for a phone."""
     folder = tmp_path_factory.mktemp("scene")
-    native.make_bundle(ANDROID, "executorch", folder / "bundle")
+    make_bundle(ANDROID, "executorch", folder / "bundle")
     return folder / "bundle", *export_tiny(folder)
 
 
@@ -106,7 +108,7 @@ def test_the_same_numbers_as_on_the_host(phone, scene, tmp_path):
         pushed = list(phone.path(remote_folder(phone)).rglob("*"))
         device.run(bundle, model, inputs, tmp_path / "there", threads=1)
         assert list(phone.path(remote_folder(phone)).rglob("*")) == pushed  # nothing is copied twice
-    host = native.host_bundle(discover.target(HOST_TARGET), "executorch")
+    host = host_bundle(discover.target(HOST_TARGET), "executorch")
     Host().run(host, model, inputs, tmp_path / "here", threads=1)
     a, b = (np.fromfile(tmp_path / name, np.float32) for name in ("here", "there"))
     assert len(run.samples_ms) == 2 and len(run.warmup_ms) == 1

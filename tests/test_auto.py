@@ -24,12 +24,11 @@ from edgecomp.auto.pool import Pool
 from edgecomp.auto.trials import Bench, Runner, Task, Trial, evaluate
 from edgecomp.chain import restore
 from edgecomp.errors import UsageError
-from edgecomp.layers.matrix import kind_of
+from edgecomp.layers.matrix import kind_of, parameter_bytes
 from edgecomp.load import load
-from edgecomp.plan import parameter_bytes
 from edgecomp.records import Request
 from edgecomp.recover import divergence
-from edgecomp.train import predict
+from edgecomp.training.train import predict
 
 FEW = ("--set", "auto.methods=pq,kmeans,int8,svd:kmeans", "--set", "auto.samples=256", "--set", "auto.rounds=2")
 

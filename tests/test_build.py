@@ -11,7 +11,8 @@ from conftest import TINY_MODEL
 from safetensors import safe_open
 
 from edgecomp.records import Proof
-from edgecomp.report import _about_outputs, read_report
+from edgecomp.report import read_report
+from edgecomp.report.report import _about_outputs
 
 STAGES = ("load", "plan", "compress", "recover", "export", "measure", "report")
 
@@ -201,7 +202,7 @@ def test_missing_emulator_exits_4_before_anything_is_built(edgecomp, tmp_path):
 
 
 def test_a_folder_in_use_is_refused(tiny_model, tmp_path, edgecomp):
-    from edgecomp.workspace import Workspace
+    from edgecomp.util.workspace import Workspace
 
     with Workspace(tmp_path / "out"):
         done = edgecomp("build", tiny_model, "-o", "out")

@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from edgecomp import intervals, report
-from edgecomp.compare import compare
+from edgecomp import report
 from edgecomp.errors import UsageError
+from edgecomp.report.compare import compare
+from edgecomp.util import statistics
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_tails_of_small_samples_are_those_of_students_t():
 
     for n in (5, 6, 10, 30):
         expected = stats.norm.cdf(-stats.t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1)))
-        assert intervals._tail(n) == pytest.approx(expected, rel=0.05)
+        assert statistics._tail(n) == pytest.approx(expected, rel=0.05)
 
 
 # --- the command line -------------------------------------------------------------------------------------

@@ -8,14 +8,16 @@ from conftest import TINY_DATA
 from safetensors import safe_open
 from torch import nn
 
-from edgecomp import calibration, checkpoint, compress, plan, recover, ttd
+from edgecomp import compress, plan, recover
 from edgecomp.chain import parse
 from edgecomp.errors import UsageError
+from edgecomp.fitting import calibration, tensor_train
+from edgecomp.layers import checkpoint
+from edgecomp.layers.matrix import parameter_bytes
 from edgecomp.load import load
 from edgecomp.methods import coupled_tt, tt
-from edgecomp.plan import parameter_bytes
 from edgecomp.records import Request
-from edgecomp.workspace import Workspace
+from edgecomp.util.workspace import Workspace
 
 MODEL = """
 import torch
@@ -85,17 +87,17 @@ def error(kernels, trains):
 def test_kernels_that_share_cores_are_recovered(own):
     for seed in range(3):
         kernels = kernels_of(own, 0.3, seed)
-        trains = ttd.decompose(kernels, (4, 6, 5), own)
+        trains = tensor_train.decompose(kernels, (4, 6, 5), own)
         assert error(kernels, trains) < 1e-5
 
 
 def test_more_cores_of_its_own_never_raise_the_error(monkeypatch):
     for seed in range(5):
         for kernels in (kernels_of("st", 1.0, seed), list(torch.randn(3, 8, 6, 3, 3))):
-            errors = [error(kernels, ttd.decompose(kernels, (4, 5, 6), "t"))]
+            errors = [error(kernels, tensor_train.decompose(kernels, (4, 5, 6), "t"))]
             for sweeps in (1, 2, 5, 40):
-                monkeypatch.setattr(ttd, "_SWEEPS", sweeps)
-                errors.append(error(kernels, ttd.decompose(kernels, (4, 5, 6), "st")))
+                monkeypatch.setattr(tensor_train, "_SWEEPS", sweeps)
+                errors.append(error(kernels, tensor_train.decompose(kernels, (4, 5, 6), "st")))
             assert errors == sorted(errors, reverse=True)
             assert errors[-1] < 0.97 * errors[0]
 

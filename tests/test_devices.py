@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgecomp import devices, discover, native
+from edgecomp import devices, discover
+from edgecomp.devices.bundle import BENCH, host_bundle, make_bundle
 from edgecomp.devices.host import Host
 from edgecomp.devices.qemu import Qemu
 from edgecomp.errors import DeviceError, UsageError
@@ -35,8 +36,8 @@ def scene(tmp_path_factory):
         net.set_submodule(name, pq.compress(net.get_submodule(name), pq.Config(), None, 0))
     executorch.export(net, model.example_inputs, folder / "m.pte")
     write_records(folder / "inputs", [model.data.test.inputs[:8]])
-    native.make_bundle(ANDROID, "executorch", folder / "arm64")
-    return folder, native.host_bundle(discover.target(HOST_TARGET), "executorch")
+    make_bundle(ANDROID, "executorch", folder / "arm64")
+    return folder, host_bundle(discover.target(HOST_TARGET), "executorch")
 
 
 def test_host_and_emulator_give_the_same_outputs(scene, tmp_path):
@@ -83,8 +84,8 @@ def test_profile_of_every_operator(scene, tmp_path, runtime):
     )
     net[3] = pq.compress(net[3], pq.Config(), None, 0)
     discover.runtime(runtime).export(net.eval(), (torch.zeros(1, 1, 12, 12),), tmp_path / "m")
-    native.make_bundle(ANDROID, runtime, tmp_path / "arm64")
-    host = native.host_bundle(discover.target(HOST_TARGET), runtime)
+    make_bundle(ANDROID, runtime, tmp_path / "arm64")
+    host = host_bundle(discover.target(HOST_TARGET), runtime)
     (tmp_path / "inputs").write_bytes((folder / "inputs").read_bytes()[: 144 * 4])
     options = {"threads": 1, "warmup": 2, "repeat": 2, "profile": 1}
     here = Host().run(host, tmp_path / "m", tmp_path / "inputs", **options).operators
@@ -114,13 +115,11 @@ def test_the_bundle_needs_nothing_of_the_host(scene, tmp_path):
         "--library-path",
         str(bundle / "lib"),
     ]
-    listed = subprocess.run(
-        [*command, "--list", str(bundle / native.BENCH)], capture_output=True, text=True, check=True
-    )
+    listed = subprocess.run([*command, "--list", str(bundle / BENCH)], capture_output=True, text=True, check=True)
     paths = [line.split("=>")[1].split("(")[0].strip() for line in listed.stdout.splitlines() if "=>" in line]
     assert paths and all(path.startswith(str(bundle)) for path in paths)
     done = subprocess.run(
-        [*command, str(bundle / native.BENCH), "--model", str(folder / "m.pte"), "--inputs", str(folder / "inputs")],
+        [*command, str(bundle / BENCH), "--model", str(folder / "m.pte"), "--inputs", str(folder / "inputs")],
         capture_output=True,
         text=True,
     )

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgecomp import compress, engines, sharing
+from edgecomp import compress, engines
+from edgecomp.engines import pickling
 from edgecomp.errors import BuildError, DeviceError, UsageError
 from edgecomp.load import load
 from edgecomp.plan import plan as make_plan
 from edgecomp.records import Request
-from edgecomp.workspace import Workspace
+from edgecomp.util.workspace import Workspace
 
 
 def scaled(task, base):
@@ -51,8 +52,8 @@ def test_packed_tensors_keep_bits_order_and_ties():
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)).requires_grad_(False)
     net[2].weight = net[0].weight
     value = {"image": image, "slice": image[:, 1], "none": torch.empty(0, 7), "half": torch.randn(3).half(), "net": net}
-    parts = [bytes(part) for part in sharing.pack(value)]
-    again = sharing.unpack(parts)
+    parts = [bytes(part) for part in pickling.pack(value)]
+    again = pickling.unpack(parts)
     assert torch.equal(again["image"], image) and again["image"].stride() == image.stride()
     assert torch.equal(again["slice"], image[:, 1]) and torch.equal(again["half"], value["half"])
     assert again["none"].shape == (0, 7) and again["net"][0].weight is again["net"][2].weight

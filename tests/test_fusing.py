@@ -8,10 +8,11 @@ from executorch.exir.schema import KernelCall
 from torch import nn
 from torch.nn import functional as F
 
-from edgecomp import discover, export, tflite
+from edgecomp import discover, export
 from edgecomp.errors import BuildError, DeviceError
 from edgecomp.layers.codebook import CodebookConv2d, Coded
 from edgecomp.methods import binary, int8, kmeans, pq
+from edgecomp.runtimes.litert import flatbuffer
 
 OURS = {"edgecomp::codebook_linear.out", "edgecomp::codebook_conv2d.out", "edgecomp_codebook_linear"}
 
@@ -29,11 +30,11 @@ def coded(layer, method=pq, **settings):
 def fused(path):
     """Of every call of our ops in the file, whether it has a ReLU."""
     if path.suffix == ".tflite":
-        model = tflite.read(path)
-        graph, names = model.subgraphs[0], [tflite.operation(code) for code in model.operatorCodes]
+        model = flatbuffer.read(path)
+        graph, names = model.subgraphs[0], [flatbuffer.operation(code) for code in model.operatorCodes]
         inputs = [list(op.inputs) for op in graph.operators if "edgecomp" in names[op.opcodeIndex]]
         constants = [[graph.tensors[i] for i in indices] for indices in inputs]
-        settings = [t for tensors in constants for t in tensors if t.type == tflite.schema.TensorType.INT32]
+        settings = [t for tensors in constants for t in tensors if t.type == flatbuffer.schema.TensorType.INT32]
         return [bool(np.frombuffer(bytes(model.buffers[t.buffer].data), np.int32)[7]) for t in settings]
     plan = deserialize_pte_binary(path.read_bytes()).program.execution_plan[0]
     calls = [step.instr_args for step in plan.chains[0].instructions if isinstance(step.instr_args, KernelCall)]

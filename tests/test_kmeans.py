@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from edgecomp import kmeans
+from edgecomp.fitting import kmeans
 
 
 def distortion(points, codebook, codes, weights=None):

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edgecomp import checkpoint
 from edgecomp.errors import BuildError
-from edgecomp.layers import CodebookConv2d, CodebookLinear, CodeFormat
+from edgecomp.layers import CodebookConv2d, CodebookLinear, CodeFormat, checkpoint
 from edgecomp.layers.matrix import input_rows, weight_matrix
 
 FORMATS = st.builds(

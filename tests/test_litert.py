@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgecomp import export, native, tflite
+from edgecomp import export
+from edgecomp.devices import bundle
 from edgecomp.errors import DeviceError
 from edgecomp.load import load
 from edgecomp.methods import kmeans, pq
 from edgecomp.records import Request
 from edgecomp.runtimes import litert
+from edgecomp.runtimes.litert import flatbuffer
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def coded(tiny_model, tmp_path):
 def interpreter(path):
     from ai_edge_litert.interpreter import Interpreter, load_delegate
 
-    found = Interpreter(str(path), experimental_delegates=[load_delegate(str(native.litert_delegate()))])
+    found = Interpreter(str(path), experimental_delegates=[load_delegate(str(bundle.litert_delegate()))])
     found.allocate_tensors()
     return found
 
@@ -45,8 +47,8 @@ def answers(found, x):
 
 def test_constants_lie_where_ops_may_read_them(coded):
     data = coded[2].read_bytes()
-    model = tflite.schema.Model.GetRootAs(data, 0)
-    assert tflite.schema.Model.ModelBufferHasIdentifier(data, 0)
+    model = flatbuffer.schema.Model.GetRootAs(data, 0)
+    assert flatbuffer.schema.Model.ModelBufferHasIdentifier(data, 0)
     for i in range(model.BuffersLength()):
         if model.Buffers(i).DataLength():
             vector = model.Buffers(i)._tab
@@ -54,12 +56,12 @@ def test_constants_lie_where_ops_may_read_them(coded):
 
 
 def test_a_file_read_and_written_is_the_same(coded, tmp_path):
-    tflite.write(tflite.read(coded[2]), tmp_path / "again.tflite")
+    flatbuffer.write(flatbuffer.read(coded[2]), tmp_path / "again.tflite")
     assert (tmp_path / "again.tflite").read_bytes() == coded[2].read_bytes()
 
 
 def test_codes_are_custom_ops_and_everything_else_is_builtin(coded):
-    model = tflite.read(coded[2])
+    model = flatbuffer.read(coded[2])
     codes = [model.operatorCodes[op.opcodeIndex] for op in model.subgraphs[0].operators]
     custom = [code.customCode.decode() for code in codes if code.customCode]
     assert custom == ["edgecomp_codebook_conv2d", "edgecomp_codebook_linear", "edgecomp_codebook_linear"]
@@ -77,11 +79,11 @@ def test_pythons_interpreter_computes_the_same_with_the_delegate(coded):
 
 def test_an_error_inside_an_op_is_reported(coded):
     model, _, path = coded
-    file = tflite.read(path)
+    file = flatbuffer.read(path)
     for tensor in file.subgraphs[0].tensors:
-        if tensor.type == tflite.schema.TensorType.INT32 and list(tensor.shape) == [8]:
+        if tensor.type == flatbuffer.schema.TensorType.INT32 and list(tensor.shape) == [8]:
             file.buffers[tensor.buffer].data = np.full(32, 77, np.uint8)  # settings that make no sense
-    tflite.write(file, path)
+    flatbuffer.write(file, path)
     with pytest.raises(DeviceError, match="codebook_linear: the arguments do not fit together"):
         export.run_on_host("litert", path, [model.data.test.inputs[:1]], 10)
     with pytest.raises(RuntimeError, match="codebook_linear: the arguments do not fit together"):

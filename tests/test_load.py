@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgecomp import graph
 from edgecomp.errors import BuildError, UsageError
+from edgecomp.graph.trace import fold_norms, trace
 from edgecomp.load import load
 from edgecomp.records import Request
 
@@ -45,7 +45,7 @@ def test_norm_whose_input_is_used_elsewhere_is_not_folded():
             return self.norm(y) + y
 
     net, x = Branch().eval(), torch.rand(1, 1, 8, 8)
-    folded = graph.fold_norms(net, graph.trace(net, (x,), "branch"))
+    folded = fold_norms(net, trace(net, (x,), "branch"))
     assert isinstance(folded.norm, nn.BatchNorm2d)
 
 

@@ -7,8 +7,9 @@ from test_layers import filled as filled_linear
 from torch import nn
 from torch.nn import functional as F
 
-from edgecomp import chain, checkpoint, discover, export, lookup, pipeline
-from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat
+from edgecomp import chain, discover, export, pipeline
+from edgecomp.fitting import tables as lookup
+from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, checkpoint
 from edgecomp.layers.codebook import Tables
 from edgecomp.methods import binary, kmeans, pq
 from edgecomp.records import Request

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from edgecomp import calibration, compress, cpd, ttd
-from edgecomp.calibration import Inputs
+from edgecomp import compress
 from edgecomp.chain import parse
 from edgecomp.errors import UsageError
+from edgecomp.fitting import calibration, cp
+from edgecomp.fitting.calibration import Inputs
+from edgecomp.fitting.tensor_train import decompose
 from edgecomp.layers import Factored
 from edgecomp.layers.matrix import input_rows, weight_matrix
 from edgecomp.methods import tt, tucker
@@ -218,7 +220,7 @@ def test_cp_of_a_large_kernel_is_bounded_in_memory_and_finite():
 
     torch.manual_seed(0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    factors = cpd.decompose(nn.functional.normalize(torch.randn(512 * 512 * 9), dim=0).view(512, 512, 3, 3), 64, 2, 0)
+    factors = cp.decompose(nn.functional.normalize(torch.randn(512 * 512 * 9), dim=0).view(512, 512, 3, 3), 64, 2, 0)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert all(factor.isfinite().all() for factor in factors)
     assert max(factor.norm(dim=0).max() for factor in factors) < 2
@@ -230,7 +232,7 @@ def test_degenerate_tensors_keep_bounded_factors():
     a, b = torch.eye(3)[0], torch.eye(3)[1]
     tensor = sum(torch.einsum("i,j,k->ijk", *parts) for parts in ((a, a, b), (a, b, a), (b, a, a)))
     tensor = (tensor / tensor.norm())[:, :, :, None]
-    factors = cpd.decompose(tensor, 2, 100, 0)
+    factors = cp.decompose(tensor, 2, 100, 0)
     assert all(factor.isfinite().all() and factor.norm() < 10 for factor in factors)
 
 
@@ -254,7 +256,7 @@ def test_tt_is_tensorlys():
     layer = nn.Conv2d(10, 12, (5, 3))
     kernel = layer.weight.detach()
     theirs = tensor_train(kernel.permute(1, 2, 3, 0).numpy(), rank=[1, 7, 9, 8, 1]).to_tensor()
-    first, second, third, last = ttd.decompose([kernel], (7, 9, 8))[0]
+    first, second, third, last = decompose([kernel], (7, 9, 8))[0]
     ours = torch.einsum("as,bai,cbj,tc->sijt", first, second, third, last)
     assert (ours - torch.from_numpy(theirs)).norm() < 1e-5 * kernel.norm()
     assert tt.ranks(tt.structure(layer, tt.Config(rank=9))) == (9, 9, 9)

@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from edgecomp import chain, discover
-from edgecomp.calibration import Inputs
 from edgecomp.errors import UsageError
-from edgecomp.feedback import code_blocks, output_error, refine, triangle
-from edgecomp.layers.matrix import kind_of, weight_matrix
-from edgecomp.plan import parameter_bytes
+from edgecomp.fitting.calibration import Inputs
+from edgecomp.fitting.error_feedback import code_blocks, output_error, refine, triangle
+from edgecomp.layers.matrix import kind_of, parameter_bytes, weight_matrix
 
 # For each method, and some chains: settings from the smallest budget to the largest; the last one reproduces a small
 # layer, except where no budget does.

@@ -5,13 +5,14 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from edgecomp import discover, markdown, papers
+from edgecomp import discover, papers
 from edgecomp.chain import parse
 from edgecomp.load import load
 from edgecomp.papers import cosine_svd
 from edgecomp.papers._bench import mean_average_precision
 from edgecomp.papers._ranks import Cut, RankBench, Strategy
 from edgecomp.records import Request
+from edgecomp.report import markdown
 
 
 def test_retrieval_is_scored_as_scikit_learn_does():

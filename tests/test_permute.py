@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgecomp import graph, permute
+from edgecomp.fitting import channel_order
+from edgecomp.graph.trace import channel_producers, trace
 
 
 class Plain(nn.Sequential):
@@ -55,18 +56,18 @@ class OverWidth(nn.Module):
 def test_channels_are_reordered_only_where_nothing_changes(kind, expected):
     torch.manual_seed(0)
     net, x = kind().eval(), torch.randn(64, 2, 8, 8)
-    producers = graph.channel_producers(graph.trace(net, (x,), "net"))
+    producers = channel_producers(trace(net, (x,), "net"))
     assert producers == expected
     before = copy.deepcopy(net)
-    permute.order_by_energy(net, producers, x)
+    channel_order.order_by_energy(net, producers, x)
     assert torch.allclose(net(x), before(x), atol=1e-5)
     for name in producers:
         assert not torch.equal(net.get_submodule(name).weight, before.get_submodule(name).weight)
-        energies = permute._energies(net, producers, x)[name]
+        energies = channel_order._energies(net, producers, x)[name]
         assert torch.equal(energies, energies.sort(descending=True).values)
 
 
 def test_a_shared_weight_stays():
     net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
     net[4].weight = net[0].weight
-    assert graph.channel_producers(graph.trace(net, (torch.randn(2, 6),), "net")) == {}
+    assert channel_producers(trace(net, (torch.randn(2, 6),), "net")) == {}

@@ -13,7 +13,7 @@ from edgecomp.pruning.groups import find_groups
 from edgecomp.pruning.job import Job
 from edgecomp.pruning.tuning import Tuning
 from edgecomp.records import Data, Model, Split
-from edgecomp.train import save_state
+from edgecomp.training.train import save_state
 
 METHODS = [name for name in discover.method_names() if discover.prunes(name)]
 

@@ -6,13 +6,16 @@ import pytest
 import torch
 from conftest import TINY_DATA
 
-from edgecomp import chain, checkpoint, compress, discover, plan, prune, trial
+from edgecomp import chain, compress, discover, plan
+from edgecomp.devices import probe
 from edgecomp.errors import UsageError
+from edgecomp.layers import checkpoint
+from edgecomp.layers.matrix import parameter_bytes
 from edgecomp.load import load
-from edgecomp.plan import parameter_bytes
+from edgecomp.pruning import stage as prune
 from edgecomp.pruning.widths import layer_sizes
 from edgecomp.records import Request
-from edgecomp.workspace import Workspace
+from edgecomp.util.workspace import Workspace
 
 METHODS = [name for name in discover.method_names() if discover.prunes(name)]
 
@@ -169,5 +172,5 @@ def test_a_wish_for_time_is_met_by_trial(small, tmp_path):
 
 def test_nets_are_exported_and_timed_in_turns(small):
     model = load(Request(model=str(small)))
-    assert 0.2 < trial.meter("latency", "executorch", "android-arm64", model)(model.net) < 5
-    assert trial.meter("instructions", "executorch", "android-arm64", model)(model.net) == pytest.approx(1, rel=0.01)
+    assert 0.2 < probe.meter("latency", "executorch", "android-arm64", model)(model.net) < 5
+    assert probe.meter("instructions", "executorch", "android-arm64", model)(model.net) == pytest.approx(1, rel=0.01)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edgecomp.pruning.groups import find_groups, proven
-from edgecomp.pruning.surgery import masked, removed
+from edgecomp.pruning.groups import find_groups
+from edgecomp.pruning.surgery import masked, proven, removed
 from edgecomp.pruning.widths import cut_sizes, layer_sizes
 
 

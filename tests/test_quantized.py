@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from edgecomp import calibration, chain, checkpoint, discover, export, rounding
+from edgecomp import chain, discover, export
 from edgecomp.compress import compress
 from edgecomp.errors import BuildError, UsageError
-from edgecomp.layers import Factored, QuantizedConv2d
+from edgecomp.fitting import calibration, integers
+from edgecomp.layers import Factored, QuantizedConv2d, checkpoint
 from edgecomp.layers.matrix import weight_matrix
 from edgecomp.load import load
 from edgecomp.plan import plan
 from edgecomp.records import Model, Request
-from edgecomp.workspace import Workspace
+from edgecomp.util.workspace import Workspace
 
 LAYERS = {
     "dense": (lambda: nn.Linear(64, 33), (64,)),
@@ -103,9 +104,9 @@ def test_what_a_runtime_refuses_is_left_alone_with_the_reason(runtime, tiny_mode
 def test_scales_are_of_the_least_error(bits):
     """No scale of a fine search does better by more than a little; normal weights, and such as have long tails."""
     for matrix in (torch.randn(20, 300), torch.randn(20, 300) ** 3):
-        codes, scale = rounding.plain(matrix, bits)
+        codes, scale = integers.plain(matrix, bits)
         error = (matrix - scale[:, None] * codes).square().sum(1)
-        low, high = rounding.LEVELS_OF_WEIGHTS[bits]
+        low, high = integers.LEVELS_OF_WEIGHTS[bits]
         best = torch.full((20,), torch.inf)
         for step in torch.linspace(0.02, 8, 800):
             tried = (matrix / step).round().clamp(low, high) * step

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgecomp import checkpoint, engines, recover, trainable
+from edgecomp import engines, recover
 from edgecomp.chain import parse
 from edgecomp.errors import UsageError
-from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, ops
+from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, checkpoint, ops
 from edgecomp.records import Compressed, Data, Model, Plan, Split
-from edgecomp.workspace import Workspace
+from edgecomp.training import trainable
+from edgecomp.util.workspace import Workspace
 
 
 class Net(nn.Module):

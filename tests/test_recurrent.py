@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgecomp import discover, export
+from edgecomp import discover
+from edgecomp.devices.host import run_on_host
 from edgecomp.layers.codebook import CodebookLinear
 from edgecomp.layers.recurrent import GATES, Recurrence
 from edgecomp.methods import int4, int8, kmeans, pq, svd
@@ -70,7 +71,7 @@ def on_device(runtime, net, inputs, path):
     exporter.export(net, inputs, path)
     assert time.monotonic() - begin < 60
     expected = net(*inputs)
-    return export.run_on_host(runtime, path, [x[None] for x in inputs], expected.numel()).reshape(expected.shape), path
+    return run_on_host(runtime, path, [x[None] for x in inputs], expected.numel()).reshape(expected.shape), path
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -112,7 +113,9 @@ def compressed(net, method):
 
 
 @pytest.mark.parametrize("runtime", ["executorch", "litert"])
-@pytest.mark.parametrize(("kind", "method"), [("lstm", "pq"), ("gru", "kmeans"), ("gru", "int8"), ("lstm", "int4"), ("lstm", "svd")])
+@pytest.mark.parametrize(
+    ("kind", "method"), [("lstm", "pq"), ("gru", "kmeans"), ("gru", "int8"), ("lstm", "int4"), ("lstm", "svd")]
+)
 def test_compressed_weights_are_in_the_file_as_they_are_stored(runtime, kind, method, tmp_path):
     net = compressed(both(kind)[1], method)
     inputs = inputs_of(kind, 1)

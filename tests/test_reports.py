@@ -5,15 +5,18 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from edgecomp import junit as junit_file
-from edgecomp import limits, page, report, summary
+from edgecomp import report
 from edgecomp.errors import UsageError
 from edgecomp.records import Accuracy, Limits, Measured, Measurement, Plan, SizeReport
-from edgecomp.units import parse_bytes, parse_count, parse_ms, parse_share
+from edgecomp.report import html as page
+from edgecomp.report import junit as junit_file
+from edgecomp.report import limits, markdown
+from edgecomp.util.units import parse_bytes, parse_count, parse_ms, parse_share
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
@@ -208,7 +211,7 @@ def test_the_page_needs_nothing_else(result):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out(scheme):
     """WCAG 2 AA: a contrast of 4.5 for text."""
-    css = (report.Path(report.__file__).with_name("report.css")).read_text()
+    css = (Path(report.__file__).with_name("report.css")).read_text()
     roots = re.findall(r":root \{(.*?)\}", css, re.S)
     colours = dict(re.findall(r"--([\w-]+): (#\w+)", roots[0 if scheme == "light" else 1]))
     for ink, ground in (
@@ -236,7 +239,7 @@ def test_names_cannot_break_out(result):
     model = result.model.model_copy(update={"name": evil, "source": evil})
     broken = result.model_copy(update={"layers": [line], "model": model, "notes": [evil], "settings": {evil: evil}})
     assert "<script>alert" not in page.html(broken)
-    text = summary.report(broken)
+    text = markdown.report(broken)
     assert "<script>" not in text.replace("\\<", "") and "|`" not in text
     assert ElementTree.fromstring(junit_file.report(broken).encode())
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import export_tiny
 
-from edgecomp import discover, native
-from edgecomp.devices import Place
+from edgecomp import discover
+from edgecomp.devices import Place, bundle
 from edgecomp.devices.host import Host
 from edgecomp.devices.ssh import Ssh
 from edgecomp.errors import DeviceError
@@ -108,7 +108,7 @@ def computer(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    return native.host_bundle(LINUX, "executorch"), *export_tiny(tmp_path_factory.mktemp("scene"))
+    return bundle.host_bundle(LINUX, "executorch"), *export_tiny(tmp_path_factory.mktemp("scene"))
 
 
 def test_a_build_measured_on_a_computer(computer, edgecomp, tiny_model, tmp_path):

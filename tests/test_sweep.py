@@ -10,13 +10,13 @@ import sys
 import pytest
 from conftest import TINY_MODEL
 
-from edgecomp import budgets, engines, plan
+from edgecomp import engines, plan
 from edgecomp.discover import method, method_names, prunes
-from edgecomp.files import sha256_file
 from edgecomp.load import load
 from edgecomp.records import Accuracy, Measurement, Request, SweepPoint, SweepRequest
-from edgecomp.sweep import sweep
-from edgecomp.sweep_page import front
+from edgecomp.sweep import budgets, sweep
+from edgecomp.sweep.page import front
+from edgecomp.util.files import sha256_file
 
 
 def sweep_of(folder):

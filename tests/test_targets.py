@@ -7,9 +7,10 @@ import tomllib
 import pytest
 from conftest import ROOT
 
-from edgecomp import discover, native
+from edgecomp import discover
+from edgecomp.devices import bundle
 from edgecomp.errors import BuildError, UsageError
-from edgecomp.files import data_folder
+from edgecomp.util.files import data_folder
 
 KERNELS = data_folder("targets") / "kernels"
 LITERT = data_folder("targets") / "litert"
@@ -35,7 +36,7 @@ def test_bench_program_is_built_for_the_target(name):
     target = discover.target(name)
     for runtime in target.runtimes:
         header = subprocess.run(
-            ["readelf", "-h", native.bench_program(target, runtime)], capture_output=True, text=True
+            ["readelf", "-h", bundle.bench_program(target, runtime)], capture_output=True, text=True
         )
         machine = {"aarch64": "AArch64", "x86_64": "X86-64"}[target.machine]
         assert machine in header.stdout
@@ -47,7 +48,7 @@ def app_libraries(tmp_path_factory):
     target, folder = discover.target("android-arm64"), tmp_path_factory.mktemp("app")
     configure = ["cmake", "-S", data_folder("targets"), "-B", folder, "-DCMAKE_SYSTEM_NAME=Linux"]
     configure += [f"-DCMAKE_CXX_COMPILER={target.compiler.command}", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
-    configure += [f"-DEXECUTORCH_INCLUDE={native.sdk(target, 'executorch') / 'include'}"]
+    configure += [f"-DEXECUTORCH_INCLUDE={bundle.sdk(target, 'executorch') / 'include'}"]
     for command in (configure, ["cmake", "--build", folder, "--parallel", "2"]):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -56,9 +57,9 @@ def app_libraries(tmp_path_factory):
 
 def test_what_runs_on_android_is_aligned_to_16_kilobytes(app_libraries):
     target = discover.target("android-arm64")
-    made = [native.bench_program(target, runtime) for runtime in target.runtimes]
+    made = [bundle.bench_program(target, runtime) for runtime in target.runtimes]
     shipped = [
-        native.sdk(target, r) / info.folder / lib for r, info in target.runtimes.items() for lib in info.libraries
+        bundle.sdk(target, r) / info.folder / lib for r, info in target.runtimes.items() for lib in info.libraries
     ]
     found = list(app_libraries.glob("*.so"))
     assert [path.name for path in found] == ["libedgecomp_delegate.so"]
@@ -81,7 +82,7 @@ def test_an_app_finds_the_functions_it_calls(app_libraries):
 def test_the_code_for_apps_in_the_documentation_compiles_and_links(runtime, tmp_path):
     text = (ROOT / "docs" / "android.md").read_text()
     target = discover.target("android-arm64")
-    info, sdk = target.runtimes[runtime], native.sdk(target, runtime)
+    info, sdk = target.runtimes[runtime], bundle.sdk(target, runtime)
     (tmp_path / "CMakeLists.txt").write_text(text.split("```cmake\n")[1].split("```")[0])
     (tmp_path / "app.cc").write_text(text.split(f"```cpp {runtime}\n")[1].split("```")[0])
     (tmp_path / "edgecomp").symlink_to(data_folder("targets"))
@@ -142,7 +143,7 @@ def test_sdk_with_another_hash_is_not_used(monkeypatch, tmp_path):
     target = discover.target("android-arm64")
     changed = target.runtimes["executorch"].model_copy(update={"sha256": "0" * 64})
     with pytest.raises(BuildError, match="unexpected SHA-256"):
-        native.sdk(target.model_copy(update={"runtimes": {"executorch": changed}}), "executorch")
+        bundle.sdk(target.model_copy(update={"runtimes": {"executorch": changed}}), "executorch")
     assert not list((tmp_path / "sdk").glob("*"))
 
 
@@ -151,7 +152,7 @@ def test_sdk_that_cannot_be_fetched_says_how_to_get_it(monkeypatch, tmp_path):
     target = discover.target("android-arm64")
     missing = target.runtimes["executorch"].model_copy(update={"version": "0.0.1", "wheel": "executorch-0.0.1.whl"})
     with pytest.raises(BuildError, match="PIP_FIND_LINKS"):
-        native.sdk(target.model_copy(update={"runtimes": {"executorch": missing}}), "executorch")
+        bundle.sdk(target.model_copy(update={"runtimes": {"executorch": missing}}), "executorch")
 
 
 def test_missing_compiler_names_its_package():
@@ -160,7 +161,7 @@ def test_missing_compiler_names_its_package():
         update={"compiler": target.compiler.model_copy(update={"command": "aarch64-absent-g++"})}
     )
     with pytest.raises(BuildError, match=r"aarch64-absent-g\+\+ is not installed"):
-        native.bench_program(absent, "executorch")
+        bundle.bench_program(absent, "executorch")
 
 
 def test_every_data_file_of_a_target_parses():

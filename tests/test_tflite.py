@@ -13,12 +13,14 @@ from ai_edge_litert import schema_py_generated as schema
 from test_export import write as export_tiny
 from tflite_files import keras_like
 
-from edgecomp import checkpoint, export, pipeline, tflite
+from edgecomp import export, pipeline
 from edgecomp.errors import BuildError, UsageError
+from edgecomp.layers import checkpoint
 from edgecomp.layers.codebook import Coded
 from edgecomp.load import load
-from edgecomp.plan import check
+from edgecomp.pipeline import check
 from edgecomp.records import Request
+from edgecomp.runtimes.litert import flatbuffer
 
 METHODS = ("binary", "kmeans", "palettize", "pq", "rq")
 
@@ -84,9 +86,9 @@ def test_what_is_left_alone_has_a_reason_in_the_report(keras):
     ],
 )  # fmt: skip
 def test_reasons_that_few_files_give(keras, monkeypatch, change, reason):
-    model = tflite.read(keras)
+    model = flatbuffer.read(keras)
     change(model, model.subgraphs[0].operators[-1])
-    monkeypatch.setattr(tflite, "verified", lambda data, source: model)
+    monkeypatch.setattr(flatbuffer, "verified", lambda data, source: model)
     net = load(Request(model=str(keras))).net
     last = list(net.children())[-1]
     assert reason in last.reason
@@ -97,7 +99,7 @@ def test_reasons_that_few_files_give(keras, monkeypatch, change, reason):
 
 def test_codes_are_in_place_and_all_else_is_as_it_was(keras):
     _, out = build(keras)
-    before, after = tflite.read(keras), tflite.read(out / "model.tflite")
+    before, after = flatbuffer.read(keras), flatbuffer.read(out / "model.tflite")
     old, new = before.subgraphs[0], after.subgraphs[0]
     coded, dequantize = (0, 1, 4, 9, 10), 8  # stem, block1/conv, dense, halved, head
     taken = {int(old.operators[dequantize if i == 9 else i].inputs[int(i != 9)]) for i in coded}
@@ -113,7 +115,7 @@ def test_codes_are_in_place_and_all_else_is_as_it_was(keras):
     kept = [leaves(op) for i, op in enumerate(old.operators) if i not in (*coded, dequantize)]
     position = iter(leaves(op) for op in new.operators)
     assert all(op in position for op in kept)  # in this order
-    added = [tflite.text(after.operatorCodes[op.opcodeIndex].customCode) for op in new.operators]
+    added = [flatbuffer.text(after.operatorCodes[op.opcodeIndex].customCode) for op in new.operators]
     assert sorted(filter(None, added)) == [*["edgecomp_codebook_conv2d"] * 2, *["edgecomp_codebook_linear"] * 3]
 
 
@@ -147,8 +149,8 @@ def test_exact_kernels_give_what_decoded_weights_give(keras, settings):
 def test_uneven_padding_goes_in_front(keras):
     result, out = build(keras, "kmeans", "k=2", layers=("stem",))
     assert result.proof.relative_difference < 1e-2
-    model = tflite.read(out / "model.tflite")
-    names = [tflite.name_of(schema.BuiltinOperator, model.operatorCodes[op.opcodeIndex].builtinCode) for op in
+    model = flatbuffer.read(out / "model.tflite")
+    names = [flatbuffer.name_of(schema.BuiltinOperator, model.operatorCodes[op.opcodeIndex].builtinCode) for op in
              model.subgraphs[0].operators]  # fmt: skip
     assert names[:3] == ["PAD", "CUSTOM", "RELU6"]
 
@@ -156,8 +158,8 @@ def test_uneven_padding_goes_in_front(keras):
 def test_a_relu_goes_into_the_op(keras):
     result, out = build(keras, "kmeans", "k=4", layers=("block1/conv",))
     assert result.proof.relative_difference < 1e-5
-    model = tflite.read(out / "model.tflite")
-    names = [tflite.operation(model.operatorCodes[op.opcodeIndex]) for op in model.subgraphs[0].operators]
+    model = flatbuffer.read(out / "model.tflite")
+    names = [flatbuffer.operation(model.operatorCodes[op.opcodeIndex]) for op in model.subgraphs[0].operators]
     assert "edgecomp_codebook_conv2d" in names and "RELU" not in names
 
 
@@ -237,26 +239,26 @@ def test_damaged_files_are_named_or_harmless(keras):
     ],
 )
 def test_indices_that_point_at_nothing(keras, change, message, monkeypatch):
-    model = tflite.read(keras)
+    model = flatbuffer.read(keras)
     change(model)
-    tflite.write(model, keras)
+    flatbuffer.write(model, keras)
     with pytest.raises(BuildError, match=r"keras\.tflite is damaged"):
         load(Request(model=str(keras)))
-    monkeypatch.setattr(tflite, "_VERIFIER", "")  # should the verifier miss it
+    monkeypatch.setattr(flatbuffer, "_VERIFIER", "")  # should the verifier miss it
     with pytest.raises(BuildError, match=message):
         load(Request(model=str(keras)))
 
 
 def test_a_verifier_that_dies_is_an_error(keras, monkeypatch):
-    monkeypatch.setattr(tflite, "_VERIFIER", "import os; os.abort()")
+    monkeypatch.setattr(flatbuffer, "_VERIFIER", "import os; os.abort()")
     with pytest.raises(BuildError, match=r"keras\.tflite.*SIGABRT"):
         load(Request(model=str(keras)))
 
 
 def test_outputs_that_prove_nothing(keras):
-    model = tflite.read(keras)
+    model = flatbuffer.read(keras)
     model.signatureDefs[0].outputs[0].tensorIndex = int(model.subgraphs[0].operators[8].inputs[0])  # fp16
-    tflite.write(model, keras)
+    flatbuffer.write(model, keras)
     with pytest.raises(BuildError, match=r"keras\.tflite"):
         load(Request(model=str(keras)))
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgecomp import datasets
 from edgecomp.errors import BuildError
 from edgecomp.records import Data, Split
-from edgecomp.train import Recipe, _augment, one_cycle, train, weights_path
+from edgecomp.train import Recipe
+from edgecomp.training import datasets
+from edgecomp.training.train import _augment, one_cycle, train, weights_path
 
 RECIPE = Recipe(epochs=3, batch=16, learning_rate=0.05, weight_decay=1e-4, seed=3)
 

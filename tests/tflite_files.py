@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgecomp import tflite
+from edgecomp.runtimes.litert import flatbuffer
 
 
 class Builder:
@@ -83,7 +83,7 @@ class Builder:
         self.model.buffers.append(buffer)
         self.model.signatureDefs, self.model.metadata = [signature], [metadata]
         self.model.description = "MLIR Converted."
-        tflite.write(self.model, path)
+        flatbuffer.write(self.model, path)
         return path
 
 

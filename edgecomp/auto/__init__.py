@@ -6,6 +6,7 @@ chosen, looks at the real figures on the calibration split, and chooses again. T
 """
 
 from .candidates import Group
-from .search import search
+from .options import check
+from .search import plan, search
 
-__all__ = ["Group", "search"]
+__all__ = ["Group", "check", "plan", "search"]

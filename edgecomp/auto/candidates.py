@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import Field
 from torch import nn
 
-from .. import chain, discover, lowrank
+from .. import chain, discover
 from ..chain import Chain
+from ..fitting import lowrank
 from ..records import Record
 
 # What codes the parts that a factorization makes.

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from .. import devices, discover, native
+from .. import devices, discover
+from ..devices.bundle import host_bundle, make_bundle
 from ..export import HOST_TARGET, write_records
 from ..records import Limits
 from .candidates import Candidate
@@ -53,10 +54,10 @@ def measured(file: Path, runtime: str, target: str, sample: Tensor, emulated: bo
         records, bundle = Path(temporary, "inputs"), Path(temporary, "bundle")
         write_records(records, [sample[:1]])
         if not emulated:
-            host = native.host_bundle(discover.target(HOST_TARGET), runtime)
+            host = host_bundle(discover.target(HOST_TARGET), runtime)
             device = devices.make("host", discover.target(target))
             return {"ram": float(device.run(host, file, records).peak_rss_bytes - device.empty_rss_bytes(host))}
-        native.make_bundle(discover.target(target), runtime, bundle)
+        make_bundle(discover.target(target), runtime, bundle)
         device = devices.make("qemu", discover.target(target))
         run = device.run(bundle, file, records, threads=1, warmup=1, repeat=3)
         added = run.peak_rss_bytes - device.empty_rss_bytes(bundle)

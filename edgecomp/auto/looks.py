@@ -8,15 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .. import discover, progress
+from .. import discover
 from ..compress import compress, permute_channels
 from ..export import flat_output, run_on_host
 from ..layers.stock import without_custom_ops
 from ..measure import compare_answers
 from ..records import Model, Plan
 from ..recover import divergence
-from ..train import predict
-from ..workspace import Workspace, stage_key
+from ..training.train import predict
+from ..util import progress
+from ..util.workspace import Workspace, stage_key
 from . import costs
 from .trials import judges
 

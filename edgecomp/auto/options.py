@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field, ValidationError
 
-from .. import chain
+from .. import chain, discover
 from ..errors import UsageError, unknown
-from ..records import Record
+from ..plan import runtime_and_chains
+from ..records import Record, Request
 
 
 class Options(Record):
@@ -56,3 +57,18 @@ def options(settings: tuple[str, ...], runtime: str = "") -> Options:
         if any(candidate.prunes for candidate in chain.parse(name, (), runtime)):
             raise UsageError(f"auto.methods={name}: channel pruning is not among the candidates", "Leave it out.")
     return found
+
+
+def check(request: Request) -> None:
+    """Refuses a request that `auto` cannot serve, before anything long begins.
+
+    Raises:
+        UsageError: see `options`; or the model is a finished file.
+    """
+    own = discover.runtime_of_file(request.model or "")
+    if own is not None:
+        raise UsageError(
+            f"--method auto tries layers out in torch, and {request.model} is a finished file",
+            "Build from the torch model, or name a method.",
+        )
+    options(request.settings, runtime_and_chains(request)[0])

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from torch import nn
 
-from .. import discover, lowrank, progress
+from .. import discover
+from ..fitting import lowrank
 from ..layers.matrix import kind_of
 from ..records import Model, Request
+from ..util import progress
 from . import costs, single
 from .candidates import Candidate, Group, candidates, least_size, neighbours
 from .options import Options

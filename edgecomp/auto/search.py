@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .. import discover, progress
+from .. import discover
 from ..engines import Engine
 from ..errors import LimitError, UsageError
 from ..export import original_file
+from ..layers.matrix import kind_of, parameter_bytes
+from ..plan import named_groups, not_meant, runtime_and_chains, without_entries, written
 from ..records import Look, Model, Plan, PlanEntry, Request, RunnerUp, Search
-from ..units import format_bytes, format_count
-from ..workspace import Workspace
+from ..util import progress
+from ..util.units import format_bytes, format_count
+from ..util.workspace import Workspace
 from . import costs, knapsack
 from .candidates import Candidate, Group
 from .knapsack import Column
 from .looks import Looked, Looker
-from .options import options
+from .options import check, options
 from .pool import Pool
 from .trials import Runner, forget
 
@@ -43,6 +46,24 @@ class Choice:
     @property
     def key(self) -> tuple[int, ...]:
         return tuple(map(id, self.picks))
+
+
+def plan(model: Model, request: Request, work: Workspace, engine: Engine | None = None) -> Plan:
+    """The plan that the search finds, also written as `plan.json`.
+
+    Raises:
+        UsageError: see `check` and `search`; or `--layers` that match nothing.
+        LimitError: see `search`.
+    """
+    with progress.stage("plan", request.method):
+        check(request)
+        names, groups = named_groups(model, request), []
+        for group in names:
+            layer = model.net.get_submodule(group[0])
+            kind = kind_of(layer)
+            groups.append(Group(group, kind, parameter_bytes(layer), not_meant(group, layer, kind, request)))
+        base = without_entries(model, request, runtime_and_chains(request)[0])
+        return written(search(model, base, groups, request, work, engine), names, work)
 
 
 def search(

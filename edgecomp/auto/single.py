@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import calibration, chain, discover, graph, lowrank
+from .. import chain, discover
 from ..compress import replace_weights
-from ..files import cache_folder, write_text
+from ..fitting import calibration, lowrank
+from ..graph.trace import note_image_sizes
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
-from ..workspace import stage_key
+from ..util.files import cache_folder, write_text
+from ..util.workspace import stage_key
 from . import costs
 from .candidates import Candidate
 
@@ -106,7 +108,7 @@ def _stand_in(layer: nn.Module, most: int, seed: int = 0, x: Tensor | None = Non
     made = type(layer)(most, most, layer.kernel_size, groups=groups, bias=bias, **geometry).eval()  # type: ignore[operator, arg-type]
     axes = zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)  # type: ignore[arg-type]
     x = torch.randn(1, most, *((k + 2) * (stride + 1) * dilation for k, stride, dilation in axes))  # twice is possible
-    graph.note_image_sizes(made, (x,))
+    note_image_sizes(made, (x,))
     return made, x
 
 

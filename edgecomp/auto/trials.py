@@ -19,19 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import calibration, chain, graph, permute, progress
-from ..calibration import Inputs
+from .. import chain
 from ..compress import CALIBRATION_SAMPLES, ENERGY_SAMPLES, replace_weights
 from ..engines import Engine
 from ..export import flat_output
-from ..files import cache_folder, write_text
+from ..fitting import calibration, channel_order
+from ..fitting.calibration import Inputs
+from ..graph.trace import channel_producers, execution_order, trace
 from ..layers.codebook import Coded
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..load import load
 from ..records import Model, Record, Request, Split
 from ..recover import divergence
-from ..workspace import stage_key
+from ..util import progress
+from ..util.files import cache_folder, write_text
+from ..util.workspace import stage_key
 from .candidates import Candidate
 
 _BATCH = 256
@@ -142,9 +145,9 @@ class Bench:
         if split.inputs.dim() == 4:
             self.batches = tuple(batch.contiguous(memory_format=torch.channels_last) for batch in self.batches)
         self.net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
-        program = graph.trace(model.net, model.example_inputs, model.name)
-        self.order = graph.execution_order(program)
-        permute.order_by_energy(self.net, graph.channel_producers(program), split.inputs[:ENERGY_SAMPLES])
+        program = trace(model.net, model.example_inputs, model.name)
+        self.order = execution_order(program)
+        channel_order.order_by_energy(self.net, channel_producers(program), split.inputs[:ENERGY_SAMPLES])
         self.wanted, self.given = self._listen()
         self._inputs: dict[str, Inputs | None] = {}
         self._at = ""  # the layer that the next two are of

@@ -8,11 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .. import compiler, native
 from ..discover import Target
-from ..files import data_folder
 from ..records import Evidence
+from ..util import compiler
+from ..util.files import data_folder
 from . import Run, Steady, bench_arguments, run_bench, to_run
+from .bundle import BENCH
 
 
 class Qemu(Steady):
@@ -56,6 +57,6 @@ class Qemu(Steady):
             command += ["-plugin", f"{plugin},out={counts}"]
             # The bundle's own loader and libraries; nothing of this machine's ARM64 system, if it has one.
             command += [str(bundle / "lib" / self.target.bundle.loader), "--library-path", str(bundle / "lib")]
-            command += [str(bundle / native.BENCH), *arguments]
+            command += [str(bundle / BENCH), *arguments]
             result = run_bench(command, f"{self.emulator.command} ({self.emulator.cpu})", model)
             return result, counts.read_text().split()

@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from .. import native, progress
 from ..discover import Target
 from ..errors import DeviceError
-from ..files import cache_folder
 from ..records import Evidence
+from ..util import progress
+from ..util.files import cache_folder
 from . import Place, Run, bench_arguments, collect, to_run
+from .bundle import BENCH
 from .facts import SCRIPT, Facts
 
 _COOLING_S, _LOOK_EVERY_S = 900, 5
@@ -223,7 +224,7 @@ class Remote:
 
     def _bundle_there(self, bundle: Path) -> str:
         """The folder of the bundle on the device; its model is left out, files to run are pushed as they are needed."""
-        files = [bundle / "run.sh", bundle / native.BENCH, *sorted((bundle / "lib").iterdir())]
+        files = [bundle / "run.sh", bundle / BENCH, *sorted((bundle / "lib").iterdir())]
         name = "bundle-" + hashlib.sha256(str(bundle).encode()).hexdigest()[:8]
         new = [path for path in files if _key(path) not in self._pushed]
         if new:
@@ -232,9 +233,7 @@ class Remote:
                 for path in new:
                     self._there(path, f"{name}/{path.relative_to(bundle)}")
                     advance(text=path.name)
-            self._must(
-                f"chmod 755 {self.folder}/{name}/run.sh {self.folder}/{name}/{native.BENCH} {self.folder}/{name}/lib/*"
-            )
+            self._must(f"chmod 755 {self.folder}/{name}/run.sh {self.folder}/{name}/{BENCH} {self.folder}/{name}/lib/*")
         return f"{self.folder}/{name}"
 
     def _there(self, path: Path, name: str | None = None) -> str:

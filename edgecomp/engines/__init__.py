@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from .. import progress
 from ..errors import BuildError, EdgecompError, UsageError, unknown
+from ..util import progress
 
 ENGINES = ("local", "ray")
 

@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import IO, Any
 
-from .. import sharing
 from ..errors import BuildError
-from . import Done, Outcome
+from . import Done, Outcome, pickling
 
 _TRIES = 2  # of a task whose worker dies
 _ALIGNMENT = 64
@@ -38,7 +37,7 @@ class Local:
         """The path of an unnamed file in memory, which ends with this process."""
         file = os.memfd_create("edgecomp")
         self._files.append(file)
-        write_parts(file, sharing.pack(value))
+        write_parts(file, pickling.pack(value))
         return f"/proc/{os.getpid()}/fd/{file}"
 
     def run(
@@ -113,10 +112,10 @@ class _Worker:
             )
 
     def send(self, message: Any) -> None:
-        send_parts(self.connection, sharing.pack(message))
+        send_parts(self.connection, pickling.pack(message))
 
     def receive(self) -> Outcome:
-        return sharing.unpack(receive_parts(self.connection))
+        return pickling.unpack(receive_parts(self.connection))
 
     def cause(self) -> str:
         """Why it has died."""

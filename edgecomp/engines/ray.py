@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import ray
 
-from .. import sharing
 from ..errors import BuildError, DeviceError
-from ..workspace import code_digest
-from . import Done, Outcome, attempt
+from ..util.workspace import code_digest
+from . import Done, Outcome, attempt, pickling
 
 _RETRIES = 3
 _OBJECT_STORE = 1 << 30  # bytes, of a cluster that is started here
@@ -46,7 +45,7 @@ class Ray:
 
     def share(self, value: Any) -> ray.ObjectRef:
         """Puts it into the object store, from where every node fetches it once."""
-        return ray.put(arrays(sharing.pack(value)))
+        return ray.put(arrays(pickling.pack(value)))
 
     def run(
         self, function: Callable[..., Any], tasks: Sequence[Any], *shared: ray.ObjectRef, done: Done | None = None
@@ -58,7 +57,7 @@ class Ray:
             while waiting or running:
                 while waiting and (self._limit is None or len(running) < self._limit):
                     index = waiting.pop()
-                    message = arrays(sharing.pack((function, tasks[index])))
+                    message = arrays(pickling.pack((function, tasks[index])))
                     running[self._remote.remote(code_digest(), message, list(shared))] = index
                 for reference in ray.wait(list(running), num_returns=1)[0]:
                     index = running.pop(reference)
@@ -86,7 +85,7 @@ def _answers(address: str | None) -> None:
 
 def _outcome(reference: ray.ObjectRef) -> Outcome:
     try:
-        return sharing.unpack(ray.get(reference))
+        return pickling.unpack(ray.get(reference))
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
         return Outcome(error=BuildError(f"Ray lost the task, and {_RETRIES} more tries at it: {reason}"))
@@ -99,18 +98,18 @@ def _task(digest: str, message: list[Any], shared: list[ray.ObjectRef]) -> list[
         outcome = Outcome(error=BuildError(f"node {node} has another edgecomp than this machine", same))
     else:
         try:
-            function, task = sharing.unpack(message)
+            function, task = pickling.unpack(message)
             values = [_value(reference) for reference in shared]
         except ImportError as error:
             outcome = Outcome(error=BuildError(f"node {node}: {error}", same))
         else:
             outcome = attempt(function, task, values)
-    return arrays(sharing.pack(outcome))
+    return arrays(pickling.pack(outcome))
 
 
 @lru_cache(maxsize=64)
 def _value(reference: ray.ObjectRef) -> Any:
-    return sharing.unpack(ray.get(reference))
+    return pickling.unpack(ray.get(reference))
 
 
 def arrays(parts: list[Any]) -> list[np.ndarray]:

@@ -19,10 +19,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
-from .. import progress, sharing
 from ..errors import BuildError
-from ..files import atomic_file
-from ..workspace import code_digest
+from ..util import progress
+from ..util.files import atomic_file
+from ..util.workspace import code_digest
+from . import pickling
 from .ray import arrays
 
 _FAILURES = 3  # times that workers may be lost
@@ -72,7 +73,7 @@ def train(loop: Loop, task: Any, kept: Path, workers: int, told: Callable[[int, 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     state = kept.read_bytes() if kept.exists() else None
     keeper = ray.remote(num_cpus=0)(_Keeper).options(scheduling_strategy=here).remote(state)
-    config = {"keeper": keeper, "code": code_digest(), "work": ray.put(arrays(sharing.pack((loop, task))))}
+    config = {"keeper": keeper, "code": code_digest(), "work": ray.put(arrays(pickling.pack((loop, task))))}
     failures: list[Exception] = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
@@ -133,7 +134,7 @@ def _worker(config: dict[str, Any]) -> None:
         raise BuildError("a node has another edgecomp than this machine", "Install the same on every node.")
     torch.set_num_threads(1)
     progress.console.quiet = True
-    loop, task = sharing.unpack(ray.get(config["work"]))
+    loop, task = pickling.unpack(ray.get(config["work"]))
     keeper = config["keeper"]
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder, "state")

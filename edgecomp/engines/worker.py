@@ -12,8 +12,7 @@ from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .. import sharing
-from . import attempt
+from . import attempt, pickling
 from .local import read_parts, receive_parts, send_parts
 
 
@@ -22,8 +21,8 @@ def main(file: int) -> None:
     connection = Connection(file)
     threading.Thread(target=_end_with, args=(file,), daemon=True).start()
     while True:
-        function, task, shared = sharing.unpack(receive_parts(connection))
-        send_parts(connection, sharing.pack(attempt(function, task, _values(shared))))
+        function, task, shared = pickling.unpack(receive_parts(connection))
+        send_parts(connection, pickling.pack(attempt(function, task, _values(shared))))
 
 
 def _values(shared: Sequence[str]) -> list[Any]:
@@ -32,7 +31,7 @@ def _values(shared: Sequence[str]) -> list[Any]:
 
 @cache
 def _value(path: str) -> Any:
-    return sharing.unpack(read_parts(path))
+    return pickling.unpack(read_parts(path))
 
 
 def _end_with(file: int) -> None:

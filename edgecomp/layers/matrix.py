@@ -10,6 +10,12 @@ from .quantized import Arithmetic, Quantized, QuantizedConv2d, QuantizedLinear
 KINDS = ("dense", "conv", "embedding")
 
 
+def parameter_bytes(module: nn.Module, recurse: bool = False) -> int:
+    """Bytes of the tensors a module owns itself, or with its children."""
+    tensors = [*module.parameters(recurse), *module.buffers(recurse)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 def kind_of(module: nn.Module) -> str:
     """'dense', 'conv', 'embedding', or 'other' for a module that owns parameters of another sort."""
     if isinstance(module, nn.Linear):

@@ -171,9 +171,7 @@ _library.define(f"recurrence({_ARGUMENTS}) -> Tensor")
 _library.define(f"recurrence.out({_ARGUMENTS}, *, Tensor(a!) out) -> Tensor(a!)")
 
 
-def _recurrence(
-    xp: Tensor, h0: Tensor, c0: Tensor | None, constants: list[Tensor], settings: list[int]
-) -> Tensor:
+def _recurrence(xp: Tensor, h0: Tensor, c0: Tensor | None, constants: list[Tensor], settings: list[int]) -> Tensor:
     """All hidden states, and those of an LSTM's cells after the last step behind them: (T or T + 1, N, hidden)."""
     out, c = _run(KINDS[settings[0]], bool(settings[1]), _matrices(constants, settings), xp, h0, c0)
     return out if c is None else torch.cat([out, c[None]])
@@ -183,7 +181,5 @@ _library.impl("recurrence", _recurrence, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("edgecomp::recurrence")
-def _fake_recurrence(
-    xp: Tensor, h0: Tensor, c0: Tensor | None, constants: list[Tensor], settings: list[int]
-) -> Tensor:
+def _fake_recurrence(xp: Tensor, h0: Tensor, c0: Tensor | None, constants: list[Tensor], settings: list[int]) -> Tensor:
     return xp.new_empty(xp.shape[0] + (c0 is not None), *h0.shape)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..calibration import inputs_of
+from ..fitting.calibration import inputs_of
 from ..pruning.groups import Group
 from ..pruning.job import Job
 from ..pruning.widths import Pruned

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..calibration import Inputs
-from ..feedback import code_rows
+from ..fitting.calibration import Inputs
+from ..fitting.error_feedback import code_rows
+from ..fitting.tables import Lookup
 from ..layers import CodeFormat
 from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
-from ..lookup import Lookup
 from ..records import Cost, Knob
 
 KINDS = ("dense", "embedding")

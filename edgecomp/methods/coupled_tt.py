@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from .. import lowrank, ttd
-from ..calibration import Inputs
+from ..fitting import lowrank, tensor_train
+from ..fitting.calibration import Inputs
 from ..layers import Factored
 from ..layers.matrix import has_bias
 from ..records import Cost
@@ -69,7 +69,7 @@ def predict_together(layers: list[nn.Conv2d], config: Config) -> Cost:
 def compress_together(layers: list[nn.Conv2d], config: Config, seed: int) -> list[Factored]:
     """What nears the weights of all layers together most; `fit_outputs` then does for each what it can."""
     empty = structure_together(layers, config)
-    trains = ttd.decompose([layer.weight for layer in layers], tt.ranks(empty[0]), config.own)
+    trains = tensor_train.decompose([layer.weight for layer in layers], tt.ranks(empty[0]), config.own)
     return [lowrank.filled(parts, layer, *train) for parts, layer, train in zip(empty, layers, trains, strict=True)]
 
 

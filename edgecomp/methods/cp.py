@@ -7,9 +7,9 @@ fitted to the outputs.
 from pydantic import Field
 from torch import nn
 
-from .. import lowrank
-from ..calibration import Inputs
-from ..cpd import decompose
+from ..fitting import lowrank
+from ..fitting.calibration import Inputs
+from ..fitting.cp import decompose
 from ..layers import Factored
 
 KINDS = ("conv",)

@@ -4,8 +4,8 @@
 that of the outputs, and Q then by error feedback; see `rounding`.
 """
 
-from ..rounding import Fitted as Config
-from ..rounding import interface
+from ..fitting.integers import Fitted as Config
+from ..fitting.integers import interface
 
 __all__ = ["KINDS", "Config", "arithmetic", "compress", "predict", "refuse"]
 

@@ -5,7 +5,7 @@
 error feedback (see `feedback`), which halves the error of the outputs, keeps no more answers: that of the inputs stays.
 """
 
-from ..rounding import Config, interface
+from ..fitting.integers import Config, interface
 
 __all__ = ["KINDS", "Config", "arithmetic", "compress", "predict", "refuse"]
 

@@ -8,7 +8,7 @@ pruning, given what it gets now.
 import torch
 from torch import Tensor, nn
 
-from .. import calibration
+from ..fitting import calibration
 from ..layers.matrix import has_bias, kind_of, set_weight_matrix, weight_matrix
 from ..pruning.groups import Group, Part
 from ..pruning.job import Job

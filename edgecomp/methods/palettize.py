@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from ..coding import Fitting, interface
+from ..fitting.codebooks import Fitting, interface
 from ..layers import CodeFormat
 from ..records import Knob
 from . import kmeans

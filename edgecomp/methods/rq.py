@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from ..coding import Fitting, interface
+from ..fitting.codebooks import Fitting, interface
 from ..layers import CodeFormat
 from ..layers.matrix import weight_matrix
 from ..records import Knob

@@ -7,9 +7,9 @@ outer product: a CP decomposition of all filters. With data reconstruction (§2.
 import torch
 from torch import Tensor, nn
 
-from .. import lowrank
-from ..calibration import Inputs
-from ..cpd import decompose
+from ..fitting import lowrank
+from ..fitting.calibration import Inputs
+from ..fitting.cp import decompose
 from ..layers import Factored
 
 KINDS = ("conv",)

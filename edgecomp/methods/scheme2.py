@@ -8,8 +8,8 @@ gradients. `joint`: X is what the already approximated layers before give, the t
 import torch
 from torch import Tensor, nn
 
-from .. import lowrank
-from ..calibration import Inputs
+from ..fitting import lowrank
+from ..fitting.calibration import Inputs
 from ..layers import Factored
 from ..layers.matrix import weight_matrix
 

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import lowrank
-from ..calibration import Inputs
+from ..fitting import lowrank
+from ..fitting.calibration import Inputs
 from ..layers import Factored
 from ..layers.matrix import has_bias, kind_of, set_weight_matrix, unsupported, weight_matrix
 

@@ -5,8 +5,8 @@ K[t,s,i,j] ≈ Σ G1[s,a]·G2[a,i,b]·G3[b,j,c]·G4[c,t], by TT-SVD (see `ttd`).
 
 from torch import nn
 
-from .. import lowrank, ttd
-from ..calibration import Inputs
+from ..fitting import lowrank, tensor_train
+from ..fitting.calibration import Inputs
 from ..layers import Factored
 
 KINDS = ("conv",)
@@ -18,12 +18,12 @@ class Config(lowrank.Reconstructing):
 
 
 def largest_rank(layer: nn.Conv2d) -> int:
-    return max(ttd.bounds(layer.weight.shape))
+    return max(tensor_train.bounds(layer.weight.shape))
 
 
 def parts(layer: nn.Conv2d, rank: int, layers: int = 1) -> Factored:
     """`layers`: how many of that shape share the first three cores."""
-    first, second, third = (min(rank, bound) for bound in ttd.bounds(layer.weight.shape, layers))
+    first, second, third = (min(rank, bound) for bound in tensor_train.bounds(layer.weight.shape, layers))
     return Factored(
         lowrank.part(layer, layer.in_channels, first),
         lowrank.part(layer, first, second, "h"),
@@ -38,7 +38,7 @@ def ranks(parts: Factored) -> tuple[int, ...]:
 
 def compress(layer: nn.Module, config: lowrank.Reconstructing, inputs: Inputs | None, seed: int) -> Factored:
     empty = structure(layer, config)
-    (train,) = ttd.decompose([layer.weight], ranks(empty))
+    (train,) = tensor_train.decompose([layer.weight], ranks(empty))
     parts, inputs = lowrank.filled(empty, layer, *train), config.fitted_to(inputs)
     return parts if inputs is None else lowrank.refit_last(parts, layer, inputs)
 

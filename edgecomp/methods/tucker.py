@@ -7,8 +7,8 @@ rank of the larger side, the other's is in proportion.
 import torch
 from torch import Tensor, nn
 
-from .. import lowrank
-from ..calibration import Inputs
+from ..fitting import lowrank
+from ..fitting.calibration import Inputs
 from ..layers import Factored
 
 KINDS = ("conv",)

@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import calibration, chain, markdown, progress
-from ..calibration import Inputs
+from .. import chain
 from ..compress import CALIBRATION_SAMPLES, replace_weights
-from ..files import write_text
-from ..layers.matrix import kind_of
-from ..plan import parameter_bytes
+from ..fitting import calibration
+from ..fitting.calibration import Inputs
+from ..layers.matrix import kind_of, parameter_bytes
 from ..records import Model, Record
-from ..train import predict
-from ..workspace import stage_key
+from ..report import markdown
+from ..training.train import predict
+from ..util import progress
+from ..util.files import write_text
+from ..util.workspace import stage_key
 
 
 class Claim(Record):

@@ -11,17 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import calibration, chain, devices, discover, native, progress, timing
-from ..calibration import Inputs
+from .. import chain, devices, discover
 from ..compress import CALIBRATION_SAMPLES, aim_at_original, replace_weights
+from ..devices import timing
+from ..devices.bundle import host_bundle, make_bundle
 from ..export import HOST_TARGET, write_records
-from ..files import cache_folder
+from ..fitting import calibration
+from ..fitting.calibration import Inputs
+from ..layers.matrix import parameter_bytes
 from ..load import load
-from ..plan import parameter_bytes
 from ..records import Model, Record, Request
 from ..recover import train_net
-from ..train import predict
-from ..workspace import stage_key
+from ..training.train import predict
+from ..util import progress
+from ..util.files import cache_folder
+from ..util.workspace import stage_key
 from ._bench import recalled
 
 _ROUNDS = 7
@@ -184,11 +188,11 @@ def measured(nets: dict[str, tuple[nn.Module, tuple[int, ...]]]) -> dict[str, Co
     """Exports all, runs them on the emulator for their instructions, and on the host in turns."""
     runtime, android = discover.runtime("executorch"), discover.target("android-arm64")
     emulator = devices.make("qemu", android)
-    bundle = native.host_bundle(discover.target(HOST_TARGET), "executorch")
+    bundle = host_bundle(discover.target(HOST_TARGET), "executorch")
     instructions: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        native.make_bundle(android, "executorch", folder / "android")
+        make_bundle(android, "executorch", folder / "android")
         jobs = {name: timing.Job(bundle, folder / f"{i}.pte", folder / f"{i}.inputs") for i, name in enumerate(nets)}
         with progress.bar("exporting, counting instructions", len(nets)) as advance:
             for name, (net, shape) in nets.items():

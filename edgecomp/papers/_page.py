@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import markdown
+from ..report import markdown
 from ._bench import axes, draw
 from ._conv import Accuracy, Approximation, ConvBench, Cost
 

@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import calibration, lowrank, progress
 from ..chain import Chain
 from ..compress import CALIBRATION_SAMPLES, replace_weights
 from ..discover import method
+from ..fitting import calibration, lowrank
 from ..layers import Factored
 from ..layers.matrix import kind_of, unsupported
 from ..records import Model, Record, Split
-from ..train import predict
-from ..workspace import stage_key
+from ..training.train import predict
+from ..util import progress
+from ..util.workspace import stage_key
 from ._bench import recalled
 
 Ranks = dict[str, int]  # by layer; a layer that is not there is left alone

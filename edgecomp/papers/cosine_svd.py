@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from .. import chain, markdown, progress
+from .. import chain
 from ..errors import BuildError
-from ..files import cache_folder, write_text
 from ..load import load
 from ..records import Record, Request
+from ..report import markdown
+from ..util import progress
+from ..util.files import cache_folder, write_text
 from ._bench import Claim, axes, claim_table, draw
 from ._ranks import UNCHANGED, Cut, RankBench, Strategy
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from .. import markdown
-from ..files import cache_folder, write_text
 from ..load import load
 from ..records import Request
+from ..report import markdown
+from ..util.files import cache_folder, write_text
 from ._bench import Claim, DenseBench, Result, claim_table, plot
 
 _PLAIN = "fit=plain"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import write_text
+from ..util.files import write_text
 from ._bench import Claim, claim_table
 from ._conv import Accuracy, Approximation, ConvBench
 from ._page import Row, cost_note, nearest, rows_table, tradeoff_plot

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import markdown
-from ..cpd import decompose
-from ..files import write_text
+from ..fitting.cp import decompose
+from ..report import markdown
+from ..util.files import write_text
 from ._bench import Claim, claim_table
 from ._conv import Approximation, ConvBench
 from ._page import Row, cost_note, rows_table, tradeoff_plot

@@ -19,14 +19,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import chain, discover, markdown, progress, prune
-from ..files import cache_folder, write_text
+from .. import chain, discover
+from ..layers.matrix import parameter_bytes
 from ..load import load
-from ..plan import parameter_bytes
+from ..pruning import stage as prune
 from ..pruning.tuning import Tuning, steps_of
 from ..records import Model, Pruning, Record, Request
-from ..train import predict
-from ..workspace import Workspace, stage_key
+from ..report import markdown
+from ..training.train import predict
+from ..util import progress
+from ..util.files import cache_folder, write_text
+from ..util.workspace import Workspace, stage_key
 from ._bench import Claim, axes, claim_table, recalled
 from ._conv import Cost, measured
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import BuildError
-from .surgery import masked, removed
 
 
 @dataclass(frozen=True)
@@ -72,30 +71,6 @@ def find_groups(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Grou
         if group is not None:
             found.append(replace(group, parts=tuple(sorted(group.parts, key=lambda part: order.get(part.layer, 0)))))
     return sorted(found, key=lambda group: order.get(group.name, len(order)))
-
-
-def proven(net: nn.Module, group: Group, inputs: tuple[Tensor, ...]) -> Group:
-    """The group, with a reason if a net without half of its units does not compute what the net does where they are
-    not listened to: then its channels meet in a way that the dependency graph does not follow."""
-    if group.reason:
-        return group
-    keep = torch.randperm(group.units, generator=torch.Generator().manual_seed(0))[: max(1, group.units // 2)]
-    kept = {group.name: keep.sort().values}
-    with torch.no_grad():
-        expected = _outputs(masked(net, [group], kept), inputs)
-        try:
-            got = _outputs(removed(net, [group], kept), inputs)
-        except Exception as error:
-            text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            return replace(group, reason=f"without some of its channels the net does not run: {text}")
-    if got.shape != expected.shape or not torch.allclose(got, expected, rtol=1e-3, atol=1e-4 * expected.abs().max()):
-        return replace(group, reason="its channels meet others in a way that the dependency graph does not follow")
-    return group
-
-
-def _outputs(net: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-    outputs = net(*inputs)
-    return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
 
 
 def _order(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, int]:

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .. import progress
-from ..files import atomic_file
 from ..records import Model
+from ..util import progress
+from ..util.files import atomic_file
 from .groups import Group, Part
 from .surgery import mask
 

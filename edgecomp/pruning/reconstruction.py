@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..calibration import inputs_of
+from ..fitting.calibration import inputs_of
 from ..layers.matrix import explicit_padding
 from .groups import Group, Part
 from .job import Job

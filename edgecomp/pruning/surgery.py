@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..layers.channels import channels_of, cut
-
-if TYPE_CHECKING:
-    from .groups import Group, Part
+from .groups import Group, Part
 
 
 @torch.no_grad()
@@ -50,6 +48,30 @@ def masked(net: nn.Module, groups: Iterable[Group], kept: dict[str, Tensor]) -> 
     net = copy.deepcopy(net)
     mask(net, groups, kept)
     return net
+
+
+def proven(net: nn.Module, group: Group, inputs: tuple[Tensor, ...]) -> Group:
+    """The group, with a reason if a net without half of its units does not compute what the net does where they are
+    not listened to: then its channels meet in a way that the dependency graph does not follow."""
+    if group.reason:
+        return group
+    keep = torch.randperm(group.units, generator=torch.Generator().manual_seed(0))[: max(1, group.units // 2)]
+    kept = {group.name: keep.sort().values}
+    with torch.no_grad():
+        expected = _outputs(masked(net, [group], kept), inputs)
+        try:
+            got = _outputs(removed(net, [group], kept), inputs)
+        except Exception as error:
+            text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            return replace(group, reason=f"without some of its channels the net does not run: {text}")
+    if got.shape != expected.shape or not torch.allclose(got, expected, rtol=1e-3, atol=1e-4 * expected.abs().max()):
+        return replace(group, reason="its channels meet others in a way that the dependency graph does not follow")
+    return group
+
+
+def _outputs(net: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    outputs = net(*inputs)
+    return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
 
 
 class columns:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import progress
 from ..records import Split
-from ..train import interruptible, load_state, one_cycle, save_state
+from ..training.train import interruptible, load_state, one_cycle, save_state
+from ..util import progress
 
 BATCH = 128
 _MOMENTUM, _DECAY = 0.9, 1e-4

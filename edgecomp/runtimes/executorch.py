@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BuildError
-from ..files import atomic_file
 from ..layers.fusing import fuse_relus
 from ..layers.matrix import kind_of, one_channel_per_group
 from ..layers.quantized import Arithmetic, Quantized, exportable
 from ..layers.recurrent import inside_recurrences
+from ..util.files import atomic_file
 from . import Constant
 
 SUFFIX = ".pte"

@@ -5,8 +5,9 @@
 //   edgecomp_codebook_embedding  index (int32 or int64), codes, codebook [, scale], settings, a tensor as long as a row
 //   edgecomp_recurrence          xp, h0 [, c0 of an LSTM], constants and settings as in kernels/recurrence/recurrence.h
 //
-// settings of the others (int32): rows, axis, tile, 1 if there is a scale, 1 if there is a bias, table bits, table group, relu; for a
-// convolution also the height and width of kernel, stride, padding, dilation. `edgecomp/tflite.py` writes them.
+// settings of the others (int32): rows, axis, tile, 1 if there is a scale, 1 if there is a bias, table bits, table group,
+// relu; for a convolution also the height and width of kernel, stride, padding, dilation.
+// `edgecomp/runtimes/litert/flatbuffer.py` writes them.
 // x and y of a convolution are NHWC. The rest is as in coded_matrix.h.
 #pragma once
 

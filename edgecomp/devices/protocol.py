@@ -1,0 +1,111 @@
+"""What is measured of exported files on one device, and how: docs/measuring.md in code.
+
+Original and compressed run in the same session, in turns. What a device cannot tell stays None: the emulator never
+gives a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..records import LayerTime, Measurement
+from ..util import progress, statistics
+from . import Device, timing
+
+_PROFILED = 50  # inferences that the times of operators are the medians of
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is measured: files by name, the bundle that runs them, the file of their inputs and what is in it."""
+
+    runtime: str
+    bundle: Path
+    files: dict[str, Path]
+    records: Path
+    inputs: str
+
+
+def measured(device: Device, scene: Scene) -> list[Measurement]:
+    """The figures of all files on a device that is entered, one thread, in their order. Files of other names than those
+    of artifacts are compressed ones.
+
+    Raises:
+        DeviceError: a program dies, or the device is lost.
+    """
+    before = device.state()
+    figures = _timed(device, scene) if device.tells_time else _counted(device, scene)
+    facts = {**device.describe(), **({"before": before, "after": device.state()} if before else {})}
+    empty = device.empty_rss_bytes(scene.bundle)
+    return [
+        Measurement(
+            evidence=device.evidence,
+            artifact=name if name in ("original", "custom-op") else "compressed",
+            runtime=scene.runtime,
+            threads=1,
+            empty_rss_bytes=empty,
+            inputs=scene.inputs,
+            device=facts,
+            layer_profile=_profile(device, scene, scene.files[name]),
+            **figures[name],
+        )
+        for name in scene.files
+    ]
+
+
+def _timed(device: Device, scene: Scene) -> dict[str, dict[str, Any]]:
+    """Times and memory of every file, in turns."""
+    jobs = {name: timing.Job(scene.bundle, path, scene.records) for name, path in scene.files.items()}
+    return {name: _figures(found) for name, found in timing.in_turns(jobs, device=device).items()}
+
+
+def _figures(found: timing.Timing) -> dict[str, Any]:
+    times = {}
+    for percent, (value, interval) in statistics.percentiles(found.processes).items():
+        times |= {f"p{percent}_ms": value, f"p{percent}_interval_ms": interval}
+    return {
+        **times,
+        "samples": found.samples_ms,
+        "samples_by_process": [len(samples) for samples in found.processes],
+        "load_ms": float(np.median(found.load_ms)),
+        "first_ms": float(np.median(found.first_ms)),
+        "peak_rss_bytes": found.peak_rss_bytes,
+        "rss_anon_bytes": found.rss_anon_bytes,
+    }
+
+
+def _profile(device: Device, scene: Scene, path: Path) -> list[LayerTime]:
+    """The operators of one warm inference, from a process of its own; empty where the runtime does not tell."""
+    repeat = _PROFILED if device.tells_time else 1
+    options = {"threads": 1, "warmup": 3, "repeat": repeat, "profile": 1}
+    operators = device.run(scene.bundle, path, scene.records, **options).operators
+    count = len(operators) // repeat
+    names = [name for name, _ in operators[:count]]
+    values = np.median([[value for _, value in operators[i * count : (i + 1) * count]] for i in range(repeat)], axis=0)
+    found = []
+    for i, (name, value) in enumerate(zip(names, values, strict=True)):
+        title = name if "#" in name or names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}"
+        if device.tells_time:
+            found.append(LayerTime(name=title, ms=round(value / 1e6, 6)))
+        else:
+            found.append(LayerTime(name=title, instructions=int(value)))
+    return found
+
+
+def _counted(device: Device, scene: Scene) -> dict[str, dict[str, Any]]:
+    """Instructions of one warm inference, and memory. No times."""
+    figures = {}
+    with progress.bar(f"running on {device.name}", len(scene.files)) as advance:
+        for name, path in scene.files.items():
+            run = device.run(scene.bundle, path, scene.records, threads=1, warmup=1, repeat=3)
+            figures[name] = {
+                "instructions": int(np.median(run.instructions[1:])),
+                "peak_rss_bytes": run.peak_rss_bytes,
+                "rss_anon_bytes": run.rss_anon_bytes,
+            }
+            advance()
+    return figures

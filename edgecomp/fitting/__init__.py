@@ -1,0 +1,1 @@
+"""The numerics of the methods: calibration, codebooks, integers, low ranks, the order of channels."""

@@ -1,0 +1,272 @@
+"""Codes and codebooks for a matrix: what the codebook methods share.
+
+Three ways to fit, from the paper's to the best:
+- `plain`: k-means on the weights; minimises ‖W−Ŵ‖². All there is without calibration inputs.
+- `metric`: k-means in the metric of the inputs; minimises ‖X(W−Ŵ)ᵀ‖² as if blocks were independent.
+- `feedback`: block after block, each making up for the errors of those before it, then `passes` times over all blocks
+  again, each given all others (see `feedback`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..layers.codebook import Coded, CodeFormat
+from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
+from ..records import Cost
+from . import kmeans
+from .calibration import Inputs
+from .error_feedback import DAMPING, code_blocks, refine
+from .tables import Lookup
+
+_SAMPLE = 1 << 20  # segments from which a codebook that many blocks share is fitted
+
+
+class Fitting(Lookup):
+    """Settings of every method that fits codes. fit: `feedback`, `metric` or `plain`. passes: of refinement after
+    feedback. iterations: of k-means. codebook_dtype: how codewords are stored. permute: input channels in the order of
+    their energy, where the layer before can give them out so (see `permute`). tables: see `Lookup`."""
+
+    codebook_dtype: Literal["float16", "float32"] = "float16"
+    fit: Literal["feedback", "metric", "plain"] = "feedback"
+    passes: int = Field(1, ge=0)
+    iterations: int = Field(10, ge=1)
+    permute: bool = True
+
+
+@dataclass(frozen=True)
+class Coding:
+    """codes (stages, blocks, lanes) uint8 and codebook (stages, groups, k, s) fp32, as the layer stores them."""
+
+    codes: Tensor
+    codebook: Tensor
+
+
+def interface(
+    format_of: Callable[[nn.Module, Any], CodeFormat],
+) -> tuple[Callable[..., str], Callable[..., Cost], Callable[..., Coded]]:
+    """`refuse`, `predict` and `compress` of a method that fits codes of the format that its config makes of a layer."""
+
+    def refuse(layer: nn.Module, config: Fitting) -> str:
+        return unsupported(layer)
+
+    def predict(layer: nn.Module, config: Fitting) -> Cost:
+        return format_of(layer, config).cost(has_bias(layer))
+
+    def compress(layer: nn.Module, config: Fitting, inputs: Inputs | None, seed: int) -> Coded:
+        format = format_of(layer, config)
+        coding = fit(weight_matrix(layer), format, config, inputs, seed)
+        return coded_layer(layer, format, coding.codes, coding.codebook, tables=config.tables_for(format))
+
+    return refuse, predict, compress
+
+
+def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coding:
+    """Fits codes of the given format to W (m, n)."""
+    moment = None if inputs is None or fitting.fit == "plain" else inputs.damped
+    if moment is None and format.axis == 1 and format.groups == format.blocks:
+        # Without a metric the columns are independent: the same as segments along the rows of the transpose.
+        along = format.model_copy(update={"rows": format.columns, "columns": format.rows, "axis": 0})
+        return fit(matrix.T, along, fitting, None, seed)
+    width = format.s if format.axis == 0 else 1
+    padding = -matrix.shape[1] % width
+    if padding:  # pad() copies even when there is nothing to add
+        matrix = nn.functional.pad(matrix, (0, padding))
+        moment = None if moment is None else _padded(moment, padding, DAMPING)
+    factors = _factors(moment, matrix.shape[1], width)
+    own = format.axis == 0 and format.groups == format.blocks
+    coder = _OwnCodebooks(format, fitting, seed) if own else _SharedCodebooks(format, fitting, seed)
+    coder.start(matrix, factors)
+    if moment is None or fitting.fit == "metric":
+        coder.code_independently(matrix, factors)
+    else:
+        factor = _padded(inputs.triangle, padding, DAMPING**0.5) if padding else inputs.triangle  # type: ignore[union-attr]
+        coded = code_blocks(matrix, factor, width, coder.code)
+        for _ in range(fitting.passes):
+            coder.update()
+            coded = refine(matrix, coded, moment, width, coder.code)
+    return Coding(coder.codes[:, : format.blocks, : format.lanes], coder.words)
+
+
+def _padded(matrix: Tensor, columns: int, value: float) -> Tensor:
+    """H or R with so many more inputs, which are always zero but for the damping."""
+    return torch.block_diag(matrix, value * torch.eye(columns))
+
+
+def _factors(moment: Tensor | None, columns: int, width: int) -> Tensor:
+    """Cholesky factors of the blocks on the diagonal of H, (columns/width, width, width); identities without H."""
+    if moment is None:
+        return torch.eye(width).expand(columns // width, width, width)
+    index = torch.arange(columns).reshape(-1, width)
+    return torch.linalg.cholesky(moment[index[:, :, None], index[:, None, :]])
+
+
+class _OwnCodebooks:
+    """Every block of s columns has its own codebooks: k-means is part of coding the block."""
+
+    def __init__(self, format: CodeFormat, fitting: Fitting, seed: int) -> None:
+        self.format, self.fitting, self.seed = format, fitting, seed
+        self.codes = torch.zeros(format.stages, format.blocks, format.lanes, dtype=torch.uint8)
+        self.words = torch.zeros(format.stages, format.blocks, format.k, format.s)
+        self.started = torch.zeros(format.blocks, dtype=torch.bool)
+
+    def start(self, matrix: Tensor, factors: Tensor) -> None:
+        pass
+
+    def update(self) -> None:
+        pass
+
+    def code(self, block: int, target: Tensor, factor: Tensor) -> Tensor:
+        return self._code(slice(block, block + 1), target[None], factor[None])[0]
+
+    def code_independently(self, matrix: Tensor, factors: Tensor) -> None:
+        targets = matrix.unflatten(1, (-1, self.format.s)).transpose(0, 1)
+        for _ in range(min(self.format.stages, 2)):  # once more, now that the other stages are there
+            self._code(slice(None), targets, factors)
+
+    def _code(self, blocks: slice, targets: Tensor, factors: Tensor) -> Tensor:
+        """Codes (b, m, s) targets; each stage what the others leave."""
+        parts = [self._part(stage, blocks) for stage in range(self.format.stages)]
+        warm = bool(self.started[blocks].all())
+        for stage in range(self.format.stages):
+            points = (targets - sum(part for i, part in enumerate(parts) if i != stage)) @ factors
+            seed = (self.seed * 1_000_003 + (blocks.start or 0)) * self.format.stages + stage
+            start = self.words[stage, blocks] @ factors if warm else None
+            words, codes = kmeans.fit(points, self.format.k, self.fitting.iterations, None, seed, start)
+            self.words[stage, blocks] = _stored(torch.linalg.solve(factors, words, left=False), self.format)
+            self.codes[stage, blocks] = codes
+            parts[stage] = self._part(stage, blocks)
+        self.started[blocks] = True
+        return sum(parts)  # type: ignore[return-value]
+
+    def _part(self, stage: int, blocks: slice) -> Tensor:
+        codes = self.codes[stage, blocks].long()
+        return self.words[stage, blocks].gather(1, codes[:, :, None].expand(-1, -1, self.format.s))
+
+
+class _SharedCodebooks:
+    """A codebook serves many columns: it is fitted first, and again to the targets that the columns turned out to have.
+
+    Columns are coded `width` at a time: s of them at once if segments run along the rows, else one.
+    """
+
+    def __init__(self, format: CodeFormat, fitting: Fitting, seed: int) -> None:
+        self.format, self.fitting, self.seed = format, fitting, seed
+        self.per_group = -(-format.blocks // format.groups)
+        self.codes = torch.zeros(format.stages, self.per_group * format.groups, format.lanes, dtype=torch.uint8)
+        self.words = torch.zeros(format.stages, format.groups, format.k, format.s)
+        self._clear()
+
+    def start(self, matrix: Tensor, factors: Tensor) -> None:
+        """k-means over the segments of each group, every stage on what the stages before it leave."""
+        f = self.format
+        generator = torch.Generator().manual_seed(self.seed)
+        importance = factors.square().sum((1, 2))
+        for group in range(f.groups):
+            points, weights, factor = self._sample(group, matrix, factors, importance, generator)
+            for stage in range(f.stages):
+                seed = (self.seed * 1_000_003 + group) * f.stages + stage
+                words, codes = kmeans.fit(points[None], f.k, self.fitting.iterations, weights[None], seed)
+                points = points - words[0, codes[0].long()]
+                self.words[stage, group] = _stored(torch.linalg.solve(factor, words[0], left=False), f)
+
+    def code(self, block: int, target: Tensor, factor: Tensor) -> Tensor:
+        return (
+            self._code_segments(block, target, factor)
+            if self.format.axis == 0
+            else self._code_column(block, target[:, 0], factor)
+        )
+
+    def code_independently(self, matrix: Tensor, factors: Tensor) -> None:
+        width = matrix.shape[1] // len(factors)
+        for _ in range(self.fitting.passes + 1):
+            self.update()
+            for block, factor in enumerate(factors):
+                self.code(block, matrix[:, block * width : (block + 1) * width], factor)
+
+    def update(self) -> None:
+        """Codewords become what minimises Σ ‖(target − codeword)·factor‖² over the segments coded since last time."""
+        used = self.mass.diagonal(dim1=-2, dim2=-1).sum(-1) > 0
+        if used.any():
+            self.words[used] = _stored(torch.linalg.solve(self.mass[used], self.totals[used]).float(), self.format)
+        self._clear()
+
+    def _clear(self) -> None:
+        f = self.format
+        self.mass = torch.zeros(f.stages, f.groups, f.k, f.s, f.s, dtype=torch.float64)
+        self.totals = torch.zeros(f.stages, f.groups, f.k, f.s, dtype=torch.float64)
+
+    def _sample(
+        self, group: int, matrix: Tensor, factors: Tensor, importance: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Segments of a group (p, s), in the mean metric of its columns, their weights (p,), and its factor."""
+        f = self.format
+        blocks = slice(group * self.per_group, min((group + 1) * self.per_group, f.blocks))
+        if f.axis == 0:
+            segments = matrix.unflatten(1, (-1, f.s))[:, blocks].flatten(0, 1)
+            weights = importance[blocks].repeat(f.lanes)
+            metric = (factors[blocks] @ factors[blocks].transpose(1, 2)).mean(0)
+            factor = torch.linalg.cholesky(metric) if f.s > 1 else torch.eye(1)
+            weights = weights if f.s == 1 else torch.ones_like(weights)
+        else:
+            rows = matrix[blocks.start * f.s : blocks.stop * f.s]
+            rows = nn.functional.pad(rows, (0, 0, 0, -len(rows) % f.s)).unflatten(0, (-1, f.s))
+            segments = rows.transpose(1, 2).flatten(0, 1)
+            weights, factor = importance.repeat(len(rows)), torch.eye(f.s)
+        if len(segments) > _SAMPLE:
+            chosen = torch.randint(len(segments), (_SAMPLE,), generator=generator)
+            segments, weights = segments[chosen], weights[chosen]
+        return segments @ factor, weights, factor
+
+    def _code_segments(self, block: int, target: Tensor, factor: Tensor) -> Tensor:
+        group = block // self.per_group
+        metric = (factor @ factor.T).double()
+        parts = [self.words[stage, group, self.codes[stage, block].long()] for stage in range(self.format.stages)]
+        for stage, words in enumerate(self.words[:, group]):
+            wish = target - sum(part for i, part in enumerate(parts) if i != stage)
+            codes = _nearest((wish @ factor)[None], (words @ factor)[None])[0]
+            self.codes[stage, block] = codes
+            self.mass[stage, group] += torch.bincount(codes, minlength=len(words))[:, None, None] * metric
+            self.totals[stage, group] += torch.zeros_like(words).index_add_(0, codes, wish).double() @ metric
+            parts[stage] = words[codes]
+        return sum(parts)  # type: ignore[return-value]
+
+    def _code_column(self, column: int, target: Tensor, factor: Tensor) -> Tensor:
+        f = self.format
+        padded = nn.functional.pad(target, (0, f.groups * self.per_group * f.s - f.rows))
+        target = padded.reshape(f.groups, self.per_group, f.s)
+        weight = float(factor.square())
+        index = self.codes[:, :, column].long().unflatten(1, (f.groups, -1))
+        parts = [_chosen(words, codes) for words, codes in zip(self.words, index, strict=True)]
+        for stage, words in enumerate(self.words):
+            wish = target - sum(part for i, part in enumerate(parts) if i != stage)
+            codes = _nearest(wish, words)
+            self.codes[stage, :, column] = codes.flatten()
+            spread = codes[:, :, None].expand(-1, -1, f.s)
+            counts = torch.zeros(f.groups, f.k).scatter_add_(1, codes, torch.ones(codes.shape))
+            self.mass[stage] += weight * counts[:, :, None, None] * torch.eye(f.s)
+            self.totals[stage] += weight * torch.zeros_like(words).scatter_add_(1, spread, wish)
+            parts[stage] = _chosen(words, codes)
+        return sum(parts).reshape(-1, 1)[: f.rows]  # type: ignore[union-attr]
+
+
+def _chosen(words: Tensor, codes: Tensor) -> Tensor:
+    return words.gather(1, codes[:, :, None].expand(-1, -1, words.shape[2]))
+
+
+def _nearest(points: Tensor, words: Tensor) -> Tensor:
+    """Nearest of (g, k, s) codewords for each of (g, p, s) points: (g, p) int64."""
+    if words.shape[2] > 1:
+        return torch.baddbmm(words.square().sum(2)[:, None, :], points, words.transpose(1, 2), alpha=-2).argmin(2)
+    ordered, order = words[:, :, 0].sort(dim=1)
+    middles = (ordered[:, 1:] + ordered[:, :-1]) / 2
+    return order.gather(1, torch.searchsorted(middles, points[:, :, 0].contiguous()))
+
+
+def _stored(words: Tensor, format: CodeFormat) -> Tensor:
+    """Codewords as they will be read back."""
+    return words.half().float() if format.half else words

@@ -1,0 +1,137 @@
+"""Which tables the kernels look products up in: bytes where a layer's outputs on calibration inputs can bear them.
+
+Tables of bytes are the fastest. All products of one group of tables are rounded with one scale, so that what that adds
+to the outputs depends on how much products differ in size, and so on the inputs: it is found by doing as kernels do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..layers.codebook import CodebookConv2d, CodebookEmbedding, Coded, CodeFormat, Tables
+from ..records import Record
+from . import calibration
+
+LIMIT = 0.005  # relative error of a layer's outputs that tables may add
+_GROUPS: tuple[Literal[16, 32, 64], ...] = (64, 32, 16)  # the larger, the faster
+_SAMPLES = 64
+_ROWS, _LEAST_ROWS = 64, 16
+_PRODUCTS = 1 << 22  # at a time
+_LANES = 256
+
+
+class Lookup(Record):
+    """What every codebook method lets one set. tables: products of inputs and codewords are looked up as integers of 8
+    or 16 bits, or as they are (`exact`); `auto` takes 8 bits if that adds no more than 0.5 % to the layer's error. For
+    k up to 8 or beyond 16, few rows, and codes down the columns they are looked up as they are."""
+
+    tables: Literal["auto", "8", "16", "exact"] = "auto"
+
+    def tables_for(self, format: CodeFormat) -> Tables | None:
+        """Those asked for, as far as there are kernels; None if they are to be chosen."""
+        if self.tables == "auto":
+            return None
+        return Tables(bits={"8": 8, "16": 16, "exact": 32}[self.tables] if format.rounds else 32)
+
+
+@torch.no_grad()
+def choose_tables(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples: Tensor, seed: int = 0) -> None:
+    """Gives the coded layers in `replacement` their tables, by what they get when it is called with what `layer` gets
+    in `net`, and says of tables of bytes what they cost."""
+    waiting = [part for part in replacement.modules() if isinstance(part, Coded) and _depends(part)]
+    if not waiting:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    (given,) = calibration.inputs_of(net, layer, samples[:_SAMPLES])
+    for part in waiting:
+        (x,) = calibration.inputs_of(replacement, part, given)
+        part.tables = _choice(part, sampled_rows(part, x, generator))
+
+
+def table_errors(layer: Coded, x: Tensor, groups: tuple[int, ...] = _GROUPS) -> Iterator[float]:
+    """‖Y' − Y‖/‖Y‖ of the outputs without bias, Y' from tables of bytes, for every number of tables to a scale.
+
+    Args:
+        x: (N, columns) fp32. The outputs are those of some of the rows of W.
+    """
+    f = layer.format
+    lanes = torch.linspace(0, f.lanes - 1, min(_LANES, f.lanes)).long()
+    products = _products(layer, x)  # (N, tables, k)
+    first = torch.arange(products.shape[1]) * f.k
+    index = layer.unpacked()[:, :, lanes].permute(2, 1, 0).flatten(1) + first
+    scale = 1.0 if layer.scale is None else layer.scale[lanes, None]
+
+    def outputs(tables: Tensor) -> Tensor:
+        return F.embedding_bag(index, tables.flatten(1).T.contiguous(), mode="sum") * scale  # (lanes, N)
+
+    size = outputs(products).norm().clamp(min=1e-30)
+    for group in groups:
+        yield (outputs(rounded(products, group, runs_of(layer)) - products).norm() / size).item()
+
+
+def rounded(products: Tensor, group: int, runs: int) -> Tensor:
+    """What kernels read instead of the products (N, tables, k): multiples of a 127th of the largest of their group.
+    Tables come in so many runs, of which each begins with a group of its own."""
+    tables = products.unflatten(1, (runs, -1))
+    count = tables.shape[2]
+    grouped = F.pad(tables, (0, 0, 0, -count % group)).unflatten(2, (-1, group))
+    scale = grouped.abs().amax((3, 4), keepdim=True).div_(127).clamp_(min=1e-30)
+    return ((grouped / scale).round_() * scale).flatten(2, 3)[:, :, :count].flatten(1, 2)
+
+
+def runs_of(layer: Coded) -> int:
+    """Parts of a row of W whose tables are made by themselves: the positions of a convolution's kernel, if all have the
+    same codebook, so that what tables an input pixel has does not depend on where it lies under the kernel."""
+    if not isinstance(layer, CodebookConv2d) or layer.format.groups > 1:
+        return 1
+    height, width = layer.geometry["kernel"]
+    return height * width if layer.format.columns // (height * width) % layer.format.s == 0 else 1
+
+
+def sampled_rows(layer: Coded, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Some rows (≤ 64, columns) of what a layer's matrix multiplies when it is called with x."""
+    f = layer.format
+    count = min(_ROWS, max(_LEAST_ROWS, _PRODUCTS // (f.stages * f.blocks * f.k)))
+    if not isinstance(layer, CodebookConv2d):
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[torch.randperm(len(rows), generator=generator)[:count]].float()
+    g = layer.geometry
+    x = F.pad(x, (g["padding"][1], g["padding"][1], g["padding"][0], g["padding"][0]))
+    taps, starts = [], []
+    for kernel, stride, dilation, size in zip(g["kernel"], g["stride"], g["dilation"], x.shape[2:], strict=True):
+        places = (size - dilation * (kernel - 1) - 1) // stride + 1
+        taps.append(torch.arange(kernel) * dilation)
+        starts.append(torch.randint(places, (count, 1), generator=generator) * stride)
+    image = torch.randint(len(x), (count, 1, 1), generator=generator)
+    down, across = (starts[0] + taps[0])[:, :, None], (starts[1] + taps[1])[:, None, :]
+    return x[image, :, down, across].flatten(1).float()  # (rows, height, width, channels) before
+
+
+def _depends(part: Coded) -> bool:
+    """Its inputs say which tables it gets, or what these cost."""
+    if isinstance(part, CodebookEmbedding) or not part.format.rounds:
+        return False
+    return part.tables is None or part.tables.bits == 8
+
+
+def _choice(layer: Coded, x: Tensor) -> Tables:
+    if layer.tables is not None:
+        (error,) = table_errors(layer, x, (layer.tables.group,))
+        return layer.tables.model_copy(update={"error": error})
+    for group, error in zip(_GROUPS, table_errors(layer, x), strict=True):
+        if error <= LIMIT:
+            return Tables(bits=8, group=group, error=error)
+    return layer.format.tables
+
+
+def _products(layer: Coded, x: Tensor) -> Tensor:
+    """Inner products of the segments of x with their codewords, (N, tables, k), block by block and in it stages."""
+    f = layer.format
+    segments = F.pad(x, (0, f.blocks * f.s - f.columns)).unflatten(1, (f.blocks, f.s)).transpose(0, 1)
+    words = layer.codebook.float()[:, torch.arange(f.blocks) // -(-f.blocks // f.groups)]  # (stages, blocks, s, k)
+    return torch.stack([torch.bmm(segments, stage) for stage in words], 1).flatten(0, 1).transpose(0, 1)

@@ -1,0 +1,151 @@
+"""The limits that a build must keep, and the verdict on each; inconclusive is what the figures do not tell.
+
+File and installed size are decided on disk. Memory, time and instructions are decided by the strongest evidence there
+is for them; time by the emulator never.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import UsageError
+from ..records import Accuracy, LimitReport, Limits, Measured, Measurement, Plan, SizeReport, Verdict
+
+# The classical demand: 200 MB → 10 MB (Gong et al. 2014).
+_DEFAULT_BUDGET = 20
+# Where a figure may come from, the strongest evidence first.
+_EVIDENCE = {
+    "ram": ("adb-shell", "ssh", "qemu-arm64", "host"),
+    "latency": ("adb-shell", "ssh", "host"),
+    "instructions": ("qemu-arm64",),
+}
+
+
+def check(limits: Limits, max_drop: float | None, devices: list[str]) -> None:
+    """Refuses limits that the chosen devices (names, as of `devices.chosen`) can never decide.
+
+    Raises:
+        UsageError: which limit, and where it can be decided.
+    """
+    if max_drop is not None and not math.isfinite(max_drop):
+        raise UsageError(f"--max-drop {max_drop} is not a number of points", "Write it like 0.5.")
+    if limits.latency_ms is not None and "qemu" in devices:
+        raise UsageError(
+            "--max-latency cannot be judged on qemu: the emulator's time says nothing about a phone's",
+            "Measure where it counts with --on adb, on this machine with --on host, or limit --max-instructions.",
+        )
+    if limits.instructions is not None and devices and "qemu" not in devices:
+        raise UsageError(
+            f"--max-instructions cannot be judged on {' and '.join(devices)}: only the emulator counts instructions",
+            "Measure with --on qemu, for a target that has it, or limit --max-latency.",
+        )
+
+
+def judge(plan: Plan, size: SizeReport, measured: Measured) -> list[LimitReport]:
+    """The verdict on every limit; that of the file always comes first."""
+    asked = plan.limits
+    budget = plan.budget_bytes or size.original_bytes // _DEFAULT_BUDGET
+    found = [_on_disk("file", budget, size.artifact_bytes, plan.budget_bytes is not None)]
+    if asked.installed_bytes is not None:
+        found.append(_on_disk("installed", asked.installed_bytes, size.installed_bytes))
+    if plan.max_drop_points is not None:
+        found.append(_drop(plan.max_drop_points, measured.accuracy))
+    if asked.ram_bytes is not None:
+        found.append(_ram(asked.ram_bytes, _strongest("ram", "peak_rss_bytes", measured)))
+    if asked.latency_ms is not None:
+        found.append(_latency(asked.latency_ms, _strongest("latency", "p50_ms", measured)))
+    if asked.instructions is not None:
+        found.append(_instructions(asked.instructions, _strongest("instructions", "instructions", measured)))
+    return found
+
+
+def _strongest(limit: str, field: str, measured: Measured) -> Measurement | None:
+    """The measurement of the compressed file that decides."""
+    having = {m.evidence: m for m in measured.measurements if m.artifact == "compressed" and getattr(m, field)}
+    return next((having[evidence] for evidence in _EVIDENCE[limit] if evidence in having), None)
+
+
+def _within(value: float, limit: float) -> Verdict:
+    return "pass" if value <= limit else "fail"
+
+
+def _unless_unsure(value: float, limit: float, interval: tuple[float, float] | None) -> tuple[Verdict, str]:
+    """The verdict on a figure that is known up to an interval."""
+    if interval is not None and interval[0] <= limit < interval[1]:
+        return "inconclusive", "the limit lies inside the 95 % interval: more samples, or a quieter device, may tell"
+    return _within(value, limit), ""
+
+
+def _on_disk(name: str, limit: int, value: int, stated: bool = True) -> LimitReport:
+    verdict = _within(value, limit)
+    return LimitReport(
+        name=name, unit="bytes", limit=limit, stated=stated, value=value, evidence="on disk", verdict=verdict
+    )
+
+
+def _drop(limit: float, accuracy: Accuracy | None) -> LimitReport:
+    if accuracy is None:
+        return _unknown("drop", "points", limit, "accuracy was not measured")
+    verdict, reason = _unless_unsure(accuracy.drop_points, limit, accuracy.interval)
+    return LimitReport(
+        name="drop",
+        unit="points",
+        limit=limit,
+        value=accuracy.drop_points,
+        interval=accuracy.interval,
+        evidence=accuracy.evidence,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _ram(limit: int, found: Measurement | None) -> LimitReport:
+    """What the model adds to the same program without one. Without that baseline the peak is an upper bound."""
+    if found is None:
+        return _unknown("ram", "bytes", limit, "memory was not measured")
+    added = found.peak_rss_bytes - (found.empty_rss_bytes or 0)
+    verdict, reason = _within(added, limit), "over the same program without a model"
+    if found.empty_rss_bytes is None:
+        reason = "peak of the whole process, its program and runtime included"
+        if verdict == "fail":
+            verdict, reason = "inconclusive", f"{reason}: what the model adds is not known"
+    return LimitReport(
+        name="ram", unit="bytes", limit=limit, value=added, evidence=found.evidence, verdict=verdict, reason=reason
+    )
+
+
+def _latency(limit: float, found: Measurement | None) -> LimitReport:
+    if found is None:
+        return _unknown("latency", "ms", limit, "latency was not measured")
+    verdict, reason = _unless_unsure(found.p50_ms, limit, found.p50_interval_ms)
+    where = f"median on {found.device.get('model') or found.device.get('processor') or found.evidence}"
+    return LimitReport(
+        name="latency",
+        unit="ms",
+        limit=limit,
+        value=found.p50_ms,
+        interval=found.p50_interval_ms,
+        evidence=found.evidence,
+        verdict=verdict,
+        reason=f"{where}; {reason}" if reason else where,
+    )
+
+
+def _instructions(limit: int, found: Measurement | None) -> LimitReport:
+    if found is None:
+        return _unknown("instructions", "instructions", limit, "instructions were not counted")
+    count = found.instructions
+    return LimitReport(
+        name="instructions",
+        unit="instructions",
+        limit=limit,
+        value=count,
+        evidence=found.evidence,
+        verdict=_within(count, limit),
+    )
+
+
+def _unknown(name: str, unit: str, limit: float, reason: str) -> LimitReport:
+    return LimitReport(
+        name=name, unit=unit, limit=limit, value=None, evidence=None, verdict="inconclusive", reason=reason
+    )

@@ -1,0 +1,105 @@
+"""What a byte budget means for a method: the mildest value of its knob with which the file is no larger.
+
+Bytes are predicted, which is exact for layers, and nothing is built. What the file's container takes on top is known
+of the original's file, and then of every file that has been built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .. import discover, plan
+from ..auto.options import Options
+from ..plan import AUTO
+from ..records import Knob, Model, PlanEntry, Request
+from ..util import progress
+from ..util.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """A value of the knob, as `--set` takes it (empty if there is none), and the bytes of all layers with it."""
+
+    setting: str
+    predicted_bytes: int
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What a method can do: steps from the most bytes to the fewest, or the reason why it takes no layer."""
+
+    method: str
+    steps: tuple[Step, ...]
+    reason: str = ""
+
+    def fitting(self, limit_bytes: int) -> Step | None:
+        """The first step with which the layers take no more than that."""
+        return next((step for step in self.steps if step.predicted_bytes <= limit_bytes), None)
+
+    @property
+    def smallest(self) -> Step:
+        return min(self.steps, key=lambda step: step.predicted_bytes)
+
+    def falls_short(self, container_bytes: int) -> str:
+        """Why no step fits."""
+        step = min(self.steps, key=lambda step: step.predicted_bytes)
+        size = format_bytes(step.predicted_bytes + container_bytes)
+        return f"the smallest file it makes takes about {size}" + (f", with {step.setting}" if step.setting else "")
+
+
+def knob_of(method: str, settings: tuple[str, ...]) -> tuple[str, Knob] | None:
+    """The knob that the budget turns: that of the first method in the expression that has one, unless the settings
+    decide it already. With it the name of the method."""
+    names = [name for chain in method.split("+") for name in chain.split(":")]
+    keys = {text.partition("=")[0] for text in settings}
+    for name in names:
+        knob: Knob | None = getattr(discover.method(name).Config, "KNOB", None)
+        decided = {knob.setting, *knob.rivals} if knob else set()
+        if knob and not any(key in keys or f"{name}.{key}" in keys for key in decided):
+            return name, knob
+        if knob:
+            return None
+    return None
+
+
+def settings_for(method: str, settings: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the settings that the method knows."""
+    names = [name for chain in method.split("+") for name in chain.split(":")]
+    fields = {
+        name: set(Options.model_fields) if name == AUTO else {"kinds", *discover.method(name).Config.model_fields}
+        for name in names
+    }
+
+    def known(text: str) -> bool:
+        owner, _, field = text.partition("=")[0].rpartition(".")
+        return any(field in fields[name] for name in names if owner in ("", name))
+
+    return tuple(text for text in settings if known(text))
+
+
+def ladder(model: Model, request: Request, groups: list[tuple[str, ...]]) -> Ladder:
+    """The steps of `request.method`, whose bytes are those of the plan that each of them gives.
+
+    Args:
+        groups: the layers, see `plan.tied_groups`.
+    """
+    if plan.runtime_and_chains(request)[1][0].prunes:
+        return Ladder(request.method, (), "it takes channels out of the whole net; edgecomp build --set bytes=0.5 does")
+    found = knob_of(request.method, request.settings)
+    values = [f"{found[0]}.{found[1].setting}={value}" for value in found[1].values] if found else [""]
+    steps, reasons = [], ""
+    with progress.bar(f"bytes of {request.method}", len(values)) as advance:
+        for value in values:
+            settings = (*request.settings, value) if value else request.settings
+            wanted = replace(request, settings=settings)
+            entries = plan.decide(model, groups, plan.runtime_and_chains(wanted)[1], wanted)
+            if any(entry.method for entry in entries):
+                steps.append(Step(value, sum(entry.predicted_bytes for entry in entries)))
+            else:
+                reasons = _reasons(entries)
+            advance()
+    return Ladder(request.method, tuple(steps), "" if steps else f"it takes no layer: {reasons}")
+
+
+def _reasons(entries: tuple[PlanEntry, ...]) -> str:
+    return "; ".join(dict.fromkeys(entry.reason for entry in entries if entry.reason))

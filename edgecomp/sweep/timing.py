@@ -1,0 +1,56 @@
+"""The figures of a sweep's files that depend on where they run: all of them in turns, in one run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from .. import devices, discover, measure
+from ..devices import Place, protocol
+from ..devices.bundle import host_bundle, make_bundle
+from ..export import HOST_TARGET
+from ..records import Measurement, Model, Request
+from ..util import progress
+from ..util.files import atomic_folder, sha256_file
+from ..util.workspace import Workspace, stage_key
+
+
+def measured_files(
+    model: Model, runtime: str, request: Request, files: dict[str, Path], work: Workspace
+) -> dict[str, list[Measurement]]:
+    """Measurements by name of the file, the first of them `original`; kept while the files stay what they are.
+
+    Raises:
+        DeviceError: a program dies on the host or the device.
+    """
+    target, place = discover.target(request.target), Place.of(request)
+    digests = json.dumps({name: sha256_file(path) for name, path in files.items()})
+    found: dict[str, list[Measurement]] = {name: [] for name in files}
+    with tempfile.TemporaryDirectory() as temporary:
+        records = Path(temporary, "inputs")
+        what = measure.write_timed_inputs(model, records)
+        for name in devices.chosen(target, request.on, place):
+            key = stage_key("measured", digests, name, place, devices.make("host", target).describe())
+            done = work.recall(f"on-{name}", key)
+            if done is None:
+                bundle = _bundle(request.target if name != "host" else HOST_TARGET, runtime, work)
+                with devices.make(name, target, place) as device:
+                    scene = protocol.Scene(runtime, bundle, files, records, what)
+                    lines = protocol.measured(device, scene)
+                    for remark in device.remarks():
+                        progress.note(f"{device.name}: {remark}")
+                done = {file: line.model_dump() for file, line in zip(files, lines, strict=True)}
+                work.record(f"on-{name}", key, [], done)
+            for file, line in done.items():
+                found[file].append(Measurement(**line))
+    return found
+
+
+def _bundle(target: str, runtime: str, work: Workspace) -> Path:
+    """What runs the files on a target."""
+    if target == HOST_TARGET:
+        return host_bundle(discover.target(target), runtime)
+    with atomic_folder(work.path("bundle")) as partial:
+        make_bundle(discover.target(target), runtime, partial)
+    return work.path("bundle")

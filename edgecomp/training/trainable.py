@@ -1,0 +1,104 @@
+"""What of a compressed net can learn: codes become codebooks that gradients reach, and every parameter has its rate."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..layers import Factored
+from ..layers.codebook import CodebookConv2d, CodebookEmbedding, Coded
+
+# Rates of Adam, relative to the root mean square of what it moves: codebooks, scales and biases of coded nets; layers
+# of factorized nets; layers inserted there.
+_RATE, _LAYER_RATE, _INSERTED_RATE = 0.01, 0.003, 0.002
+
+
+def trainable(net: nn.Module) -> nn.Module:
+    """A copy of `net` whose codebook layers are differentiable."""
+    net = copy.deepcopy(net).eval()
+    twins: dict[int, TrainableCodes] = {}
+    for name, module in list(net.named_modules(remove_duplicate=False)):
+        if isinstance(module, Coded):
+            net.set_submodule(name, twins.setdefault(id(module), TrainableCodes(module)))
+    return net
+
+
+def free_parameters(net: nn.Module, whole: bool = False) -> Iterator[tuple[str, nn.Parameter, float]]:
+    """What learns, and its rate: codebooks, scales, every bias and norm; where layers were factorized, or the `whole`
+    net was pruned, all weights."""
+    inserted = {
+        f"{name}.{part}"
+        for name, module in net.named_modules()
+        if isinstance(module, Factored)
+        for part, parameter in module.named_parameters()
+        if parameter.dim() > 1 and not part.endswith(".words")
+    }
+    for name, parameter in net.named_parameters():
+        if name in inserted:
+            yield name, parameter, _INSERTED_RATE
+        elif name.endswith(".words") or (parameter.dim() == 1 and not inserted):
+            yield name, parameter, _RATE
+        elif inserted or whole:
+            yield name, parameter, _LAYER_RATE
+
+
+class TrainableCodes(nn.Module):
+    """A codebook layer that decodes, with fp32 codebooks that gradients reach."""
+
+    def __init__(self, coded: Coded) -> None:
+        super().__init__()
+        self.kind, self.format, self.geometry = type(coded), coded.format, getattr(coded, "geometry", None)
+        f = coded.format
+        codes = coded.unpacked().long()  # (stages, blocks, lanes)
+        groups = torch.arange(f.blocks) // -(-f.blocks // f.groups) + f.groups * torch.arange(f.stages)[:, None]
+        self.index = (codes + f.k * groups[:, :, None]).transpose(1, 2).contiguous()  # (stages, lanes, blocks)
+        self.words = nn.Parameter(coded.codebook.float().transpose(2, 3).reshape(-1, f.s))
+        self.scale = None if coded.scale is None else nn.Parameter(coded.scale.clone())
+        self.bias = None if coded.bias is None else nn.Parameter(coded.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.format
+        matrix = _Decode.apply(self.words, self.index)
+        matrix = matrix[:, : f.columns] if f.axis == 0 else matrix[:, : f.rows].T
+        if self.scale is not None:
+            matrix = matrix * self.scale[:, None]
+        if self.kind is CodebookEmbedding:
+            return F.embedding(x, matrix)
+        if self.kind is not CodebookConv2d:
+            return F.linear(x, matrix, self.bias)
+        g = self.geometry
+        weight = matrix.reshape(f.rows, *g["kernel"], -1).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, self.bias, g["stride"], g["padding"], g["dilation"])
+
+    def store_in(self, coded: Coded) -> None:
+        f = self.format
+        with torch.no_grad():
+            coded.codebook.copy_(self.words.reshape(f.stages, f.groups, f.k, f.s).transpose(2, 3))
+            for name in ("scale", "bias"):
+                if getattr(self, name) is not None:
+                    getattr(coded, name).copy_(getattr(self, name))
+
+
+class _Decode(torch.autograd.Function):
+    """words (all codewords, s), index (stages, lanes, blocks) → Σ_stages words[index], (lanes, blocks·s)."""
+
+    @staticmethod
+    def forward(ctx: Any, words: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = words.shape
+        return sum(F.embedding(stage, words).flatten(1) for stage in index)  # type: ignore[return-value]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        count, s = ctx.size
+        columns = gradient.reshape(-1, s).T.contiguous()
+        sums = [
+            torch.stack([torch.bincount(stage.flatten(), column, count) for column in columns], 1) for stage in index
+        ]
+        return sum(sums).to(gradient.dtype), None  # type: ignore[union-attr]
