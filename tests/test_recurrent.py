@@ -1,4 +1,4 @@
-"""Recurrent layers: torch's own against the op, in torch and in the files of both runtimes, whatever holds the weights."""
+"""Recurrent layers: torch's own against the op, in torch and in the files of both runtimes, for all weights."""
 
 import time
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgecomp import discover
-from edgecomp.devices.host import run_on_host
+from edgecomp.export import run_on_host
 from edgecomp.layers.codebook import CodebookLinear
 from edgecomp.layers.recurrent import GATES, Recurrence
 from edgecomp.methods import int4, int8, kmeans, pq, svd
