@@ -1,15 +1,16 @@
 """Recurrent layers: torch's own against the op, in torch and in the files of both runtimes, for all weights."""
 
-import time
-
 import pytest
 import torch
 from torch import nn
 
 from edgecomp import discover
 from edgecomp.export import run_on_host
+from edgecomp.errors import BuildError
+from edgecomp.fitting import calibration
 from edgecomp.layers.codebook import CodebookLinear
 from edgecomp.layers.recurrent import GATES, Recurrence
+from edgecomp.layers.stock import without_custom_ops
 from edgecomp.methods import int4, int8, kmeans, pq, svd
 
 HIDDEN, INPUTS, STEPS = 32, 5, 160
@@ -67,9 +68,7 @@ def on_device(runtime, net, inputs, path):
     """The first output of the exported file."""
     exporter = discover.runtime(runtime)
     path = path / f"m{exporter.SUFFIX}"
-    begin = time.monotonic()
     exporter.export(net, inputs, path)
-    assert time.monotonic() - begin < 60
     expected = net(*inputs)
     return run_on_host(runtime, path, [x[None] for x in inputs], expected.numel()).reshape(expected.shape), path
 
@@ -94,6 +93,7 @@ def test_160_steps_are_one_op_in_the_file(runtime, kind, batch, tmp_path):
         assert torch.allclose(got, original(*inputs), atol=1e-4)
     assert any("recurrence" in name for name in discover.runtime(runtime).operators(path))
     assert path.stat().st_size < 100_000
+    assert len(torch.export.export(net, inputs).graph.nodes) < 50
 
 
 METHODS = {
@@ -130,3 +130,49 @@ def test_compressed_weights_are_in_the_file_as_they_are_stored(runtime, kind, me
                 assert part.codes.numpy().tobytes() in stored
     if method in ("pq", "kmeans"):
         assert isinstance(net.steps[0].hh, CodebookLinear)
+
+
+def test_the_op_means_what_the_module_computes():
+    """Its definition in torch, which exported programs run on."""
+    for kind, method in (("lstm", "pq"), ("gru", "int8"), ("rnn_tanh", "int4"), ("gru", "svd")):
+        net = compressed(both(kind)[1], method)
+        inputs = inputs_of(kind, 2, steps=7)
+        with torch.inference_mode():
+            program = torch.export.export(net, inputs)
+            assert torch.allclose(program.module()(*inputs), net(*inputs), atol=1e-3)
+
+
+class Sequence(nn.Module):
+    """(N, T, 5) to (N, 32): an LSTM between dense layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.ih, self.steps = nn.Linear(INPUTS, 4 * HIDDEN), Recurrence("lstm", nn.Linear(HIDDEN, 4 * HIDDEN))
+
+    def forward(self, x):
+        return self.steps(self.ih(x.transpose(0, 1)))[1]
+
+
+def test_calibration_sees_all_steps():
+    net, samples = Sequence().eval(), torch.randn(40, 30, INPUTS)
+    with torch.no_grad():
+        out = net.steps(net.ih(samples.transpose(0, 1)))[0]
+    seen = torch.cat([torch.zeros(1, 40, HIDDEN), out[:-1]]).flatten(0, 1)
+    found = calibration.gather(net, net.steps.hh, samples)
+    assert torch.allclose(found.second_moment, seen.T @ seen / len(seen), atol=1e-5)
+    (many,) = calibration.inputs_of(net, net.steps.hh, torch.randn(200, 30, INPUTS))
+    assert 2000 < len(many) <= 4096
+    (first,) = calibration.inputs_of(net, net.ih, samples)
+    assert first.shape == (30, 40, INPUTS)
+
+
+def test_what_the_op_cannot_do_is_an_error_that_says_so():
+    net = Sequence().eval()
+    with pytest.raises(BuildError, match="steps: the steps of a recurrent layer run in a custom op"):
+        without_custom_ops(net, (torch.zeros(1, 3, INPUTS),))
+    net.steps.hh = int8.compress(net.steps.hh, int8.Config(activations="static"), None, 0)
+    with pytest.raises(BuildError, match="no fixed scales"):
+        discover.runtime("litert").export(net, (torch.zeros(1, 3, INPUTS),), None)
+    net.steps.hh = nn.Bilinear(3, 3, 3)
+    with pytest.raises(Exception, match="Bilinear, which the op does not take"):
+        torch.export.export(net, (torch.zeros(1, 3, INPUTS),))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..layers.matrix import input_rows
 from ..layers.quantized import Quantized, static_parts
+from ..layers.recurrent import recurrence_around
 from .error_feedback import damped, triangle
 
 _BATCH = 256
@@ -150,19 +151,33 @@ def _large(matrices: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def inputs_of(net: nn.Module, layer: nn.Module, samples: Tensor) -> Iterator[Tensor]:
-    """What `layer` is called with when `net` is with the samples (N, …), at most 256 of them at a time."""
+    """What `layer` is called with when `net` is with the samples (N, …), at most 256 of them at a time. One inside a
+    recurrence: some rows from all steps."""
     caught: list[Tensor] = []
     format = torch.channels_last if samples.dim() == 4 else torch.contiguous_format
+    recurrence = recurrence_around(net, layer)
 
     def catch(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         caught.append(arguments[0].detach())
+        if recurrence is None:
+            raise _Reached
+
+    def stop(*_: Any) -> None:
         raise _Reached
 
-    handle = layer.register_forward_pre_hook(catch)
+    handles = [layer.register_forward_pre_hook(catch)]
+    handles += [] if recurrence is None else [recurrence.register_forward_hook(stop)]
     try:
         for batch in samples.split(_BATCH):
             with torch.no_grad(), contextlib.suppress(_Reached):
                 net(batch.contiguous(memory_format=format))
-            yield caught.pop()
+            yield caught[0] if recurrence is None else _some_rows(torch.cat(caught))
+            caught.clear()
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _some_rows(rows: Tensor) -> Tensor:
+    """As many as are looked at, from everywhere."""
+    return rows[:: -(-len(rows) // _ROWS_PER_BATCH)]

@@ -49,7 +49,7 @@ def choose_tables(net: nn.Module, layer: nn.Module, replacement: nn.Module, samp
     generator = torch.Generator().manual_seed(seed)
     (given,) = calibration.inputs_of(net, layer, samples[:_SAMPLES])
     for part in waiting:
-        (x,) = calibration.inputs_of(replacement, part, given)
+        x = torch.cat([*calibration.inputs_of(replacement, part, given)])
         part.tables = _choice(part, sampled_rows(part, x, generator))
 
 
