@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from edgecomp import discover, export, pipeline
+from edgecomp.devices.host import run_on_host
 from edgecomp.errors import BuildError, DeviceError
 from edgecomp.load import load
 from edgecomp.methods import pq
@@ -68,7 +69,7 @@ def test_exact_kernels_equal_torch_to_rounding(runtime, tiny_model, tmp_path):
     net.conv2 = pq.compress(net.conv2, pq.Config(k=8, s=3, axis="y"), None, 0)
     path = write(runtime, net, model, tmp_path)
     x = model.data.test.inputs
-    got = export.run_on_host(runtime, path, [x], 10)
+    got = run_on_host(runtime, path, [x], 10)
     with torch.inference_mode():
         assert torch.allclose(got, net(x), atol=1e-5)
 
@@ -118,7 +119,7 @@ def test_damaged_files_are_errors_of_the_child_process(runtime, coded_tiny, tmp_
             data[chance.randrange(min(len(data), 12_000))] ^= 1 << chance.randrange(8)
         path.write_bytes(data)
         try:
-            export.run_on_host(runtime, path, [model.data.test.inputs[:2]], 10)
+            run_on_host(runtime, path, [model.data.test.inputs[:2]], 10)
         except DeviceError as error:
             failures += 1
             assert path.name in str(error)
@@ -131,7 +132,7 @@ def test_empty_file_and_foreign_file(runtime, tmp_path):
     for content in (b"", b"PK" + bytes(1000)):
         (tmp_path / "m").write_bytes(content)
         with pytest.raises(DeviceError, match="m does not run"):
-            export.run_on_host(runtime, tmp_path / "m", [torch.zeros(1, 4)], 1)
+            run_on_host(runtime, tmp_path / "m", [torch.zeros(1, 4)], 1)
 
 
 def test_arguments_that_do_not_fit_are_an_error_of_the_op(runtime, tiny_model, tmp_path):
@@ -143,7 +144,7 @@ def test_arguments_that_do_not_fit_are_an_error_of_the_op(runtime, tiny_model, t
     with torch.no_grad():  # export only traces shapes; the torch twin would refuse as well
         path = write(runtime, net, model, tmp_path)
     with pytest.raises(DeviceError, match="running the model failed|do not fit"):
-        export.run_on_host(runtime, path, [model.data.test.inputs[:1]], 10)
+        run_on_host(runtime, path, [model.data.test.inputs[:1]], 10)
 
 
 def test_runtime_modules_keep_their_contract():
@@ -173,5 +174,5 @@ def test_embeddings_stay_codes(runtime, tmp_path):
     discover.runtime(runtime).export(net, (index,), path)
     assert bytes(net[0].codes.numpy()) in {constant.data for constant in discover.runtime(runtime).constants(path)}
     given = index.int() if runtime == "litert" else index  # its converter makes inputs 32-bit numbers
-    got = export.run_on_host(runtime, path, [given], 4)
+    got = run_on_host(runtime, path, [given], 4)
     assert torch.allclose(got, net(index), atol=1e-5)

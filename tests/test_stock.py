@@ -14,6 +14,7 @@ from test_layers import filled as filled_linear
 from torch import nn
 
 from edgecomp import discover, export, pipeline
+from edgecomp.devices.host import run_on_host
 from edgecomp.errors import BuildError
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat
 from edgecomp.layers import stock as stock_module
@@ -136,7 +137,7 @@ def test_every_format_runs_without_custom_ops(runtime, form, tmp_path):
     for layer in (made.conv, made.dense, made.table):
         assert layer.codes.numpy().tobytes() in stored and layer.codebook.numpy().tobytes() in stored
     given = index.int() if runtime == "litert" else index  # its converter makes inputs 32-bit numbers
-    got = export.run_on_host(runtime, path, [x, given], 300)
+    got = run_on_host(runtime, path, [x, given], 300)
     assert (got - expected).norm() < 1e-4 * expected.norm()
 
 
@@ -171,7 +172,7 @@ def test_every_method_builds_a_file_that_the_plain_runtime_runs(runtime, method,
     np.save(tmp_path / "x.npy", x.numpy())
     script = f"import sys, numpy as np\nx = np.load('x.npy')\n{PLAIN[runtime]}\nnp.save('y.npy', y)"
     subprocess.run([sys.executable, "-c", script, str(path)], cwd=tmp_path, check=True, capture_output=True)
-    expected = export.run_on_host(runtime, path, [x], 10)
+    expected = run_on_host(runtime, path, [x], 10)
     assert np.allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-4)
 
 

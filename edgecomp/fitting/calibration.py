@@ -15,6 +15,9 @@ from ..layers.quantized import Quantized, static_parts
 from ..layers.recurrent import recurrence_around
 from .error_feedback import damped, triangle
 
+CALIBRATION_SAMPLES = 3072
+ENERGY_SAMPLES = 1024  # enough for variances
+
 _BATCH = 256
 _ROWS_PER_BATCH = 4096
 _ROWS_PER_PRODUCT = 2048
@@ -57,7 +60,7 @@ class Inputs:
 
     @property
     def damped(self) -> Tensor:
-        """H as methods take it, see `feedback.damped`."""
+        """H as methods take it, see `error_feedback.damped`."""
         return self.known("damped", lambda: damped(self.second_moment))
 
     @property
