@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from edgecomp import discover
+from edgecomp.devices.host import run_on_host
 from edgecomp.errors import BuildError
-from edgecomp.export import run_on_host
 from edgecomp.fitting import calibration
 from edgecomp.layers.codebook import CodebookLinear
 from edgecomp.layers.recurrent import GATES, Recurrence

@@ -10,15 +10,23 @@ constexpr int kRows = 32;                   // of a factor that a thread takes a
 constexpr int kColumns = 256;               // integer weights unpacked at a time
 constexpr int64_t kWorthThreads = 1 << 16;  // multiply-adds: below, waking threads takes longer
 
-// Sums side by side, which become SIMD registers.
+// Sums in four registers: compilers may not change the order of floating-point sums to use them.
 float dot(const float *a, const float *b, int count) {
-  constexpr int kLanes = 16;
-  float sums[kLanes] = {}, sum = 0;
+  typedef float Vector __attribute__((vector_size(16)));
+  constexpr int kVectors = 4, kLanes = 4;
+  Vector sums[kVectors] = {};
   int i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += a[i + lane] * b[i + lane];
+  for (; i + kVectors * kLanes <= count; i += kVectors * kLanes)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      Vector x, y;
+      std::memcpy(&x, a + i + v * kLanes, sizeof(Vector));
+      std::memcpy(&y, b + i + v * kLanes, sizeof(Vector));
+      sums[v] += x * y;
+    }
+  const Vector all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  float sum = (all[0] + all[1]) + (all[2] + all[3]);
   for (; i < count; ++i) sum += a[i] * b[i];
-  for (float lane : sums) sum += lane;
   return sum;
 }
 
