@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...errors import BuildError
 from ...layers.packing import pack_signed
 from ...layers.quantized import Quantized, QuantizedLinear, grid
+from ...layers.recurrent import inside_recurrences
 from . import flatbuffer
 from .flatbuffer import schema
 
@@ -27,12 +28,14 @@ _MULTIPLYING = (_DENSE, schema.BuiltinOperator.CONV_2D, _DEPTHWISE)
 
 
 def plain_layers(net: nn.Module) -> dict[str, Quantized]:
-    """Replaces the integer layers of `net` by torch's, with the weights they mean; returns them by name."""
-    found = {name: part for name, part in net.named_modules() if isinstance(part, Quantized)}
-    replacements = {id(part): _plain(part) for part in found.values()}
+    """Replaces the integer layers of `net` by torch's, with the weights they mean; returns them by name. Those of
+    recurrences stay: their op takes them as they are."""
+    apart = inside_recurrences(net)
+    found = {n: part for n, part in net.named_modules() if isinstance(part, Quantized) and part not in apart}
+    replacements = {part: _plain(part) for part in found.values()}
     for name, part in net.named_modules(remove_duplicate=False):
-        if isinstance(part, Quantized):
-            net.set_submodule(name, replacements[id(part)])
+        if part in replacements:
+            net.set_submodule(name, replacements[part])
     return found
 
 
