@@ -20,7 +20,7 @@ from .net import CanonicalNet
 from .regions import inline
 from .trace import Traced
 
-# What takes the place of a node; or the reason why it is left alone; None if no constant weight takes part in it.
+# What takes the place of a node; or the reason why it is left alone; None if there is nothing left to do.
 Form = Callable[[Builder, fx.Node], "fx.Node | str | None"]
 _FORMS: dict[Any, Form] = {**products.FORMS, **convolutions.FORMS, **recurrences.FORMS}
 

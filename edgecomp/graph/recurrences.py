@@ -22,7 +22,7 @@ _KINDS: dict[Any, Kind] = {
 
 
 def _recurrence(build: Builder, node: fx.Node) -> str | None:
-    """Replaces what takes the outputs of the node, which is left without users."""
+    """Replaces the node and what takes its outputs out of their tuple."""
     x, states, weights, biased, layers, _, _, bidirectional, batch_first = node.args
     directions, each = 1 + bidirectional, 4 if biased else 2
     if len(weights) != layers * directions * each:
@@ -50,6 +50,8 @@ def _recurrence(build: Builder, node: fx.Node) -> str | None:
     replaced = [x, *(build.op(_aten.stack.default, end) for end in ends)]
     for user in list(node.users):
         user.replace_all_uses_with(replaced[user.args[1]])
+        build.graph.erase_node(user)
+    build.graph.erase_node(node)
     return None
 
 
