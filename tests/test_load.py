@@ -253,7 +253,8 @@ def build(): return Net()
 def example_inputs(): return {"ids": torch.zeros(1, 5, dtype=torch.long), "mask": torch.ones(1, 5)}
 def data():
     ids = torch.arange(40).reshape(8, 5) % 9
-    return {name: ({"mask": torch.rand(8, 5), "ids": ids.int()}, torch.arange(8) % 3) for name in ("train", "calibration", "test")}
+    split = {"mask": torch.rand(8, 5), "ids": ids.int()}, torch.arange(8) % 3
+    return dict.fromkeys(("train", "calibration", "test"), split)
 """
 
 

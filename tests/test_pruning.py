@@ -11,7 +11,7 @@ from edgecomp.methods import lasso, thinet
 from edgecomp.pruning import discrimination
 from edgecomp.pruning.groups import find_groups
 from edgecomp.pruning.job import Job
-from edgecomp.pruning.tuning import Tuning
+from edgecomp.pruning.tuning import OwnLoss, Tuning
 from edgecomp.records import Data, Model, Split
 from edgecomp.training.train import save_state
 
@@ -134,7 +134,7 @@ def test_the_joint_loss_is_the_error_of_the_features_and_the_loss_of_the_stage()
     stage.head.eval()
     reference = copy.deepcopy(job.net)
     greedy = discrimination._Greedy(job, job.groups[0], stage, reference, False)
-    x, y = job.data.train.inputs[:32], job.data.train.targets[:32]
+    (x,), y = job.data.train.take(slice(32)), job.data.train.targets[:32]
     block = job.net.blocks[0]
     with torch.no_grad():
         block[1].weight[:, :5] = 0
@@ -144,7 +144,7 @@ def test_the_joint_loss_is_the_error_of_the_features_and_the_loss_of_the_stage()
         got = block[1](block[0](first).relu())
         expected = (got - wanted).square().sum() / (2 * got.numel())
         expected += 0.7 * nn.functional.cross_entropy(stage.head(features), y)
-        assert greedy._loss(x, y).item() == pytest.approx(expected.item(), rel=1e-4)
+        assert greedy._loss((x,), y).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_first_channel_chosen_has_the_largest_gradient_and_only_chosen_ones_learn():
@@ -194,7 +194,7 @@ def test_what_was_chosen_before_an_interruption_stays_and_the_rest_comes_out_the
 def test_training_goes_on_where_it_was_interrupted(tmp_path):
     def tuning():
         model = residual_model()
-        return Tuning(model.net, model.data.train, 4, 0.01, 0)
+        return Tuning(model.net, model.data.train, 4, 0.01, 0, OwnLoss(model, model.net))
 
     whole, cut, again = tuning(), tuning(), tuning()
     whole.run("")

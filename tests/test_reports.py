@@ -13,9 +13,9 @@ import pytest
 from edgecomp import measure, report
 from edgecomp.errors import UsageError
 from edgecomp.records import Accuracy, Limits, Measured, Measurement, OutputError, Plan, SizeReport
+from edgecomp.report import figures, limits, markdown
 from edgecomp.report import html as page
 from edgecomp.report import junit as junit_file
-from edgecomp.report import figures, limits, markdown
 from edgecomp.util.units import parse_bytes, parse_count, parse_ms, parse_share
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
