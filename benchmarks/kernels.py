@@ -35,10 +35,10 @@ from torch import nn
 
 from edgecomp import chain, discover
 from edgecomp.devices import bundle, timing
-from edgecomp.devices.bench import write_records
 from edgecomp.devices.choose import make_device
 from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.target import find_target
+from edgecomp.devices.tensors import write_records
 from edgecomp.fitting import calibration, tables
 from edgecomp.fitting.calibration import CALIBRATION_SAMPLES
 from edgecomp.graph.order import note_image_sizes

@@ -18,10 +18,10 @@ import numpy as np
 from edgecomp import discover, measure
 from edgecomp.compress import compress
 from edgecomp.devices import bundle, timing
-from edgecomp.devices.bench import write_records
 from edgecomp.devices.choose import make_device
 from edgecomp.devices.host import HOST_TARGET
 from edgecomp.devices.target import find_target
+from edgecomp.devices.tensors import write_records
 from edgecomp.export import export
 from edgecomp.load import load
 from edgecomp.plan import plan as make_plan

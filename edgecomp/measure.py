@@ -13,19 +13,17 @@ from torch import Tensor
 
 from .devices import choose, protocol
 from .devices.base import Device, Place
-from .devices.bench import write_records
 from .devices.bundle import bench_program, host_bundle
 from .devices.choose import make_device
-from .devices.host import HOST_TARGET, run_records, run_samples
-from .devices.samples import Form, run_on
+from .devices.host import HOST_TARGET
 from .devices.target import find_target
+from .devices.tensors import outputs_of, write_records
 from .errors import BuildError
-from .export import proof_inputs
-from .graph.canonical import given_outputs
+from .export import file_outputs, module_outputs, proof_inputs, signature_of
+from .graph.batches import Tensors, records
 from .graph.given import distance
 from .graph.trace import batch_of
 from .records import Accuracy, Artifact, EmulatorCheck, Measured, Model, OutputError, Plan, Request, Split
-from .runtimes.litert.file_net import FileNet
 from .training import splits
 from .training.metrics import answers_agree
 from .training.scores import compare_answers
@@ -56,7 +54,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
         measurements, check = [], None
         with tempfile.TemporaryDirectory() as temporary:
             records = Path(temporary, "inputs")
-            what = write_timed_inputs(model, records)
+            what = write_timed_inputs(model, plan.runtime, artifact.path, records)
             for name in names:
                 bundle = artifact.bundle
                 if name == "host":
@@ -101,10 +99,10 @@ def outputs_on(model: Model, runtime: str, path: Path, inputs: tuple[Tensor, ...
     parts = [sha256_file(path), sha256_file(bench), splits.digest(Split("", inputs))]
     cached = cache_folder("outputs") / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}.npy"
     if not cached.exists():
-        form, outputs = Form.of(model.net, model.example_inputs), []
+        batch, outputs = batch_of(model.example_inputs), []
         with progress.bar(f"outputs of {path.name}", len(inputs[0])) as advance:
-            for part in Split("", inputs).batches(2000 // form.batch * form.batch or form.batch):
-                outputs.append(run_samples(runtime, path, part, form, threads=torch.get_num_threads())[0])
+            for part in Split("", inputs).batches(2000 // batch * batch or batch):
+                outputs.append(file_outputs(model, runtime, path, part, torch.get_num_threads())[0])
                 advance(len(part[0]))
         with atomic_file(cached) as partial, open(partial, "wb") as file:
             np.save(file, torch.cat(outputs).numpy())
@@ -115,16 +113,14 @@ def output_error(model: Model, plan: Plan, artifact: Artifact) -> OutputError:
     """How far all outputs of the compressed file are from those of the user's module, on calibration samples, or where
     there are none on random or example inputs. A file has no module: then its own outputs are the reference."""
     inputs, _ = proof_inputs(model)
-    form, given = _form(model), model.given
-    got = run_records(plan.runtime, artifact.path, inputs, form)
-    if given is None:
-        reference, wanted = "the original's file", run_records(plan.runtime, artifact.original_path, inputs, form)
+    got = file_outputs(model, plan.runtime, artifact.path, inputs)
+    if model.given is None:
+        reference = "the original's file"
+        wanted = file_outputs(model, plan.runtime, artifact.original_path, inputs)
     else:
-        reference, records = "the model as it was given", zip(*inputs, strict=True)
-        outputs = [given_outputs(given, record) for record in records]
-        wanted = tuple(torch.stack(same) for same in zip(*outputs, strict=True))
+        reference, wanted = "the model as it was given", module_outputs(model, inputs)
     off = 100 * distance(got, wanted)
-    samples = len(inputs[0]) * form.batch
+    samples = len(inputs[0])
     random = all(x.is_floating_point() for x in inputs)
     what = (
         f"samples of {model.data.calibration.name}" if model.data else "random inputs" if random else "example inputs"
@@ -133,42 +129,37 @@ def output_error(model: Model, plan: Plan, artifact: Artifact) -> OutputError:
     return OutputError(percent=percent, samples=samples, inputs=what, reference=reference)
 
 
-def _form(model: Model) -> Form:
-    if isinstance(model.net, FileNet):
-        return Form(batch_of(model.example_inputs), (), model.net.outputs)
-    return Form.of(model.net, model.example_inputs)
-
-
-def write_timed_inputs(model: Model, path: Path) -> str:
-    """Writes the one record that is run over and over, and says what it is."""
+def write_timed_inputs(model: Model, runtime: str, file: Path, path: Path) -> str:
+    """Writes the one record for `file` that is run over and over, and says what it is."""
     record, what = model.example_inputs, "the example inputs"
     if model.data is not None:
         count, test = batch_of(model.example_inputs), model.data.test
-        record = tuple(x[0] for x in Form(count, ()).records(test.take(slice(count))))
+        (record,) = records(test.take(slice(count)), count)
         what = f"the first {'sample' if count == 1 else f'{count} samples'} of {test.name}"
-    write_records(path, [x[None] for x in record])
+    write_records(path, [x[None] for x in record], signature_of(model, runtime, file))
     return f"{what}, sha256 {sha256_file(path)[:16]}"
 
 
 def _check(model: Model, plan: Plan, artifact: Artifact, device: Device) -> EmulatorCheck:
     """All outputs of the compressed file on the device against the same file on the host, over a subset of the test
     split; without one over the inputs of the proof."""
-    form, count = _form(model), _DEVICE_SAMPLES if device.tells_time else _EMULATED_SAMPLES
+    count, batch = _DEVICE_SAMPLES if device.tells_time else _EMULATED_SAMPLES, batch_of(model.example_inputs)
     if model.data is None:
-        inputs, what = proof_inputs(model)[0], "random inputs"
-        count = len(inputs[0])
+        (inputs, _), what = proof_inputs(model), "random inputs"
     else:
-        inputs, what = form.records(model.data.test.take(slice(count))), "test samples"
-        count = min(count, len(model.data.test))
-    accuracy = None
+        inputs, what = model.data.test.take(slice(count)), "test samples"
+    count, accuracy = len(inputs[0]), None
+
+    def there(path: Path) -> Tensors:
+        signature = signature_of(model, plan.runtime, path)
+        return outputs_of(lambda *files: device.run(artifact.bundle, path, *files), signature, inputs, batch)
+
     with progress.bar(f"outputs on {device.name}", 2 if model.data else 1) as advance:
-        expected = run_records(plan.runtime, artifact.path, inputs, form)
-        got = run_on(device, artifact.bundle, artifact.path, inputs, form)
+        expected = file_outputs(model, plan.runtime, artifact.path, inputs)
+        got = there(artifact.path)
         advance()
         if model.data is not None:
-            original = run_on(device, artifact.bundle, artifact.original_path, inputs, form)
-            firsts = (form.joined(outputs, count)[0] for outputs in (original, got))
-            accuracy = compare_answers(model.data, *firsts, device.evidence)
+            accuracy = compare_answers(model.data, there(artifact.original_path)[0], got[0], device.evidence)
             advance()
     difference = distance(got, expected)
     if not difference <= _TOLERANCE:
@@ -183,6 +174,6 @@ def _check(model: Model, plan: Plan, artifact: Artifact, device: Device) -> Emul
         inputs=what,
         max_abs_difference=max(off),
         relative_difference=difference,
-        agreement=answers_agree(*(form.joined(outputs, count)[0] for outputs in (got, expected))),
+        agreement=answers_agree(got[0], expected[0]),
         accuracy=accuracy,
     )

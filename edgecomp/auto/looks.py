@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from .. import discover
 from ..compress import compress, permute_channels
 from ..devices import probe
-from ..devices.host import run_samples
-from ..devices.samples import Form
+from ..export import file_outputs
+from ..graph.batches import records
 from ..graph.given import Outputs
+from ..graph.trace import batch_of
 from ..layers.stock import without_custom_ops
 from ..measure import compare_answers
 from ..records import Model, Plan
@@ -73,9 +74,9 @@ class Looker:
         runtime.export(
             without_custom_ops(made, self.model.example_inputs) if plan.stock else made, self.model.example_inputs, path
         )
-        form = Form.of(self.model.net, self.model.example_inputs)
-        outputs = run_samples(plan.runtime, path, self.judges.inputs, form, torch.get_num_threads())
-        size, sample = path.stat().st_size, tuple(x[0] for x in form.records(self.judges.take(slice(form.batch))))
+        outputs = file_outputs(self.model, plan.runtime, path, self.judges.inputs, torch.get_num_threads())
+        batch = batch_of(self.model.example_inputs)
+        size, sample = path.stat().st_size, records(self.judges.take(slice(batch)), batch)[0]
         measured: dict[str, float] = {}
         if self.resources:
             found = probe.measured(path, plan.runtime, plan.target, sample, self.emulated)

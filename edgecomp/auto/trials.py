@@ -25,10 +25,10 @@ from ..engines import Engine
 from ..fitting import calibration, channel_order
 from ..fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs
 from ..graph.given import Outputs, as_tuple
-from ..graph.net import channels_last, laid_out
 from ..graph.order import channel_producers, execution_order
 from ..graph.trace import exported
 from ..layers.codebook import Coded
+from ..layers.layout import channels_last, laid_out
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..load import load

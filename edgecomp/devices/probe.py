@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from ..records import Model
 from ..util import progress
 from . import timing
-from .bench import write_records
 from .bundle import host_bundle, make_bundle
 from .choose import make_device
 from .host import HOST_TARGET
 from .target import find_target
+from .tensors import write_records
 
 _ROUNDS, _SECONDS = 3, 0.2
 

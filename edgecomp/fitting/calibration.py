@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..layers.layout import laid_out
 from ..layers.matrix import input_rows
 from ..layers.quantized import Quantized, static_parts
 from .error_feedback import damped, triangle
@@ -209,7 +210,7 @@ def inputs_of(net: nn.Module, layer: nn.Module, samples: Samples) -> Iterator[Te
     try:
         for batch in zip(*(x.split(getattr(net, "batch", None) or _BATCH) for x in tensors), strict=True):
             with torch.no_grad(), contextlib.suppress(_Reached):
-                net(*map(_channels_last, batch))
+                net(*map(laid_out, batch))
             yield from caught
             caught.clear()
     finally:
@@ -236,7 +237,3 @@ def alike(tensors: Iterable[Tensor]) -> list[Tensor]:
     for x in tensors:
         found.setdefault(tuple(x.shape[1:]), []).append(x)
     return [torch.cat(group) if len(group) > 1 else group[0] for group in found.values()]
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)

@@ -40,7 +40,9 @@ class Lookup(Record):
 
 
 @torch.no_grad()
-def choose_tables(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples: calibration.Samples, seed: int = 0) -> None:
+def choose_tables(
+    net: nn.Module, layer: nn.Module, replacement: nn.Module, samples: calibration.Samples, seed: int = 0
+) -> None:
     """Gives the coded layers in `replacement` their tables, by what they get when it is called with what `layer` gets
     in `net`, and says of tables of bytes what they cost."""
     waiting = [part for part in replacement.modules() if isinstance(part, Coded) and _depends(part)]

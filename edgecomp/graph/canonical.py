@@ -13,7 +13,7 @@ from .rebuild import rebuild
 from .trace import Examples, Traced, batch_of, trace, traced_program
 
 _SAME = 1e-4  # relative; sums in another order, as where batch norms are folded
-_ROUNDED = 0.05  # the same beside a module that computes in half precision
+HALF = 0.05  # the same beside a module that computes in half precision
 
 
 def canonical(given: Given, examples: Examples, records: list[Examples], name: str) -> CanonicalNet:
@@ -47,7 +47,7 @@ def _rebuilt(traced: Traced, given: Given) -> CanonicalNet:
 
 
 def _compared(net: CanonicalNet, given: Given, examples: Examples, records: list[Examples], name: str) -> CanonicalNet:
-    limit = _ROUNDED if other_precision(given) else _SAME
+    limit = HALF if other_precision(given) else _SAME
     wanted = [given_outputs(given, record) for record in records]
     if net.batch is None and not _takes_any_batch(net, records, wanted, limit):
         net.batch = batch_of(examples)
@@ -62,13 +62,13 @@ def _compared(net: CanonicalNet, given: Given, examples: Examples, records: list
     return net
 
 
-def records_for(examples: Examples, inputs: Examples | None = None) -> list[Examples]:
-    """The examples, and two records like them: the first samples of `inputs` if there are some, else random ones."""
-    count = batch_of(examples)
-    if inputs is not None and len(inputs[0]) >= 2 * count:
-        return [examples, *(tuple(x[i * count : (i + 1) * count] for x in inputs) for i in range(2))]
+def records_for(examples: Examples, inputs: Examples | None = None, count: int = 3) -> list[Examples]:
+    """The examples, and other records like them: the first samples of `inputs` if there are some, else random ones."""
+    size = batch_of(examples)
+    if inputs is not None and len(inputs[0]) >= (count - 1) * size:
+        return [examples, *(tuple(x[i * size : (i + 1) * size] for x in inputs) for i in range(count - 1))]
     generator = torch.Generator().manual_seed(0)
-    return [examples, *(tuple(_random_like(x, generator) for x in examples) for _ in range(2))]
+    return [examples, *(tuple(_random_like(x, generator) for x in examples) for _ in range(count - 1))]
 
 
 def _random_like(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .batches import joined, records
 from .given import Outputs, as_tuple
 
 
@@ -19,6 +20,7 @@ class CanonicalNet(nn.Module):
     Unlike a GraphModule it can be pickled and copied whatever its operators are.
 
     Attributes:
+        code: of the graph, in Python.
         batch: the only number of samples that the graph takes; None if it takes any. More samples are then given to it
             so many at a time, and what comes out is put together.
         calls: how often each layer is called, by name.
@@ -31,7 +33,7 @@ class CanonicalNet(nn.Module):
         for owned in ("_modules", "_parameters", "_buffers"):
             getattr(self, owned).update(getattr(held, owned))
         code = graph.python_code("self")
-        self.batch, self._source = batch, code.src
+        self.batch, self.code = batch, code.src
         words = set(re.findall(r"\w+", code.src))
         self._names = {name: _place_of(value) for name, value in code.globals.items() if name in words}
         calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
@@ -40,7 +42,7 @@ class CanonicalNet(nn.Module):
 
     def digest(self) -> str:
         """SHA-256 over the program, and names, shapes and bytes of all tensors."""
-        digest = hashlib.sha256(f"{self.batch} {self._source}".encode())
+        digest = hashlib.sha256(f"{self.batch} {self.code}".encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -49,24 +51,13 @@ class CanonicalNet(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor | Outputs:
         if self.batch is None or not inputs[0].dim() or len(inputs[0]) == self.batch:
             return self._run(self, *inputs)
-        parts = [as_tuple(self._run(self, *record)) for record in self._records(inputs)]
-        joined = tuple(self._joined(outputs)[: len(inputs[0])] for outputs in zip(*parts, strict=True))
-        return joined if len(joined) > 1 else joined[0]
-
-    def _records(self, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
-        """As many samples as the graph takes at a time; the last ones are filled up with the last sample."""
-        missing = -len(inputs[0]) % self.batch  # type: ignore[operator]
-        full = [torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x for x in inputs]
-        return list(zip(*(x.split(self.batch) for x in full), strict=True))
-
-    def _joined(self, outputs: tuple[Tensor, ...]) -> Tensor:
-        """Along the samples, where an output has them."""
-        along = outputs[0].dim() and len(outputs[0]) == self.batch
-        return torch.cat(outputs) if along else torch.stack(outputs)
+        parts = [as_tuple(self._run(self, *record)) for record in records(inputs, self.batch)]
+        outputs = tuple(joined(output, self.batch, len(inputs[0])) for output in zip(*parts, strict=True))
+        return outputs if len(outputs) > 1 else outputs[0]
 
     def _compile(self) -> None:
         space: dict[str, Any] = {name: _at(*place) for name, place in self._names.items()}
-        exec(compile(self._source, "<canonical net>", "exec"), space)  # code that the graph wrote
+        exec(compile(self.code, "<canonical net>", "exec"), space)  # code that the graph wrote
         self._run = space["forward"]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,19 +66,6 @@ class CanonicalNet(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._compile()
-
-
-def channels_last(net: nn.Module) -> nn.Module:
-    """Lays out the weights of the convolutions so that they are faster here; in place."""
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.to(memory_format=torch.channels_last)
-    return net
-
-
-def laid_out(x: Tensor) -> Tensor:
-    """Inputs in the layout that convolutions want."""
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
 
 
 def _place_of(value: Any) -> tuple[str, str]:

@@ -39,6 +39,17 @@ def note_image_sizes(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> None
         handle.remove()
 
 
+def layer_order(net: nn.Module) -> list[str]:
+    """Names of the modules that own parameters: first those that are called, in the order of their first call."""
+    names = [name for name, module in net.named_modules() if any(True for _ in module.parameters(recurse=False))]
+    calls = list(getattr(net, "calls", {}))
+
+    def place(name: str) -> int:
+        return next((i for i, called in enumerate(calls) if f"{name}.".startswith(f"{called}.")), len(calls))
+
+    return sorted(names, key=place)
+
+
 def execution_order(program: torch.export.ExportedProgram) -> list[str]:
     """Names of the modules that call operators, in the order of their first call."""
     names = (_module_name(node) for node in program.graph.nodes if node.op == "call_function")

@@ -1,8 +1,8 @@
 """Rebuilds a traced graph: every use of a constant weight becomes a call of a plain layer, named after its parameter.
 
-Layers are `nn.Linear`, `nn.Conv2d` and `nn.Embedding`; convolutions over one or three dimensions and transposed ones are
-written with `nn.Conv2d` and operators around it. Uses of one weight in the same way are one layer that is called several
-times; other uses share the tensor. What cannot become a plain layer is left alone, with the reason.
+Layers are `nn.Linear`, `nn.Conv2d` and `nn.Embedding`; convolutions over one or three dimensions and transposed ones
+are written with `nn.Conv2d` and operators around it. Uses of one weight in the same way are one layer that is called
+several times; other uses share the tensor. What cannot become a plain layer is left alone, with the reason.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Parts of a forward pass under `torch.no_grad()` or autocast, which a trace keeps as graphs of their own, become part of
-the graph around them. What autocast would round is computed in fp32."""
+"""Parts of a forward pass under `torch.no_grad()` or autocast, which a trace keeps as graphs of their own, become part
+of the graph around them. What autocast would round is computed in fp32."""
 
 from __future__ import annotations
 

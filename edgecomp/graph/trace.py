@@ -17,7 +17,7 @@ Examples = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Traced:
-    """`module` has the graph. `batch`: the only number of samples it takes, as in the examples; None if it takes any."""
+    """`module` has the graph. `batch`: the only number of samples it takes, as in the examples; None if any."""
 
     module: fx.GraphModule
     batch: int | None

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from .. import chain, discover
 from ..compress import aim_at_original, replace_weights
 from ..devices import timing
-from ..devices.bench import write_records
 from ..devices.bundle import host_bundle, make_bundle
 from ..devices.choose import make_device
 from ..devices.host import HOST_TARGET
 from ..devices.target import find_target
+from ..devices.tensors import write_records
 from ..fitting import calibration
 from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
-from ..graph.net import channels_last
+from ..layers.layout import channels_last, contiguous
 from ..layers.matrix import parameter_bytes
 from ..load import load
 from ..records import Model, Record, Request
@@ -156,7 +156,7 @@ class ConvBench:
             parts[name] = replace_weights(layer, method.settled(layer), inputs, 0)
         for name, part in parts.items():
             net.set_submodule(name, part)
-        return net.to(memory_format=torch.contiguous_format)
+        return contiguous(net)
 
     def _original_inputs(self, name: str) -> Inputs:
         if name not in self._inputs:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..graph.net import channels_last, laid_out
+from ..layers.layout import channels_last, laid_out
 from ..records import Model
 from ..util import progress
 from ..util.files import atomic_file

@@ -21,8 +21,8 @@ from ..chain import Chain, restore
 from ..errors import UsageError
 from ..graph.canonical import canonical, records_for
 from ..graph.given import Given
-from ..graph.net import channels_last
 from ..graph.order import note_image_sizes
+from ..layers.layout import channels_last
 from ..layers.matrix import kind_of
 from ..records import ChannelGroup, Model, Pruning, Request
 from ..util import progress
@@ -93,6 +93,11 @@ def shaped(model: Model, pruning: Pruning) -> Model:
     groups = _groups(model, pruning)
     keeps = {group.layers[0]: group.keep for group in pruning.groups}
     return _first_units(model, groups, keeps)
+
+
+def base(model: Model, pruning: Pruning | None) -> nn.Module:
+    """The net that a checkpoint's layers go into: the model's, or what pruning makes of it, whatever its weights."""
+    return shaped(model, pruning).net if pruning else model.net
 
 
 def pruned(model: Model, pruning: Pruning, seed: int, work: Workspace) -> Model:

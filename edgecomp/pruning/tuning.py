@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..graph.given import Given, Outputs
-from ..graph.net import laid_out
+from ..layers.layout import laid_out
 from ..records import Model, Split
 from ..training.outputs import class_axis, output_loss
 from ..training.train import interruptible, load_state, one_cycle, save_state

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..engines import Engine
 from ..graph.given import Outputs, as_tuple
-from ..graph.net import channels_last
+from ..layers.layout import channels_last
 from ..records import Model, Split
 from ..util import progress
 from ..util.files import atomic_file
