@@ -176,6 +176,18 @@ def fix_ranges(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples
     for part, batches in seen.items():
         low, high = torch.stack(batches).amin(0).tolist(), torch.stack(batches).amax(0).tolist()
         part.ranges = [(low[0], high[1]), (low[2], high[3])]
+    if _rectified(net, layer) and (last := _last(replacement)) in seen:
+        inputs, (_, highest) = last.ranges
+        last.ranges = [inputs, (0.0, max(highest, 0.0))]  # what a ReLU cuts off needs no levels
+
+
+def _rectified(net: nn.Module, layer: nn.Module) -> bool:
+    names: set[str] = getattr(net, "rectified", set())
+    return any(net.get_submodule(name) is layer for name in names)
+
+
+def _last(replacement: nn.Module) -> nn.Module:
+    return _last(replacement[-1]) if isinstance(replacement, nn.Sequential) else replacement
 
 
 def _rows(net: nn.Module, layer: nn.Module, samples: Samples, seed: int) -> Iterator[Tensor]:
