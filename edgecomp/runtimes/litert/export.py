@@ -60,7 +60,7 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         try:
             import litert_torch
 
-            from . import flatbuffer
+            from . import flatbuffer, masks
             from .integers import plain_layers, store_integers
 
             _teach_converter()
@@ -76,6 +76,8 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         except Exception as error:
             raise BuildError(f"LiteRT cannot export the model: {type(error).__name__}: {error}") from error
     store_integers(model, integers)
+    if masks.infinite(net):
+        masks.restore(model)
     flatbuffer.make_builtin(model, _WIDEN, flatbuffer.schema.BuiltinOperator.CAST)
     flatbuffer.write(model, path)
 
