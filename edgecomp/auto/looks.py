@@ -17,9 +17,11 @@ from ..measure import compare_answers
 from ..records import Model, Plan
 from ..training.outputs import divergence, flat_output, predict
 from ..util import progress
+from ..util.cache import RUNNING, key_of
 from ..util.workspace import Workspace, stage_key
-from .trials import judges
+from .trials import identity, judges
 
+_CODE = (*RUNNING, "auto.looks", "auto.trials")
 _MORE = 4  # times the samples that judge a candidate judge a plan
 
 
@@ -45,12 +47,16 @@ class Looker:
         self.model, self.samples, self.work, self.resources = model, samples, work, resources
         self.emulated = emulated
         self.judges = judges(model.data.calibration, _MORE * samples)
+        metric, targets = model.data.metric, self.judges.targets
+        judged = self.judges.inputs, targets, getattr(metric, "__qualname__", metric)
+        self.identity = key_of(identity(model, samples, 0), judged)
         self.wanted = flat_output(predict(model.net, self.judges.inputs))
 
     def look(self, plan: Plan, number: int) -> Looked:
         """What becomes of the plan."""
         name = f"look-{number}"
-        key = stage_key("look", plan.model_dump_json(exclude={"search", "budget_bytes"}), self.samples, self.resources)
+        what = plan.model_dump_json(exclude={"search", "budget_bytes"})
+        key = stage_key("look", what, self.identity, self.resources, code=_CODE)
         with progress.stage("look", f"plan {number}"):
             done = self.work.recall(name, key)
             if done is None:
