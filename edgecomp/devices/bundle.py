@@ -101,12 +101,15 @@ def make_bundle(target: Target, runtime: str, folder: Path) -> None:
     run.chmod(0o755)
 
 
-def host_bundle(target: Target, runtime: str) -> Path:
-    """A bundle for this machine, kept in the cache."""
+def kept_bundle(target: Target, runtime: str) -> Path:
+    """A bundle in the cache, for runs on this machine or its emulator; what goes into a build is made anew."""
     key = key_of(bench_program(target, runtime), target, runtime)
     return remembered_folder(
         cache_folder("native") / f"bundle-{key[:16]}", lambda folder: make_bundle(target, runtime, folder)
     )
+
+
+host_bundle = kept_bundle  # what it is called where the target is this machine
 
 
 def _find_library(target: Target, name: str) -> Path:

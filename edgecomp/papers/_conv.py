@@ -7,7 +7,6 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +14,9 @@ from .. import chain, discover
 from ..compress import aim_at_original, replace_weights
 from ..devices import timing
 from ..devices.bench import write_records
-from ..devices.bundle import host_bundle, make_bundle
-from ..devices.choose import make_device
+from ..devices.bundle import kept_bundle
 from ..devices.host import HOST_TARGET
+from ..devices.probe import count_instructions
 from ..devices.target import find_target
 from ..fitting import calibration
 from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
@@ -189,23 +188,20 @@ class ConvBench:
 
 
 def measured(nets: dict[str, tuple[nn.Module, tuple[int, ...]]]) -> dict[str, Cost]:
-    """Of nets, each with the shape of its inputs."""
-    """Exports all, runs them on the emulator for their instructions, and on the host in turns."""
-    runtime, android = discover.runtime("executorch"), find_target("android-arm64")
-    emulator = make_device("qemu", android)
-    bundle = host_bundle(find_target(HOST_TARGET), "executorch")
+    """Exports nets, each with the shape of its inputs, runs them on the emulator for their instructions, and on the
+    host in turns."""
+    runtime = "executorch"
+    bundle = kept_bundle(find_target(HOST_TARGET), runtime)
     instructions: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        make_bundle(android, "executorch", folder / "android")
         jobs = {name: timing.Job(bundle, folder / f"{i}.pte", folder / f"{i}.inputs") for i, name in enumerate(nets)}
         with progress.bar("exporting, counting instructions", len(nets)) as advance:
             for name, (net, shape) in nets.items():
                 inputs, job = torch.randn(shape, generator=torch.Generator().manual_seed(0)), jobs[name]
-                runtime.export(net, (inputs,), job.model)
+                discover.runtime(runtime).export(net, (inputs,), job.model)
                 write_records(job.inputs, [inputs])
-                run = emulator.run(folder / "android", job.model, job.inputs, threads=1, warmup=1, repeat=3)
-                instructions[name] = int(np.median(run.instructions[1:]))
+                instructions[name] = count_instructions(job.model, job.inputs, runtime, "android-arm64")[0]
                 advance(text=name)
         timings = timing.in_turns(jobs, _ROUNDS, _ROUND_SECONDS, most=2000)
         return {
