@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecomp import discover, measure
+from edgecomp import chain, discover, measure
 from edgecomp.compress import compress
 from edgecomp.devices import timing
 from edgecomp.devices.bench import write_records
@@ -96,7 +96,7 @@ def _build(model: Model, out: Path) -> list[Row]:
 def _left_alone(artifact: Artifact, method: str) -> str:
     """Layers that their method or the runtime could not take, not those that it was not meant for."""
     lines = artifact.layers[:-1]
-    unused = set(method.split("+")) - {line.method for line in lines}
+    unused = {chain.join(*names) for names in chain.split(method)} - {line.method for line in lines}
     reasons = [(line.name, line.method, line.reason) for line in lines if " takes " not in line.reason]
     left = [f"no layer can be {name} in this runtime" for name in sorted(unused)]
     return "; ".join(left + [f"{layers}: {reason}" for layers, reason in left_alone(reasons)])
