@@ -30,6 +30,7 @@ from edgecomp.plan import plan
 from edgecomp.records import Model, PlanEntry, Request
 from edgecomp.report import explain, markdown
 from edgecomp.training.outputs import divergence
+from edgecomp.training.scores import score
 from edgecomp.util import progress, statistics
 from edgecomp.util.cache import RUNNING, key_of, remembered
 from edgecomp.util.files import write_text
@@ -117,7 +118,7 @@ class Bench:
             "bytes": path.stat().st_size,
             "samples": len(outputs),
             "container": report.layers[-1].bytes,
-            "accuracy": measure.score(self.model.data, outputs),
+            "accuracy": score(self.model.data, outputs),
             "right": np.packbits(outputs.argmax(1) == self.model.data.test.targets).tobytes().hex(),
             "agreement": measure.answers_agree(outputs, original),
             "divergence": divergence(outputs, original).item(),
@@ -164,7 +165,7 @@ def page(bench: Bench, wanted: list[str], names: list[str]) -> str:
     """The tables of one model at budgets like 10MB and 1/20."""
     assert bench.model.data is not None
     test = bench.model.data.test
-    before = measure.score(bench.model.data, bench.original_outputs())
+    before = score(bench.model.data, bench.original_outputs())
     seeds = " ".join(map(str, bench.seeds))
     options = f" --seeds {seeds}" if len(bench.seeds) > 1 else ""
     lines = [

@@ -35,13 +35,13 @@ from torch import nn
 
 from edgecomp import chain, discover
 from edgecomp.devices import bundle, timing
-from edgecomp.devices.bench import write_records
 from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.probe import count_instructions
 from edgecomp.devices.target import find_target
+from edgecomp.devices.tensors import write_records
 from edgecomp.fitting import calibration, tables
 from edgecomp.fitting.calibration import CALIBRATION_SAMPLES
-from edgecomp.graph.trace import note_image_sizes
+from edgecomp.graph.order import note_image_sizes
 from edgecomp.layers.matrix import explicit_padding, kind_of
 from edgecomp.load import load
 from edgecomp.records import Model, Request
@@ -153,7 +153,7 @@ def taken_from(model: Model, shape: str) -> Subject | None:
     """The net's first layer of that shape, else a convolution that has it on larger images; None if there is none."""
     if model.data is None:
         return None
-    images = model.data.calibration.inputs
+    (images,) = model.data.calibration.inputs
     wanted, _, size = shape.partition("@")
     larger: Subject | None = None
     for name, layer in model.net.named_modules():

@@ -16,11 +16,11 @@ from pathlib import Path
 from edgecomp import chain, discover, measure
 from edgecomp.compress import compress
 from edgecomp.devices import timing
-from edgecomp.devices.bench import write_records
 from edgecomp.devices.bundle import kept_bundle
 from edgecomp.devices.host import HOST_TARGET
 from edgecomp.devices.probe import count_instructions
 from edgecomp.devices.target import find_target
+from edgecomp.devices.tensors import write_records
 from edgecomp.export import export
 from edgecomp.load import load
 from edgecomp.plan import plan as make_plan
@@ -28,6 +28,7 @@ from edgecomp.records import Artifact, Model, Request
 from edgecomp.recover import recover
 from edgecomp.report import markdown
 from edgecomp.report.figures import left_alone
+from edgecomp.training.scores import score
 from edgecomp.util import progress
 from edgecomp.util.files import write_text
 from edgecomp.util.units import format_bytes, format_count
@@ -67,7 +68,7 @@ def main() -> None:
     rows = _build(model, options.out)
     with tempfile.TemporaryDirectory() as temporary:
         inputs = Path(temporary, "inputs")
-        write_records(inputs, [model.data.test.inputs[:1]])
+        write_records(inputs, [x[None] for x in model.data.test.take(0)])
         _run(model, rows, inputs)
         bundles = {r: kept_bundle(find_target(HOST_TARGET), r) for r in discover.runtime_names()}
         jobs = {f"{row.runtime} {row.net}": timing.Job(bundles[row.runtime], row.path, inputs) for row in rows}
@@ -106,7 +107,7 @@ def _run(model: Model, rows: list[Row], inputs: Path) -> None:
     """Accuracy on the host, instructions on the emulator."""
     for row in rows:
         with progress.stage("run", f"{row.runtime} {row.net}"):
-            row.accuracy = measure.score(model.data, measure.test_outputs(model, row.runtime, row.path))
+            row.accuracy = score(model.data, measure.test_outputs(model, row.runtime, row.path))
             row.instructions = count_instructions(row.path, inputs, row.runtime, "android-arm64")[0]
 
 

@@ -17,7 +17,7 @@ from .errors import UsageError, unknown
 from .fitting import lowrank
 from .fitting.calibration import Inputs
 from .layers import Factored
-from .layers.matrix import KINDS, weight_matrix
+from .layers.matrix import KINDS, kind_of, weight_matrix
 from .records import Cost
 
 
@@ -84,12 +84,19 @@ class Chain:
         """Why the chain cannot take a layer; empty if it can."""
         config = self._config(layer)
         reason = self._method.refuse(layer, config)
-        if not reason and self.runtime and hasattr(self._method, "arithmetic"):
+        if not reason and self.runtime and hasattr(self._method, "arithmetic") and kind_of(layer) != "embedding":
             reason = discover.runtime(self.runtime).refuse(layer, self._method.arithmetic(config))
         if reason or not self.rest:
             return reason
         reasons = [self.rest.refuse(part) for part in self.structure(layer)]
         return reasons[0] if all(reasons) else ""
+
+    def refuse_twins(self, layer: nn.Module, others: list[nn.Module]) -> str:
+        """Why the chain cannot take `layer` together with others that share its weight; empty if it can."""
+        if others and (self._rest or hasattr(self._method, "structure")):
+            return f"{self.name} makes factors, and {len(others) + 1} layers share this weight in different ways"
+        reasons = [self.refuse(other) for other in others if kind_of(other) != kind_of(layer)]
+        return next(filter(None, reasons), "")
 
     def predict(self, layer: nn.Module) -> Cost:
         if not self.rest:

@@ -83,6 +83,26 @@ def test_accuracy_is_judged_in_points(result):
     assert finding.verdict == "not comparable" and finding.reason == "samples: 100 → 50"
 
 
+def test_other_metrics_are_judged_by_their_share_and_direction(result):
+    def with_score(score, **more):
+        facts = {"metric": "mse", "unit": "", "higher_is_better": False, "compressed": score, **more}
+        return result.model_copy(update={"accuracy": result.accuracy.model_copy(update=facts)})
+
+    found = [verdicts(with_score(2.0), with_score(score))["accuracy, mse"] for score in (2.05, 2.2, 1.8)]
+    assert found == ["same", "worse", "better"]
+    higher = {"metric": "psnr", "unit": "dB", "higher_is_better": True}
+    assert verdicts(with_score(30, **higher), with_score(28, **higher))["accuracy, psnr"] == "worse"
+
+
+def test_outputs_that_are_further_off_are_worse(result):
+    def off(percent):
+        return result.model_copy(update={"error": result.error.model_copy(update={"percent": percent})})
+
+    found = [verdicts(off(2.0), off(percent))["outputs off by"] for percent in (2.05, 2.2, 1.8, None)]
+    assert found == ["same", "worse", "better", "worse"]
+    assert verdicts(result.model_copy(update={"error": None}), result)["outputs off by"] == "not comparable"
+
+
 def test_a_few_pages_of_memory_mean_nothing(result):
     def with_peak(peak):
         return with_measurements(result, peak_rss_bytes=peak, empty_rss_bytes=1_000_000)

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
+from running import run_on_host
 
 from edgecomp import discover, export, pipeline
-from edgecomp.devices.host import run_on_host
 from edgecomp.errors import BuildError, DeviceError
 from edgecomp.load import load
 from edgecomp.methods import pq

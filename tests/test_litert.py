@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from running import run_on_host
 
 from edgecomp.devices import bundle
-from edgecomp.devices.host import run_on_host
 from edgecomp.errors import DeviceError
 from edgecomp.load import load
 from edgecomp.methods import kmeans, pq

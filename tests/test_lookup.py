@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from running import run_on_host
 from test_layers import filled as filled_linear
 from torch import nn
 from torch.nn import functional as F
 
 from edgecomp import chain, discover, pipeline
-from edgecomp.devices.host import run_on_host
 from edgecomp.fitting import tables as lookup
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, checkpoint
 from edgecomp.layers.codebook import Tables

@@ -5,11 +5,11 @@ import copy
 
 import pytest
 import torch
+from running import run_on_host
 from torch import nn
 
 from edgecomp import chain, discover, export
 from edgecomp.compress import compress
-from edgecomp.devices.host import run_on_host
 from edgecomp.errors import BuildError, UsageError
 from edgecomp.fitting import calibration, integers
 from edgecomp.layers import Factored, QuantizedConv2d, checkpoint

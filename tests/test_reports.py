@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgecomp import report
+from edgecomp import measure, report
 from edgecomp.errors import UsageError
-from edgecomp.records import Accuracy, Limits, Measured, Measurement, Plan, SizeReport
+from edgecomp.records import Accuracy, Limits, Measured, Measurement, OutputError, Plan, SizeReport
+from edgecomp.report import figures, limits, markdown
 from edgecomp.report import html as page
 from edgecomp.report import junit as junit_file
-from edgecomp.report import limits, markdown
 from edgecomp.util.units import parse_bytes, parse_count, parse_ms, parse_share
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -119,6 +119,56 @@ def test_a_drop_is_decided_by_its_interval_if_it_has_one():
         *["inconclusive"] * 2,
         "pass",
     ]
+
+
+def test_a_drop_of_a_metric_in_its_own_unit(result):
+    facts = {"metric": "psnr", "unit": "dB", "split": "s", "samples": 9, "original": 31.25, "compressed": 30.5}
+    accuracy = Accuracy(**facts, drop_points=0.75, agreement=None)
+    found = _judged((), accuracy, 0.5)
+    assert (found.unit, found.verdict) == ("score", "fail")
+    told = result.model_copy(update={"accuracy": accuracy, "limits": [found]})
+    assert figures.limits(told)[0].sentence == "accuracy lost 0.75 dB of at most 0.5 dB"
+    assert ("psnr, 9 test samples", "31.25 dB", "30.5 dB", "drop +0.75 dB", "host") in figures.figures(told)
+    text = page.html(told)
+    assert "31.25 dB before, 30.5 dB in the exported file, a drop of 0.75 dB" in page and "same answer" not in text
+
+
+@pytest.mark.parametrize("percent,limit,verdict", [(2.0, 2.0, "pass"), (2.1, 2.0, "fail"), (None, 100.0, "fail")])
+def test_the_error_of_all_outputs_is_a_limit(result, percent, limit, verdict):
+    error = OutputError(percent=percent, samples=32, inputs="random inputs", reference="the model as it was given")
+    plan = Plan(
+        **dict.fromkeys(("model", "model_sha256", "target", "runtime", "method"), ""),
+        seed=0,
+        budget_bytes=10,
+        max_drop_points=None,
+        max_error_percent=limit,
+        entries=(),
+    )
+    size = SizeReport(original_bytes=100, artifact_bytes=10, ratio=10, download_bytes=9, installed_bytes=20)
+    judged = limits.judge(plan, size, Measured((), None, error=error))
+    assert (judged[-1].name, judged[-1].verdict) == ("error", verdict)
+    budget = result.budget.model_copy(update={"verdict": "pass", "drop_verdict": None})
+    told = result.model_copy(update={"accuracy": None, "error": error, "limits": judged, "budget": budget})
+    assert told.exit_code == (verdict == "fail")
+    row = next(row for row in figures.figures(told) if row[0].startswith("outputs off by"))
+    assert row[2] == ("not finite" if percent is None else f"{percent:.3g} %")
+    for text in (page.html(told), markdown.report(told), junit_file.report(told)):
+        assert "outputs off by" in text
+    assert (measure._warnings(error, None) != []) == (percent is None)
+
+
+def test_what_is_far_off_is_probably_broken():
+    error = OutputError(percent=35.0, samples=32, inputs="random inputs", reference="the model as it was given")
+    (text,) = measure._warnings(error, None)
+    assert "35 % off" in text and "this model is probably broken" in text
+    facts = {"metric": "top1", "split": "s", "samples": 9, "original": 90, "compressed": 90, "drop_points": 0}
+    assert not measure._warnings(error, Accuracy(**facts, agreement=99))
+
+
+@pytest.mark.parametrize("asked", ["-1", "nan", "inf"])
+def test_an_error_that_is_no_limit(edgecomp, tiny_model, asked):
+    done = edgecomp("build", tiny_model, "--max-error", asked)
+    assert done.returncode == 2 and "is not a number of percent" in " ".join(done.stderr.split())
 
 
 def test_units():

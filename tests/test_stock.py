@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import run_on_host
 from test_layers import FORMATS
 from test_layers import filled as filled_linear
 from torch import nn
 
 from edgecomp import discover, export, pipeline
-from edgecomp.devices.host import run_on_host
 from edgecomp.errors import BuildError
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat
 from edgecomp.layers import stock as stock_module

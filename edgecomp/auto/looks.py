@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from .. import discover
 from ..compress import compress, permute_channels
 from ..devices import probe
-from ..devices.host import run_on_host
+from ..export import file_outputs
+from ..graph.batches import records
+from ..graph.given import Outputs
+from ..graph.trace import batch_of
 from ..layers.stock import without_custom_ops
 from ..measure import compare_answers
 from ..records import Model, Plan
-from ..training.outputs import divergence, flat_output, predict
+from ..training.outputs import output_loss, predict_all
 from ..util import progress
-from ..util.cache import RUNNING, key_of
+from ..util.cache import RUNNING
 from ..util.workspace import Workspace, stage_key
 from .trials import identity, judges
 
@@ -47,10 +50,9 @@ class Looker:
         self.model, self.samples, self.work, self.resources = model, samples, work, resources
         self.emulated = emulated
         self.judges = judges(model.data.calibration, _MORE * samples)
-        metric, targets = model.data.metric, self.judges.targets
-        judged = self.judges.inputs, targets, getattr(metric, "__qualname__", metric)
-        self.identity = key_of(identity(model, samples, 0), judged)
-        self.wanted = flat_output(predict(model.net, self.judges.inputs))
+        self.identity = identity(model, self.judges, samples)
+        self.wanted = predict_all(model.net, self.judges.inputs)
+        self.loss = output_loss(model.data, self.wanted, self.judges)
 
     def look(self, plan: Plan, number: int) -> Looked:
         """What becomes of the plan."""
@@ -65,7 +67,8 @@ class Looker:
             else:
                 progress.note("cached")
             looked = Looked(**done)
-            progress.note(f"{looked.file_bytes:,} bytes, KL {looked.damage:.5f}, drop {looked.drop_points:+.2f} points")
+            text = f"{self.loss.name} {looked.damage:.5f}, drop {looked.drop_points:+.4g}"
+            progress.note(f"{looked.file_bytes:,} bytes, {text}")
             return looked
 
     def _look(self, plan: Plan) -> Looked:
@@ -75,23 +78,26 @@ class Looker:
         runtime.export(
             without_custom_ops(made, self.model.example_inputs) if plan.stock else made, self.model.example_inputs, path
         )
-        outputs = run_on_host(plan.runtime, path, [self.judges.inputs], self.wanted.shape[1], torch.get_num_threads())
-        size, sample = path.stat().st_size, self.judges.inputs
+        outputs = file_outputs(self.model, plan.runtime, path, self.judges.inputs, torch.get_num_threads())
+        batch = batch_of(self.model.example_inputs)
+        size, sample = path.stat().st_size, records(self.judges.take(slice(batch)), batch)[0]
         measured: dict[str, float] = {}
         if self.resources:
             found = probe.measured(path, plan.runtime, plan.target, sample, self.emulated)
             measured = {resource: found[resource] for resource in self.resources if resource in found}
         path.unlink()
         assert self.model.data is not None
-        accuracy = compare_answers(self.model.data, self.wanted, outputs, "host", self.judges)
-        damage = divergence(outputs, self.wanted).item()
-        return Looked(size, damage, accuracy.drop_points, accuracy.interval[1], self._alone(plan, made), measured)
+        accuracy = compare_answers(self.model.data, self.wanted[0], outputs[0], "host", self.judges)
+        damage, drop = self.loss(outputs, self.wanted).item(), accuracy.drop_points
+        at_most = accuracy.interval[1] if accuracy.interval else drop
+        return Looked(size, damage, drop, at_most, self._alone(plan, made), measured)
 
     def _alone(self, plan: Plan, made: nn.Module) -> dict[str, float]:
         """What each group's replacement adds to the damage of all others."""
         original = copy.deepcopy(self.model.net)
         permute_channels(original, self.model, plan)
-        inputs, wanted = self.judges.inputs[: self.samples], self.wanted[: self.samples]
+        inputs = self.judges.take(slice(self.samples))
+        wanted = tuple(y[: self.samples] for y in self.wanted)
         whole = self._damage(made, inputs, wanted)
         found = {}
         for entry in (entry for entry in plan.entries if entry.method):
@@ -103,5 +109,5 @@ class Looker:
                 made.set_submodule(name, module)
         return found
 
-    def _damage(self, net: nn.Module, inputs: Tensor, wanted: Tensor) -> float:
-        return divergence(flat_output(predict(net, inputs)), wanted).item()
+    def _damage(self, net: nn.Module, inputs: tuple[Tensor, ...], wanted: Outputs) -> float:
+        return self.loss(predict_all(net, inputs), wanted).item()

@@ -20,7 +20,7 @@ from .. import chain, discover
 from ..compress import replace_weights
 from ..devices import probe
 from ..fitting import calibration, lowrank
-from ..graph.trace import note_image_sizes
+from ..graph.order import note_image_sizes
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..util.cache import FITTING, RUNNING, key_of, remembered
@@ -82,7 +82,7 @@ def instructions_per_mac(layer: nn.Module, x: Tensor, candidate: Candidate, runt
 
 def input_of(net: nn.Module, examples: tuple[Tensor, ...], layer: nn.Module) -> Tensor:
     """What the layer gets for the model's example inputs."""
-    return next(calibration.inputs_of(net, layer, examples[0]))
+    return next(calibration.inputs_of(net, layer, examples))
 
 
 def _remembered(key: str, find: Callable[[], float]) -> float:

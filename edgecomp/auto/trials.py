@@ -22,13 +22,17 @@ from ..compress import replace_weights
 from ..engines import Engine
 from ..fitting import calibration, channel_order
 from ..fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs
-from ..graph.trace import channel_producers, execution_order, trace
+from ..graph.given import Outputs, as_tuple
+from ..graph.order import channel_producers, execution_order
+from ..graph.trace import exported
 from ..layers.codebook import Coded
+from ..layers.layout import channels_last, laid_out
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..load import load
 from ..records import Model, Record, Request, Split
-from ..training.outputs import divergence, flat_output
+from ..training.metrics import metric_of
+from ..training.outputs import output_loss
 from ..util import progress
 from ..util.cache import FITTING, keep, key_of, recall
 from ..util.files import cache_folder
@@ -55,7 +59,7 @@ class Task:
 
 class Trial(Record):
     """error: ‖Y' − Y‖/‖Y‖ of the layer's outputs, inputs rounded as its arithmetic does. damage: of the net's outputs,
-    the Kullback–Leibler divergence of the class probabilities from the original's, a mean over samples, in nats."""
+    the loss that fits the model (see `training.outputs.OutputLoss`)."""
 
     error: float
     damage: float | None
@@ -74,7 +78,9 @@ class Runner:
         """Of what all tasks of the model with that many samples have in common, see `identity`."""
         samples, seed = task.samples, task.request.seed
         if (samples, seed) not in self._identities:
-            self._identities[samples, seed] = identity(self.model, samples, seed)
+            assert self.model.data is not None
+            judging = judges(self.model.data.calibration, samples)
+            self._identities[samples, seed] = identity(self.model, judging, seed)
         return self._identities[samples, seed]
 
     def run(self, tasks: list[Task], done: Callable[[int, Trial], None]) -> None:
@@ -90,18 +96,16 @@ class Runner:
 def judges(split: Split, samples: int) -> Split:
     """The samples that judge: those behind the ones that codes are fitted to, where there are so many."""
     start = max(0, min(CALIBRATION_SAMPLES, len(split) - samples))
-    return Split(split.name, split.inputs[start : start + samples], split.targets[start : start + samples])
+    return split.part(slice(start, start + samples))
 
 
-def identity(model: Model, samples: int, seed: int) -> str:
-    """A digest of the net's graph and weights, of the samples that candidates are fitted to and judged by, and of the
-    code that fits and judges."""
+def identity(model: Model, judging: Split, seed: int) -> str:
+    """A digest of the net, of the samples that candidates are fitted to and judged by, of what judges them, and of the
+    code that does all this."""
     assert model.data is not None
-    program = trace(model.net, model.example_inputs, model.name)
-    constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
-    split = model.data.calibration
-    inputs = split.inputs[:CALIBRATION_SAMPLES], split.inputs[:ENERGY_SAMPLES], judges(split, samples).inputs
-    return key_of(str(program.graph), program.state_dict, constants, inputs, samples, seed, code=_CODE)
+    fitting = model.data.calibration.take(slice(max(CALIBRATION_SAMPLES, ENERGY_SAMPLES)))
+    metric = model.data.metric and metric_of(model.data.metric).name  # which decides what the loss is
+    return key_of(model.sha256, fitting, judging.inputs, judging.targets, metric, seed, code=_CODE)
 
 
 def trials(runner: Runner, tasks: list[Task]) -> list[Trial]:
@@ -158,15 +162,15 @@ class Bench:
     def __init__(self, model: Model, samples: int, seed: int) -> None:
         assert model.data is not None
         split = model.data.calibration
-        self.seed, self.fitting = seed, split.inputs[:CALIBRATION_SAMPLES]
-        self.batches = judges(split, samples).inputs.split(_BATCH)
-        if split.inputs.dim() == 4:
-            self.batches = tuple(batch.contiguous(memory_format=torch.channels_last) for batch in self.batches)
-        self.net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
-        program = trace(model.net, model.example_inputs, model.name)
+        self.seed, self.fitting = seed, split.take(slice(CALIBRATION_SAMPLES))
+        judging = judges(split, samples)
+        self.batches = [tuple(map(laid_out, batch)) for batch in judging.batches(_BATCH)]
+        self.net = channels_last(copy.deepcopy(model.net))
+        program = exported(model.net, model.example_inputs, model.name)
         self.order = execution_order(program)
-        channel_order.order_by_energy(self.net, channel_producers(program), split.inputs[:ENERGY_SAMPLES])
+        channel_order.order_by_energy(self.net, channel_producers(program), split.take(slice(ENERGY_SAMPLES)))
         self.wanted, self.given = self._listen()
+        self.loss = output_loss(model.data, self.wanted, judging)
         self._inputs: dict[str, Inputs | None] = {}
         self._at = ""  # the layer that the next two are of
         self._seen: list[Tensor] = []  # what the judging samples give it, and it gives for them
@@ -196,8 +200,11 @@ class Bench:
         """Of the net with other modules in these places."""
         first = min((self.order.index(name) for name in replacements if name in self.order), default=0)
         with _replaced(self.net, {**self._recalled(first), **replacements}):
-            outputs = torch.cat([flat_output(self.net(batch)) for batch in self.batches])
-        return divergence(outputs, self.wanted).item()
+            return self.loss(self._all_outputs(), self.wanted).item()
+
+    def _all_outputs(self) -> Outputs:
+        parts = [as_tuple(self.net(*batch)) for batch in self.batches]
+        return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
     def _recalled(self, first: int) -> dict[str, nn.Module]:
         """In place of the layers before one: what they gave."""
@@ -219,7 +226,7 @@ class Bench:
         self._outputs = [layer(x) for x in self._seen]
 
     @torch.no_grad()
-    def _listen(self) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    def _listen(self) -> tuple[Outputs, dict[str, list[Tensor]]]:
         """The net's outputs, and those of layers that are called once, batch by batch."""
         given: dict[str, list[Tensor]] = {}
         layers = [name for name in self.order if kind_of(self.net.get_submodule(name)) != "other"]
@@ -227,7 +234,7 @@ class Bench:
         for name in layers:
             hook = lambda _, __, output, name=name: given.setdefault(name, []).append(output)  # noqa: E731
             handles.append(self.net.get_submodule(name).register_forward_hook(hook))
-        outputs = torch.cat([flat_output(self.net(batch)) for batch in self.batches])
+        outputs = self._all_outputs()
         for handle in handles:
             handle.remove()
         kept, total = {}, 0
@@ -240,7 +247,7 @@ class Bench:
 
 def _numbers(inputs: Inputs | None) -> int:
     """In what is kept of a layer's inputs."""
-    return 0 if inputs is None else 5 * inputs.second_moment.numel()
+    return 0 if inputs is None else 5 * inputs.covariance.numel()
 
 
 def _part(layer: nn.Module, part: int) -> nn.Module:

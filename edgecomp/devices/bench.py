@@ -8,10 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from ..errors import DeviceError
 from .base import Run
 
@@ -83,16 +79,3 @@ def _cause(done: subprocess.CompletedProcess[str]) -> str:
     if number := _signal(done.returncode):
         return f"the program was killed by {signal.Signals(number).name}" + (f" ({last})" if last else "")
     return last or f"the program ended with code {done.returncode}"
-
-
-def write_records(path: Path, inputs: list[Tensor]) -> None:
-    """The bench program's inputs file: record after record, each the bytes of all inputs."""
-    with open(path, "wb") as file:
-        for record in zip(*inputs, strict=True):
-            for tensor in record:
-                file.write(tensor.contiguous().numpy().tobytes())
-
-
-def read_outputs(path: Path, records: int, outputs: int) -> Tensor:
-    """First output of every record: (records, outputs) fp32."""
-    return torch.from_numpy(np.fromfile(path, np.float32).reshape(records, -1)[:, :outputs].copy())

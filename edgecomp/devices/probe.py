@@ -14,11 +14,11 @@ from ..records import Model
 from ..util import progress
 from . import timing
 from .base import Run
-from .bench import write_records
 from .bundle import kept_bundle
 from .choose import make_device
 from .host import HOST_TARGET
 from .target import find_target
+from .tensors import write_records
 
 _ROUNDS, _SECONDS = 3, 0.2
 
@@ -85,12 +85,16 @@ def count_instructions(file: Path, inputs: Path, runtime: str, target: str) -> t
     return int(np.median(run.instructions[1:])), run
 
 
-def measured(file: Path, runtime: str, target: str, sample: Tensor, emulated: bool) -> dict[str, float]:
+def measured(file: Path, runtime: str, target: str, sample: tuple[Tensor, ...], emulated: bool) -> dict[str, float]:
     """What one inference of an exported file takes on the emulated target, by resource; on the host, memory alone.
-    Memory is what the model adds to the program."""
+    Memory is what the model adds to the program.
+
+    Args:
+        sample: what the file takes for one inference.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         records = Path(temporary, "inputs")
-        write_records(records, [sample[:1]])
+        write_records(records, [x[None] for x in sample])
         place = find_target(target if emulated else HOST_TARGET)
         device, bundle = make_device("qemu" if emulated else "host", place), kept_bundle(place, runtime)
         if emulated:

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from ..training.outputs import predict
+from .calibration import Samples
 
 
 @torch.no_grad()
-def order_by_energy(net: nn.Module, producers: dict[str, str], samples: Tensor) -> None:
+def order_by_energy(net: nn.Module, producers: dict[str, str], samples: Samples) -> None:
     """Reorders, in place, the input channels of each layer and the output channels of its producer.
 
     Args:
         producers: by layer, the one that its input channels come from (see `graph.trace.channel_producers`).
-        samples: (N, …) inputs of the net, from which the variance of each channel is taken.
+        samples: inputs of the net, from which the variance of each channel is taken.
     """
     energies = _energies(net, producers, samples)
     for name, producer in producers.items():
@@ -31,7 +32,7 @@ def order_by_energy(net: nn.Module, producers: dict[str, str], samples: Tensor) 
         layer.weight.copy_(weight.reshape(layer.weight.shape))
 
 
-def _energies(net: nn.Module, producers: dict[str, str], samples: Tensor) -> dict[str, Tensor]:
+def _energies(net: nn.Module, producers: dict[str, str], samples: Samples) -> dict[str, Tensor]:
     """The variance of each channel, by layer (channels,)."""
     sums: dict[str, list[Tensor]] = {name: [] for name in producers}
 

@@ -58,7 +58,7 @@ def _refit(job: Job, part: Part, order: Tensor) -> None:
     inputs = calibration.gather(job.net, layer, job.samples, job.seed)
     moment = inputs.second_moment
     if has_bias(layer):
-        moment = inputs.centered().second_moment
+        moment = inputs.covariance
     else:
         cross = cross + torch.outer(mean, inputs.mean)
     kept = _columns(layer, part, order)

@@ -19,6 +19,7 @@ from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
 from ..layers.matrix import kind_of, parameter_bytes
 from ..records import Model, Record
 from ..report import markdown
+from ..training.metrics import average_precisions
 from ..training.outputs import predict
 from ..util import progress
 from ..util.cache import FITTING, key_of, remembered
@@ -76,9 +77,9 @@ class DenseBench:
         self.tail = copy.deepcopy(net)
         self.tail.features = nn.Identity()
         with progress.stage("prepare", "inputs of the dense layers"):
-            self.test = predict(net.get_submodule("features"), data.test.inputs[: self.test_samples])
+            self.test = predict(net.get_submodule("features"), data.test.take(slice(self.test_samples)))
             self.calibration = predict(
-                net.get_submodule("features"), data.calibration.inputs[: self.calibration_samples]
+                net.get_submodule("features"), data.calibration.take(slice(self.calibration_samples))
             )
             self.inputs: dict[str, Inputs] = {}
             for name in self.names:
@@ -135,23 +136,7 @@ class DenseBench:
         error = 100 * (answers != targets).double().mean().item()
         self.answers = answers if self.answers is None else self.answers
         agreement = 100 * (answers == self.answers).double().mean().item()
-        return error, agreement, 100 * mean_average_precision(torch.cat(hidden), targets)
-
-
-def mean_average_precision(features: Tensor, targets: Tensor, queries: int = 1000) -> float:
-    """Of retrieving the images of the same class by cosine similarity, the first `queries` against all others."""
-    features = nn.functional.normalize(features.float(), dim=1)
-    precisions = []
-    queries = min(queries, len(features))
-    for start in range(0, queries, 100):
-        chosen = torch.arange(start, min(start + 100, queries))
-        similarity = features[chosen] @ features.T
-        similarity[torch.arange(len(chosen)), chosen] = -torch.inf
-        order = similarity.argsort(1, descending=True)[:, :-1]
-        relevant = (targets[order] == targets[chosen][:, None]).double()
-        precision = relevant.cumsum(1) / torch.arange(1, relevant.shape[1] + 1)
-        precisions.append((precision * relevant).sum(1) / relevant.sum(1).clamp(min=1))
-    return torch.cat(precisions).mean().item()
+        return error, agreement, 100 * average_precisions(torch.cat(hidden), targets).mean().item()
 
 
 def claim_table(claims: list[Claim], figures: str) -> str:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from .. import chain, discover
 from ..compress import aim_at_original, replace_weights
 from ..devices import timing
-from ..devices.bench import write_records
 from ..devices.bundle import kept_bundle
 from ..devices.host import HOST_TARGET
 from ..devices.probe import count_instructions
 from ..devices.target import find_target
+from ..devices.tensors import write_records
 from ..fitting import calibration
 from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
+from ..layers.layout import channels_last, contiguous
 from ..layers.matrix import parameter_bytes
 from ..load import load
 from ..records import Model, Record, Request
@@ -98,9 +99,9 @@ class ConvBench:
 
     def __post_init__(self) -> None:
         assert self.model.data is not None
-        self.net = copy.deepcopy(self.model.net).to(memory_format=torch.channels_last)
-        self.calibration = self.model.data.calibration.inputs[: self.calibration_samples]
-        self.test = self.model.data.test.inputs[: self.test_samples]
+        self.net = channels_last(copy.deepcopy(self.model.net))
+        self.calibration = self.model.data.calibration.take(slice(self.calibration_samples))
+        self.test = self.model.data.test.take(slice(self.test_samples))
         self.targets = self.model.data.test.targets[: self.test_samples]
         with progress.stage("prepare", f"answers of {self.model.name}"):
             self.answers = predict(self.net, self.test).argmax(1)
@@ -108,7 +109,7 @@ class ConvBench:
 
     def run(self, wanted: Approximation, tune: bool = False) -> Accuracy:
         """Accuracy of the net with these layers factorized, kept once it is measured."""
-        samples = len(self.test), len(self.calibration)
+        samples = len(self.test[0]), len(self.calibration[0])
         key = key_of(self.model.sha256, samples, wanted, tune and self.epochs, code=_CODE)
         return Accuracy(**remembered(self.results, key, lambda: self._run(wanted, tune).model_dump()))
 
@@ -156,7 +157,7 @@ class ConvBench:
             parts[name] = replace_weights(layer, method.settled(layer), inputs, 0)
         for name, part in parts.items():
             net.set_submodule(name, part)
-        return net.to(memory_format=torch.contiguous_format)
+        return contiguous(net)
 
     def _original_inputs(self, name: str) -> Inputs:
         if name not in self._inputs:

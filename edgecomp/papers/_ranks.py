@@ -126,7 +126,7 @@ class RankBench:
         self.model, self._results, self.samples = model, results, samples
         self._key = (model.sha256, chains, samples)
         self._test, split = model.data.test, model.data.calibration
-        self._chosen_by = Split(split.name, split.inputs[:samples], split.targets[:samples])
+        self._chosen_by = split.first(samples)
         self.layers = [
             Layer(name, module, forms[0])
             for name, module in model.net.named_modules()
@@ -217,7 +217,7 @@ class RankBench:
     def _fitted_net(self, ranks: Ranks) -> nn.Module:
         """With decoded weights, each layer fitted to what those before it now give."""
         net = copy.deepcopy(self.model.net)
-        samples = self._chosen_by.inputs[:CALIBRATION_SAMPLES]
+        samples = self._chosen_by.take(slice(CALIBRATION_SAMPLES))
         for layer in self._cut_layers(ranks):
             module = net.get_submodule(layer.name)
             replace_weights(module, layer.fitted(ranks[layer.name]), calibration.gather(net, module, samples), 0)

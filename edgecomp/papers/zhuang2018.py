@@ -23,7 +23,7 @@ from .. import chain, discover
 from ..layers.matrix import parameter_bytes
 from ..load import load
 from ..pruning import stage as prune
-from ..pruning.tuning import Tuning, steps_of
+from ..pruning.tuning import OwnLoss, Tuning, steps_of
 from ..records import Model, Pruning, Record, Request
 from ..report import markdown
 from ..training.outputs import predict
@@ -69,7 +69,7 @@ class PruneBench:
 
     def __post_init__(self) -> None:
         assert self.model.data is not None
-        self.test = self.model.data.test.inputs[: self.test_samples]
+        self.test = self.model.data.test.take(slice(self.test_samples))
         self.targets = self.model.data.test.targets[: self.test_samples]
         with progress.stage("prepare", f"answers of {self.model.name}"):
             self.answers = predict(self.model.net, self.test).argmax(1)
@@ -107,7 +107,8 @@ class PruneBench:
         return {name: Cost(**cost) for name, cost in found.items()}
 
     def _key(self, *parts: object) -> str:
-        return key_of(self.model.sha256, len(self.test), self.epochs, _RATE, *parts, code=(*RUNNING, "papers._conv"))
+        samples = len(self.test[0])
+        return key_of(self.model.sha256, samples, self.epochs, _RATE, *parts, code=(*RUNNING, "papers._conv"))
 
     def _run(self, method: str, share: float, seed: int) -> Point:
         start = time.monotonic()
@@ -144,7 +145,8 @@ class PruneBench:
         net = copy.deepcopy(self.model.trained)
         assert net is not None
         train = self.model.data.train
-        Tuning(net, train, steps_of(self.epochs, train), _RATE, seed).run("training the original on")
+        loss = OwnLoss(self.model, net)
+        Tuning(net, train, steps_of(self.epochs, train), _RATE, seed, loss).run("training the original on")
         return self._percent(predict(net, self.test).argmax(1) != self.targets)
 
     def _shaped(self, point: Point) -> nn.Module:

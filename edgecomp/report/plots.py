@@ -125,7 +125,7 @@ class Interval:
 def accuracies(accuracy: Accuracy | None) -> tuple[list[Interval], str, str]:
     """Both files' accuracy with Wilson's interval, and the ends of the axis; none where the metric is not a share of
     the samples."""
-    if accuracy is None or accuracy.metric != "top1":
+    if accuracy is None or accuracy.metric not in ("top1", "top5"):
         return [], "", ""
     values = {"original": accuracy.original, "compressed": accuracy.compressed}
     sure = {

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..devices.tensors import Signature, TensorSpec
 from ..errors import BuildError
 from ..layers.fusing import fuse_relus
 from ..layers.matrix import kind_of, one_channel_per_group
@@ -112,6 +113,11 @@ def constants(path: Path) -> list[Constant]:
     named = file.named_data
     found += [Constant(None, bytes(buffer)) for buffer in (named.buffers if named else [])]
     return found
+
+
+def signature(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Signature:
+    """The file takes and gives what the net does."""
+    return Signature(tuple(map(TensorSpec.of, inputs)), tuple(map(TensorSpec.of, outputs)))
 
 
 def operators(path: Path) -> set[str]:

@@ -32,7 +32,7 @@ from ..util.units import format_bytes
 from ..util.workspace import Workspace, stage_key
 from . import budgets
 from .budgets import Ladder
-from .page import front, to_page
+from .page import drop_text, front, to_page
 from .point import Base, Built, Wanted, build_point
 from .timing import measured_files
 
@@ -208,7 +208,7 @@ class _Run:
         # report.json is completed later, and so not among what must be as it was.
         files = [folder / name for name in built.files if name != "report.json"]
         self.work.record(f"point-{wanted.folder}", self._key(wanted), files, result)
-        drop = f", drop {built.validation.drop_points:+.2f}" if built.validation else ""
+        drop = f", drop {drop_text(built.validation)}" if built.validation else ""
         progress.note(f"{wanted.folder}: {format_bytes(built.artifact_bytes)}{drop}")
         return result
 
@@ -245,7 +245,7 @@ def _validation(model: Model, request: Request, methods: tuple[str, ...]) -> tup
     split = model.data.calibration
     fresh = len(split) - start >= _LEAST_VALIDATION
     if fresh:
-        split = Split(f"{split.name}[{start}:]", split.inputs[start:], split.targets[start:])
+        split = split.part(slice(start, None), f"{split.name}[{start}:]")
     fitted = "that nothing was fitted to" if fresh else "that codes were fitted to as well, for want of others"
     return split, [
         f"The front is that of the accuracy on {len(split):,} samples of {split.name} {fitted}: choose by it.",
@@ -258,16 +258,14 @@ def _lighter(model: Model, request: Request) -> Model:
     """The model without the data that no task needs."""
     if model.data is None or request.recover_epochs:
         return model
-    train = model.data.train
-    nothing = Split(train.name, train.inputs[:0], train.targets[:0])
-    return replace(model, data=replace(model.data, train=nothing))
+    return replace(model, data=replace(model.data, train=model.data.train.first(0)))
 
 
 def _data_parts(model: Model) -> list[object]:
     if model.data is None:
         return []
-    splits = model.data.train, model.data.calibration, model.data.test
-    return [[(s.inputs, s.targets) for s in splits], getattr(model.data.metric, "__qualname__", model.data.metric)]
+    metric = getattr(model.data.metric, "__qualname__", model.data.metric)
+    return [[(split.inputs, split.targets) for split in model.data.splits], metric]
 
 
 def _asked(request: Request) -> list[object]:
@@ -284,6 +282,6 @@ def _complete_reports(result: Sweep, work: Workspace) -> None:
         limit = min(point.budget_bytes for point in points)
         decided = plan.read_plan(path.with_name("plan.json")).model_copy(update={"budget_bytes": limit})
         figures = [*result.measurements, *points[0].measurements]
-        judged = limits.judge(decided, found.size, Measured(tuple(figures), found.accuracy))
+        judged = limits.judge(decided, found.size, Measured(tuple(figures), found.accuracy, error=found.error))
         changed = {"measurements": figures, "budget": budget_of(judged), "limits": judged}
         write_report(found.model_copy(update=changed), path.parent)

@@ -115,11 +115,13 @@ def drop_of_rights(before: np.ndarray, after: np.ndarray) -> Interval:
 
 
 def drop_of_scores(score: Callable[[np.ndarray], float], samples: int, seed: int = 0) -> Interval:
-    """95 % paired bootstrap interval of any metric's drop: `score` of resampled indices (N,), 200 times."""
+    """95 % paired bootstrap interval of any metric's drop: `score` of resampled indices (N,), 200 times. Draws of which
+    it is not known, such as those without any sample of a class, do not count; NaN if all are."""
     generator = np.random.default_rng(seed)
-    drops = [score(generator.integers(samples, size=samples)) for _ in range(200)]
-    low, high = np.percentile(drops, (2.5, 97.5))
-    return round(float(low), 4), round(float(high), 4)
+    drops = np.array([score(generator.integers(samples, size=samples)) for _ in range(200)])
+    known = drops[np.isfinite(drops)]
+    low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 def wilson(successes: int, trials: int) -> Interval:

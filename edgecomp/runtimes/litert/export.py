@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...devices.tensors import Signature
 from ...errors import BuildError
 from ...layers import ops
 from ...layers.codebook import Coded
@@ -116,6 +117,13 @@ def constants(path: Path) -> list[Constant]:
                 dtype = flatbuffer.name_of(flatbuffer.schema.TensorType, tensor.type).lower()
                 found.append(Constant(dtype, bytes(data)))
     return found
+
+
+def signature(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Signature:
+    """As the file has it: the converter makes 64-bit integers 32-bit ones."""
+    from . import flatbuffer
+
+    return flatbuffer.signature(path)
 
 
 def operators(path: Path) -> set[str]:
