@@ -26,6 +26,7 @@ from ..graph.given import Outputs, as_tuple
 from ..graph.order import channel_producers, execution_order
 from ..graph.trace import exported
 from ..layers.codebook import Coded
+from ..layers.hooks import capture
 from ..layers.layout import channels_last, laid_out
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
@@ -230,13 +231,12 @@ class Bench:
         """The net's outputs, and those of layers that are called once, batch by batch."""
         given: dict[str, list[Tensor]] = {}
         layers = [name for name in self.order if kind_of(self.net.get_submodule(name)) != "other"]
-        handles = []
-        for name in layers:
-            hook = lambda _, __, output, name=name: given.setdefault(name, []).append(output)  # noqa: E731
-            handles.append(self.net.get_submodule(name).register_forward_hook(hook))
-        outputs = self._all_outputs()
-        for handle in handles:
-            handle.remove()
+
+        def note(name: str, _: tuple[Tensor, ...], output: Tensor) -> None:
+            given.setdefault(name, []).append(output)
+
+        with capture({name: self.net.get_submodule(name) for name in layers}, note):
+            outputs = self._all_outputs()
         kept, total = {}, 0
         for name in layers:
             total += sum(output.numel() for output in given[name])

@@ -16,6 +16,7 @@ from .. import chain
 from ..compress import replace_weights
 from ..fitting import calibration
 from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
+from ..layers.hooks import capture
 from ..layers.matrix import kind_of, parameter_bytes
 from ..records import Model, Record
 from ..report import markdown
@@ -128,9 +129,9 @@ class DenseBench:
         """In percent: top-1 error, agreement with the first net measured, and the mean average precision of retrieval
         by the last hidden layer."""
         hidden: list[Tensor] = []
-        handle = net.get_submodule(self.names[-1]).register_forward_pre_hook(lambda _, x: hidden.append(x[0]))
-        answers = predict(net, self.test).argmax(1)
-        handle.remove()
+        last = {"last": net.get_submodule(self.names[-1])}
+        with capture(last, lambda _, x: hidden.append(x[0]), before=True):
+            answers = predict(net, self.test).argmax(1)
         assert self.model.data is not None
         targets = self.model.data.test.targets[: len(self.test)]
         error = 100 * (answers != targets).double().mean().item()
