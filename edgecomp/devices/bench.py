@@ -1,4 +1,7 @@
-"""Starts the bench program of a bundle and reads what it prints; the files of its inputs and outputs."""
+"""Starts the bench program of a bundle and reads what it prints; the files of its inputs and outputs.
+
+Imported without torch: listing devices must not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import json
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import DeviceError
 from .base import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def bench_arguments(
@@ -95,4 +99,6 @@ def write_records(path: Path, inputs: list[Tensor]) -> None:
 
 def read_outputs(path: Path, records: int, outputs: int) -> Tensor:
     """First output of every record: (records, outputs) fp32."""
+    import torch
+
     return torch.from_numpy(np.fromfile(path, np.float32).reshape(records, -1)[:, :outputs].copy())
