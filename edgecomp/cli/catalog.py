@@ -20,8 +20,8 @@ _KINDS = "Kinds of layers that the method takes, separated by commas."
 
 
 def methods() -> dict[str, dict[str, Any]]:
-    """By name: `name`, `summary` and `details` (its docstring), `kinds`, `settings` (see `_setting`), `one_of` (settings
-    of which at most one is given), `default` (the one that holds if none is), `knob` (what sweeps vary)."""
+    """By name: `name`, `summary` and `details` (its docstring), `kinds`, `settings` (see `_setting`), `one_of`
+    (settings of which at most one is given), `default` (the one that holds if none is), `knob` (what sweeps vary)."""
     path = cache_folder("listings") / "methods.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))

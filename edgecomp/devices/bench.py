@@ -1,6 +1,6 @@
 """Starts the bench program of a bundle and reads what it prints; the files of its inputs and outputs.
 
-Imported without torch: listing devices must not wait for it.
+Imported without torch and numpy: listing devices must not wait for them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..errors import DeviceError
 from .base import Run
@@ -99,6 +97,7 @@ def write_records(path: Path, inputs: list[Tensor]) -> None:
 
 def read_outputs(path: Path, records: int, outputs: int) -> Tensor:
     """First output of every record: (records, outputs) fp32."""
+    import numpy as np
     import torch
 
     return torch.from_numpy(np.fromfile(path, np.float32).reshape(records, -1)[:, :outputs].copy())

@@ -1,6 +1,6 @@
 """Data sets of the model zoo. Fashion-MNIST: 60,000 + 10,000 grey 28×28 images of ten kinds of clothing.
 
-Imported without torch: `edgecomp doctor` asks where the files are, and must not wait for it.
+Imported without torch and numpy: `edgecomp doctor` asks where the files are, and must not wait for them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..errors import BuildError
 from ..records import Data, Split
 from ..util.files import cache_folder
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -61,6 +60,7 @@ def fashion_mnist() -> Data:
     Raises:
         BuildError: none of the three is there, or a file is not the published one.
     """
+    import numpy as np
     import torch
 
     folder = locate()
@@ -117,6 +117,8 @@ def _read(path: Path, header: int) -> np.ndarray:
         raise BuildError(f"cannot read {path}: {error}", "Fetch it again.") from error
     if hashlib.sha256(unpacked).hexdigest() != _SHA256[path.name][1]:
         raise BuildError(f"{path} is not the published file (its contents have another SHA-256)", "Fetch it again.")
+    import numpy as np
+
     return np.frombuffer(unpacked, np.uint8, offset=header)
 
 
