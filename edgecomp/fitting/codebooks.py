@@ -9,7 +9,7 @@ Three ways to fit, from the paper's to the best:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -20,24 +20,37 @@ from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
 from ..records import Cost
 from . import kmeans
 from .calibration import Inputs
-from .error_feedback import DAMPING, code_blocks, refine
+from .error_feedback import DAMPING, Passes, code_blocks, refine
 from .tables import Lookup
 
 _SAMPLE = 1 << 20  # segments from which a codebook that many blocks share is fitted
 
 _LARGEST_HALF, _LEAST_HALF = 3e4, 1e-4
 
+# Settings that some of the methods have.
+Codewords = Annotated[int, Field(ge=2, le=256, description="Codewords per codebook; a code takes ⌈log2 k⌉ bits.")]
+SegmentLength = Annotated[int, Field(ge=1, le=64, description="Segment length: weights per code.")]
+Codebooks = Annotated[
+    Literal["own", "shared"] | Annotated[int, Field(ge=1)],
+    Field(description="A codebook for every block of s columns (own), for all blocks (shared), or for so many."),
+]
+
 
 class Fitting(Lookup):
-    """Settings of every method that fits codes. fit: `feedback`, `metric` or `plain`. passes: of refinement after
-    feedback. iterations: of k-means. codebook_dtype: how codewords are stored. permute: input channels in the order of
-    their energy, where the layer before can give them out so (see `channel_order`). tables: see `Lookup`."""
+    """Settings of every method that fits codes."""
 
-    codebook_dtype: Literal["float16", "float32"] = "float16"
-    fit: Literal["feedback", "metric", "plain"] = "feedback"
-    passes: int = Field(1, ge=0)
-    iterations: int = Field(10, ge=1)
-    permute: bool = True
+    codebook_dtype: Literal["float16", "float32"] = Field("float16", description="Data type of the stored codewords.")
+    fit: Literal["feedback", "metric", "plain"] = Field(
+        "feedback",
+        description="What codes minimise. feedback: the error of the layer's outputs, each block making up for the "
+        "errors of those before it. metric: the same, blocks independent. plain: the error of the weights.",
+    )
+    passes: Passes = 1
+    iterations: int = Field(10, ge=1, description="Iterations of k-means.")
+    permute: bool = Field(
+        True,
+        description="Sort the input channels by energy, where the layer before can give them out in that order.",
+    )
 
 
 @dataclass(frozen=True)
