@@ -1,7 +1,7 @@
 """Real processes of the command line that start in no time: a program that has imported everything forks them.
 
-A process made so has its own number, its own signals and its own output, and ends as Python ends. `python -m edgecomp.cli`
-itself is started by tests in test_build.py.
+A process made so has its own number, its own signals and its own output, and ends as Python ends. The fixture
+`started_edgecomp` starts `python -m edgecomp.cli` itself.
 """
 
 import json
