@@ -1,20 +1,30 @@
 # make demo      set everything up, then compress the embedded default model and measure it
-# make test      set everything up, then run the tests
+# make test      set everything up, then run all tests in two processes (WORKERS=4 make test: in four)
+# make quick     set everything up, then what takes two minutes: lint, and the contracts that need no exported file
 # make headline  the same as demo with the 220 MB network (trains it once, about 40 minutes on 2 cores)
 
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 PACKAGES := g++ binutils cmake python3-venv qemu-user g++-aarch64-linux-gnu dataset-fashion-mnist \
 	adb openssh-client mksh toybox chromium
 
-.PHONY: demo test headline setup packages lint clean
+# The contracts of methods, layers and models on tiny nets, and of the package; nothing is exported or measured.
+QUICK := $(addprefix tests/test_,coupled.py intervals.py kmeans.py layers.py load.py lookup.py methods.py package.py \
+	packing.py permute.py pruning.py pruning_surgery.py)
+
+.PHONY: demo test quick headline setup packages lint clean
 .DELETE_ON_ERROR:
 
 demo: setup
 	$(VENV)/bin/edgecomp build --target android-arm64 --method pq -o out/demo
 
+# One thread a process: the kernels of torch would fight over the cores that the processes share.
 test: setup
-	$(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(WORKERS) --dist loadgroup
+
+quick: lint
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(WORKERS) --dist loadgroup -m "not slow" $(QUICK)
 
 headline: setup
 	$(VENV)/bin/edgecomp build models/zfnet.py --target android-arm64 --method pq --budget 10MB --max-drop 1 -o out/zfnet

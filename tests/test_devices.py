@@ -21,6 +21,7 @@ from edgecomp.records import Request
 from edgecomp.runtimes import executorch
 
 ANDROID = discover.target("android-arm64")
+pytestmark = pytest.mark.xdist_group("devices")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from edgecomp.errors import DeviceError
 from edgecomp.export import HOST_TARGET
 
 LINUX = discover.target(HOST_TARGET)
+pytestmark = pytest.mark.xdist_group("ssh")
 
 
 class Computer:
