@@ -10,8 +10,8 @@ PACKAGES := g++ binutils cmake python3-venv qemu-user g++-aarch64-linux-gnu data
 	adb openssh-client mksh toybox chromium
 
 # The contracts of methods, layers and models on tiny nets, and of the package; nothing is exported or measured.
-QUICK := $(addprefix tests/test_,coupled.py intervals.py kmeans.py layers.py load.py lookup.py methods.py package.py \
-	packing.py permute.py pruning.py pruning_surgery.py)
+QUICK := $(patsubst %,tests/test_%.py,intervals kmeans layers load lookup methods package packing permute pruning \
+	pruning_surgery)
 
 .PHONY: demo test quick headline setup packages lint clean
 .DELETE_ON_ERROR:
@@ -41,10 +41,11 @@ packages:
 	echo "Installing: "$$missing; \
 	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
+# The lock names all packages, so there is nothing to resolve; of their modules Python compiles those that it imports.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --requirement requirements.lock
+	$(VENV)/bin/pip install --quiet --no-deps --no-compile --requirement requirements.lock
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
