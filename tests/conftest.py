@@ -86,6 +86,8 @@ def run_here(folder: Path, *arguments: object, **environment: str) -> subprocess
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+    if code == 130:
+        raise KeyboardInterrupt  # Ctrl-C was meant for the tests
     return subprocess.CompletedProcess(sys.argv, code or 0, out.getvalue(), err.getvalue())
 
 
