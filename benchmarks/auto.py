@@ -27,8 +27,8 @@ from edgecomp.load import load
 from edgecomp.pipeline import build
 from edgecomp.plan import plan
 from edgecomp.records import Model, PlanEntry, Request
-from edgecomp.recover import divergence
 from edgecomp.report import explain, markdown
+from edgecomp.training.outputs import divergence
 from edgecomp.util import progress, statistics
 from edgecomp.util.files import write_text
 from edgecomp.util.units import format_bytes, parse_bytes

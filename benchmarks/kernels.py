@@ -33,11 +33,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from edgecomp import chain, devices, discover, export
-from edgecomp.compress import CALIBRATION_SAMPLES
+from edgecomp import chain, discover
 from edgecomp.devices import bundle, timing
-from edgecomp.devices.host import Host
+from edgecomp.devices.bench import write_records
+from edgecomp.devices.choose import make_device
+from edgecomp.devices.host import HOST_TARGET, Host
+from edgecomp.devices.target import find_target
 from edgecomp.fitting import calibration, tables
+from edgecomp.fitting.calibration import CALIBRATION_SAMPLES
 from edgecomp.graph.trace import note_image_sizes
 from edgecomp.layers.matrix import explicit_padding, kind_of
 from edgecomp.load import load
@@ -116,9 +119,9 @@ class Subject:
 
 def measure(layer: Layer, subject: Subject, more: tuple[str, ...], folder: Path) -> None:
     """Fills `layer` as it goes."""
-    inputs, target = subject.samples[: layer.batch], discover.target(ANDROID)
-    emulator = devices.make("qemu", target)
-    export.write_records(folder / "inputs", [inputs])
+    inputs, target = subject.samples[: layer.batch], find_target(ANDROID)
+    emulator = make_device("qemu", target)
+    write_records(folder / "inputs", [inputs])
     for runtime in RUNTIMES:
         bundle.make_bundle(target, runtime, folder / runtime)
         empty_run_bytes(runtime)
@@ -254,7 +257,7 @@ def run_once(runtime: str, path: Path, inputs: torch.Tensor) -> torch.Tensor:
     """The outputs, flat."""
     with tempfile.TemporaryDirectory() as temporary:
         records, result = Path(temporary, "inputs"), Path(temporary, "outputs")
-        export.write_records(records, [inputs])
+        write_records(records, [inputs])
         Host().run(host_bundle(runtime), path, records, result, threads=1)
         return torch.from_numpy(np.fromfile(result, np.float32))
 
@@ -276,7 +279,7 @@ def time_all(layer: Layer, inputs: Path) -> None:
 
 
 def host_bundle(runtime: str) -> Path:
-    return bundle.host_bundle(discover.target(export.HOST_TARGET), runtime)
+    return bundle.host_bundle(find_target(HOST_TARGET), runtime)
 
 
 @functools.cache
@@ -285,7 +288,7 @@ def empty_run_bytes(runtime: str) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         path, records, inputs = Path(temporary, "net"), Path(temporary, "inputs"), torch.zeros(1, 8)
         discover.runtime(runtime).export(nn.Identity().eval(), (inputs,), path)
-        export.write_records(records, [inputs])
+        write_records(records, [inputs])
         runs = [Host().run(host_bundle(runtime), path, records, threads=1) for _ in range(5)]
         return int(np.median([run.peak_rss_bytes for run in runs]))
 

@@ -15,10 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecomp import devices, discover, measure
+from edgecomp import discover, measure
 from edgecomp.compress import compress
 from edgecomp.devices import bundle, timing
-from edgecomp.export import HOST_TARGET, export, write_records
+from edgecomp.devices.bench import write_records
+from edgecomp.devices.choose import make_device
+from edgecomp.devices.host import HOST_TARGET
+from edgecomp.devices.target import find_target
+from edgecomp.export import export
 from edgecomp.load import load
 from edgecomp.plan import plan as make_plan
 from edgecomp.records import Artifact, Model, Request
@@ -66,7 +70,7 @@ def main() -> None:
         inputs = Path(temporary, "inputs")
         write_records(inputs, [model.data.test.inputs[:1]])
         _run(model, rows, inputs, Path(temporary))
-        bundles = {r: bundle.host_bundle(discover.target(HOST_TARGET), r) for r in discover.runtime_names()}
+        bundles = {r: bundle.host_bundle(find_target(HOST_TARGET), r) for r in discover.runtime_names()}
         jobs = {f"{row.runtime} {row.net}": timing.Job(bundles[row.runtime], row.path, inputs) for row in rows}
         timings = timing.in_turns(jobs)
     text = _page(model, rows, timings)
@@ -101,8 +105,8 @@ def _left_alone(artifact: Artifact, method: str) -> str:
 
 def _run(model: Model, rows: list[Row], inputs: Path, folder: Path) -> None:
     """Accuracy on the host, instructions on the emulator."""
-    target = discover.target("android-arm64")
-    emulator = devices.make("qemu", target)
+    target = find_target("android-arm64")
+    emulator = make_device("qemu", target)
     for runtime in discover.runtime_names():
         bundle.make_bundle(target, runtime, folder / runtime)
     for row in rows:

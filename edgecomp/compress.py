@@ -15,7 +15,7 @@ from .chain import Chain, Together
 from .engines import Engine
 from .errors import UsageError
 from .fitting import calibration, channel_order, tables
-from .fitting.calibration import Inputs
+from .fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs
 from .graph import trace
 from .layers import checkpoint
 from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
@@ -25,8 +25,6 @@ from .records import Compressed, Model, Plan, PlanEntry
 from .util import progress
 from .util.workspace import Workspace, stage_key
 
-CALIBRATION_SAMPLES = 3072
-ENERGY_SAMPLES = 1024  # enough for variances
 # With less, a layer with more inputs than there are samples moves far and then cannot be approximated: charnet, conv3.
 _AIM_RIDGE = 0.3
 

@@ -12,15 +12,14 @@ import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import discover
-from .devices.bundle import host_bundle, make_bundle
-from .devices.host import Host
+from .devices.bundle import make_bundle
+from .devices.host import run_on_host
+from .devices.target import find_target
 from .errors import BuildError, UsageError
 from .fitting.tables import LIMIT
 from .layers.codebook import CodebookEmbedding, Coded
@@ -29,14 +28,14 @@ from .layers.quantized import Quantized
 from .layers.stock import Stock, without_custom_ops
 from .records import Artifact, Compressed, LayerReport, Model, Plan, Proof, Report
 from .runtimes.litert.file_net import FileNet
+from .training.outputs import flat_output
 from .util import progress
 from .util.files import atomic_folder, cache_folder, sha256_file
 from .util.workspace import Workspace, stage_key
 
-HOST_TARGET = "linux-x86_64"
 _PROOF_SAMPLES = 32
 _EXACT = 1e-3  # relative difference between runtimes that both compute in fp32
-_LOOKUP = 0.01  # what the tables of one coded layer may add: half of it on calibration inputs, see `lookup`
+_LOOKUP = 0.01  # what the tables of one coded layer may add: half of it on calibration inputs, see `tables`
 _BYTES = 0.05  # the same where bytes were asked for, whatever they add
 _ROUNDING = 0.01  # what one int8 layer may: where sums differ in the last bit, inputs round to neighbouring levels
 _ROUNDED = 0.2  # what all of them may; a wrong file is off by more
@@ -109,45 +108,9 @@ def _bundle(plan: Plan, path: Path, work: Workspace) -> Path:
     """The folder with all that runs on the device, the model among it."""
     bundle = work.path("bundle")
     with atomic_folder(bundle) as partial:
-        make_bundle(discover.target(plan.target), plan.runtime, partial)
+        make_bundle(find_target(plan.target), plan.runtime, partial)
         (partial / path.name).hardlink_to(path)
     return bundle
-
-
-def run_on_host(runtime: str, path: Path, inputs: list[Tensor], outputs: int, threads: int = 1) -> Tensor:
-    """Runs an exported file on this machine, in a child process.
-
-    Args:
-        inputs: one tensor per input of the model, each (N, …) with N records.
-        outputs: values per record of the first output.
-
-    Returns:
-        (N, outputs) fp32.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        records, result = Path(temporary, "inputs"), Path(temporary, "outputs")
-        write_records(records, inputs)
-        bundle = host_bundle(discover.target(HOST_TARGET), runtime)
-        Host().run(bundle, path, records, result, threads=threads)
-        return read_outputs(result, len(inputs[0]), outputs)
-
-
-def write_records(path: Path, inputs: list[Tensor]) -> None:
-    """The bench program's inputs file: record after record, each the bytes of all inputs."""
-    with open(path, "wb") as file:
-        for record in zip(*inputs, strict=True):
-            for tensor in record:
-                file.write(tensor.contiguous().numpy().tobytes())
-
-
-def read_outputs(path: Path, records: int, outputs: int) -> Tensor:
-    """First output of every record: (records, outputs) fp32."""
-    return torch.from_numpy(np.fromfile(path, np.float32).reshape(records, -1)[:, :outputs].copy())
-
-
-def flat_output(outputs: Any) -> Tensor:
-    """The first output of a torch module as (N, values)."""
-    return (outputs[0] if isinstance(outputs, (tuple, list)) else outputs).flatten(1)
 
 
 def output_values(model: Model) -> int:

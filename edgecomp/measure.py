@@ -11,12 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import devices, discover
-from .devices import Device, Place, protocol
+from .devices import choose, protocol
+from .devices.base import Device, Place
+from .devices.bench import read_outputs, write_records
 from .devices.bundle import bench_program, host_bundle
+from .devices.choose import make_device
+from .devices.host import HOST_TARGET, run_on_host
+from .devices.target import find_target
 from .errors import BuildError
-from .export import HOST_TARGET, flat_output, output_values, proof_inputs, read_outputs, run_on_host, write_records
+from .export import output_values, proof_inputs
 from .records import Accuracy, Artifact, Data, EmulatorCheck, Evidence, Measured, Model, Plan, Request, Split
+from .training.outputs import flat_output
 from .util import progress, statistics
 from .util.files import atomic_file, cache_folder, sha256_file
 
@@ -31,8 +36,8 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
         DeviceError: a program dies on the host or the device.
         BuildError: the device's outputs are not the host's.
     """
-    target, place = discover.target(plan.target), Place.of(request)
-    names = devices.chosen(target, request.on, place)
+    target, place = find_target(plan.target), Place.of(request)
+    names = choose.chosen(target, request.on, place)
     with progress.stage("measure", " and ".join(names) or "nothing"):
         if not names:
             return Measured((), None, None, ("nothing was run: --on none",))
@@ -45,8 +50,8 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
             for name in names:
                 bundle = artifact.bundle
                 if name == "host":
-                    bundle = host_bundle(discover.target(HOST_TARGET), plan.runtime)
-                with devices.make(name, target, place) as device:
+                    bundle = host_bundle(find_target(HOST_TARGET), plan.runtime)
+                with make_device(name, target, place) as device:
                     scene = protocol.Scene(plan.runtime, bundle, artifact.files, records, what)
                     measurements += protocol.measured(device, scene)
                     if name != "host":
@@ -127,7 +132,7 @@ def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
 
 def outputs_on(model: Model, runtime: str, path: Path, inputs: Tensor) -> Tensor:
     """Outputs of an exported file; computed once per file, inputs and kernels."""
-    bench = bench_program(discover.target(HOST_TARGET), runtime)
+    bench = bench_program(find_target(HOST_TARGET), runtime)
     digest = hashlib.sha256(inputs.numpy().tobytes())
     digest.update((sha256_file(path) + sha256_file(bench)).encode())
     cached = cache_folder("outputs") / f"{digest.hexdigest()[:32]}.npy"

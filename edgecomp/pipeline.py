@@ -3,8 +3,11 @@
 import contextlib
 from dataclasses import replace
 
-from . import auto, devices, discover, engines
+from . import auto, engines
 from .compress import compress
+from .devices import choose
+from .devices.base import Place
+from .devices.target import find_target
 from .errors import UsageError
 from .export import export, reopen
 from .load import load
@@ -21,13 +24,13 @@ def check(request: Request) -> None:
     """Refuses unknown names, settings, kinds, and limits that cannot be judged, before anything long begins.
 
     Raises:
-        UsageError, DeviceError: see `discover`, `devices.chosen` and `limits.check`.
+        UsageError, DeviceError: see `discover`, `choose.chosen` and `limits.check`.
     """
     runtime_and_chains(request)
     if request.method == AUTO:
         auto.check(request)
     engines.check(request.engine, request.address, request.workers)
-    names = devices.chosen(discover.target(request.target), request.on, devices.Place.of(request))
+    names = choose.chosen(find_target(request.target), request.on, Place.of(request))
     limits.check(request.limits, request.max_drop, names)
 
 
@@ -80,8 +83,8 @@ def bench(request: Request) -> Report:
     if request.on == "none":
         raise UsageError("bench with --on none would measure nothing", "Name a device, or leave out --on.")
     old, plan = read_report(request.out / "report.json"), read_plan(request.out / "plan.json")
-    place = devices.Place.of(request)
-    limits.check(plan.limits, plan.max_drop_points, devices.chosen(discover.target(plan.target), request.on, place))
+    place = Place.of(request)
+    limits.check(plan.limits, plan.max_drop_points, choose.chosen(find_target(plan.target), request.on, place))
     with Workspace(request.out) as work:
         model = load(replace(request, model=old.model.source))
         if model.sha256 != old.model.sha256:

@@ -206,7 +206,7 @@ def judged(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
 
 def export_tiny(folder: Path) -> tuple[Path, Path]:
     """The net above as a file of ExecuTorch, and a file of inputs for it."""
-    from edgecomp.export import write_records
+    from edgecomp.devices.bench import write_records
     from edgecomp.load import load
     from edgecomp.records import Request
     from edgecomp.runtimes import executorch

@@ -14,16 +14,16 @@ import pytest
 from conftest import export_tiny
 from phone import Phone, Server, wait_until
 
-from edgecomp import discover
-from edgecomp.devices import Place, adb, remote
+from edgecomp.devices import adb, remote
 from edgecomp.devices.adb import Adb
+from edgecomp.devices.base import Place
 from edgecomp.devices.bundle import host_bundle, make_bundle
 from edgecomp.devices.facts import Facts
-from edgecomp.devices.host import Host
+from edgecomp.devices.host import HOST_TARGET, Host
+from edgecomp.devices.target import find_target
 from edgecomp.errors import DeviceError, UsageError
-from edgecomp.export import HOST_TARGET
 
-ANDROID = discover.target("android-arm64")
+ANDROID = find_target("android-arm64")
 pytestmark = pytest.mark.xdist_group("starter")
 
 
@@ -100,7 +100,7 @@ def test_the_same_numbers_as_on_the_host(phone, scene, tmp_path):
         pushed = list(phone.path(remote_folder(phone)).rglob("*"))
         device.run(bundle, model, inputs, tmp_path / "there", threads=1)
         assert list(phone.path(remote_folder(phone)).rglob("*")) == pushed  # nothing is copied twice
-    host = host_bundle(discover.target(HOST_TARGET), "executorch")
+    host = host_bundle(find_target(HOST_TARGET), "executorch")
     Host().run(host, model, inputs, tmp_path / "here", threads=1)
     a, b = (np.fromfile(tmp_path / name, np.float32) for name in ("here", "there"))
     assert len(run.samples_ms) == 2 and len(run.warmup_ms) == 1
@@ -309,8 +309,9 @@ def test_ended_from_outside(phone, starter, tiny_model):
 
 def test_killed_outright(phone, scene):
     """The phone notices, and cleans up."""
-    script = "from edgecomp.devices.adb import *; from pathlib import Path; from edgecomp import discover\n"
-    script += f"with Adb(discover.target('android-arm64'), Place(serial='{phone.address}')) as device:\n"
+    script = "from edgecomp.devices.adb import *; from pathlib import Path\n"
+    script += "from edgecomp.devices.target import find_target\n"
+    script += f"with Adb(find_target('android-arm64'), Place(serial='{phone.address}')) as device:\n"
     script += f"    device.run(*map(Path, {[str(path) for path in scene]}), threads=1, least_ms=60000)"
     process = subprocess.Popen([sys.executable, "-c", script], env=os.environ, stderr=subprocess.PIPE)
     runs = lambda: any("--least_ms" in command for command in phone.commands)  # noqa: E731

@@ -26,8 +26,7 @@ from edgecomp.errors import UsageError
 from edgecomp.layers.matrix import kind_of, parameter_bytes
 from edgecomp.load import load
 from edgecomp.records import Request
-from edgecomp.recover import divergence
-from edgecomp.training.train import predict
+from edgecomp.training.outputs import divergence, predict
 
 FEW = ("--set", "auto.methods=pq,kmeans,int8,svd:kmeans", "--set", "auto.samples=256", "--set", "auto.rounds=2")
 

@@ -11,11 +11,11 @@ import torch
 from conftest import TINY_MODEL, of_build
 from safetensors import safe_open
 
-from edgecomp import discover
+from edgecomp.devices.bench import read_outputs, write_records
 from edgecomp.devices.bundle import host_bundle
-from edgecomp.devices.host import Host
+from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.qemu import Qemu
-from edgecomp.export import HOST_TARGET, read_outputs, write_records
+from edgecomp.devices.target import find_target
 from edgecomp.records import Proof, Request
 from edgecomp.report import read_report
 from edgecomp.report.report import _about_outputs
@@ -89,8 +89,8 @@ def test_every_method_builds_what_it_planned(built, method, tmp_path):
 def outputs_of(out, folder):
     """Of a build of the tiny model, for 32 inputs: this machine's and the emulator's."""
     write_records(folder / "inputs", [torch.rand(32, 1, 12, 12)])
-    here, there, found = Host(), Qemu(discover.target(Request().target)), []
-    for device, files in ((here, host_bundle(discover.target(HOST_TARGET), "executorch")), (there, out / "bundle")):
+    here, there, found = Host(), Qemu(find_target(Request().target)), []
+    for device, files in ((here, host_bundle(find_target(HOST_TARGET), "executorch")), (there, out / "bundle")):
         device.run(files, out / "model.pte", folder / "inputs", folder / device.name, threads=1)
         found.append(read_outputs(folder / device.name, 32, 10))
     return found

@@ -8,7 +8,7 @@ from conftest import TINY_DATA
 from safetensors import safe_open
 from torch import nn
 
-from edgecomp import compress, plan, recover
+from edgecomp import compress, plan
 from edgecomp.chain import parse
 from edgecomp.errors import UsageError
 from edgecomp.fitting import calibration, tensor_train
@@ -17,6 +17,7 @@ from edgecomp.layers.matrix import parameter_bytes
 from edgecomp.load import load
 from edgecomp.methods import coupled_tt, tt
 from edgecomp.records import Request
+from edgecomp.training.distill import _Run
 from edgecomp.util.workspace import Workspace
 
 MODEL = """
@@ -173,7 +174,7 @@ def test_checkpoint_and_recovery_keep_what_is_shared(compressed, tmp_path):
     with safe_open(path, "pt") as file:
         assert "left.1.weight" in file.keys() and "right.1.weight" not in file.keys()  # noqa: SIM118
     again = checkpoint.restore(model.net, path)
-    run = recover._Run(model.net, net, model.data.train, 1, 0, tmp_path / "kept.safetensors")
+    run = _Run(model.net, net, model.data.train, 1, 0, tmp_path / "kept.safetensors")
     before = net.left[1].weight.clone()
     while run.step < run.total:
         run.advance()

@@ -9,18 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from edgecomp import devices, discover
+from edgecomp import discover
+from edgecomp.devices import choose
+from edgecomp.devices.bench import read_outputs, write_records
 from edgecomp.devices.bundle import BENCH, host_bundle, make_bundle
-from edgecomp.devices.host import Host
+from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.qemu import Qemu
+from edgecomp.devices.target import find_target
 from edgecomp.errors import DeviceError, UsageError
-from edgecomp.export import HOST_TARGET, read_outputs, write_records
 from edgecomp.load import load
 from edgecomp.methods import pq
 from edgecomp.records import Request
 from edgecomp.runtimes import executorch
 
-ANDROID = discover.target("android-arm64")
+ANDROID = find_target("android-arm64")
 pytestmark = pytest.mark.xdist_group("devices")
 
 
@@ -38,7 +40,7 @@ def scene(tmp_path_factory):
     executorch.export(net, model.example_inputs, folder / "m.pte")
     write_records(folder / "inputs", [model.data.test.inputs[:8]])
     make_bundle(ANDROID, "executorch", folder / "arm64")
-    return folder, host_bundle(discover.target(HOST_TARGET), "executorch")
+    return folder, host_bundle(find_target(HOST_TARGET), "executorch")
 
 
 def test_host_and_emulator_give_the_same_outputs(scene, tmp_path):
@@ -86,7 +88,7 @@ def test_profile_of_every_operator(scene, tmp_path, runtime):
     net[3] = pq.compress(net[3], pq.Config(), None, 0)
     discover.runtime(runtime).export(net.eval(), (torch.zeros(1, 1, 12, 12),), tmp_path / "m")
     make_bundle(ANDROID, runtime, tmp_path / "arm64")
-    host = host_bundle(discover.target(HOST_TARGET), runtime)
+    host = host_bundle(find_target(HOST_TARGET), runtime)
     (tmp_path / "inputs").write_bytes((folder / "inputs").read_bytes()[: 144 * 4])
     options = {"threads": 1, "warmup": 2, "repeat": 2, "profile": 1}
     here = Host().run(host, tmp_path / "m", tmp_path / "inputs", **options).operators
@@ -168,14 +170,14 @@ def test_a_program_that_dies_is_named_with_its_signal(tmp_path):
 def test_missing_emulator_is_exit_4_with_its_package(monkeypatch):
     absent = ANDROID.emulator.model_copy(update={"command": "qemu-absent"})
     with pytest.raises(DeviceError, match="apt-get install qemu-user") as caught:
-        devices.chosen(ANDROID.model_copy(update={"emulator": absent}), None)
+        choose.chosen(ANDROID.model_copy(update={"emulator": absent}), None)
     assert caught.value.exit_code == 4
 
 
 def test_choice_of_devices():
-    assert devices.chosen(ANDROID, None) == ["host", "qemu"]
-    assert devices.chosen(ANDROID, "host") == ["host"]
-    assert devices.chosen(ANDROID, "none") == []
-    assert devices.chosen(discover.target(HOST_TARGET), None) == ["host"]
+    assert choose.chosen(ANDROID, None) == ["host", "qemu"]
+    assert choose.chosen(ANDROID, "host") == ["host"]
+    assert choose.chosen(ANDROID, "none") == []
+    assert choose.chosen(find_target(HOST_TARGET), None) == ["host"]
     with pytest.raises(UsageError, match="qemu"):
-        devices.chosen(ANDROID, "qenu")
+        choose.chosen(ANDROID, "qenu")

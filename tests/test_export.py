@@ -10,6 +10,8 @@ import torch
 from conftest import TINY_DATA, TINY_MODEL, of_build
 
 from edgecomp import chain, discover, export
+from edgecomp.devices.host import HOST_TARGET, run_on_host
+from edgecomp.devices.target import find_target
 from edgecomp.errors import BuildError, DeviceError
 from edgecomp.layers.quantized import Arithmetic
 from edgecomp.load import load
@@ -81,7 +83,7 @@ def test_exact_kernels_equal_torch_to_rounding(runtime, tiny, tmp_path):
     net.conv2 = pq.compress(net.conv2, pq.Config(k=8, s=3, axis="y"), None, 0)
     path = write(runtime, net, model, tmp_path)
     x = model.data.test.inputs
-    got = export.run_on_host(runtime, path, [x], 10)
+    got = run_on_host(runtime, path, [x], 10)
     with torch.inference_mode():
         assert torch.allclose(got, net(x), atol=1e-5)
 
@@ -128,7 +130,7 @@ def test_damaged_files_are_errors_of_the_child_process(runtime, tiny, coded, tmp
             data[chance.randrange(min(len(data), 12_000))] ^= 1 << chance.randrange(8)
         path.write_bytes(data)
         try:
-            export.run_on_host(runtime, path, [tiny.data.test.inputs[:2]], 10)
+            run_on_host(runtime, path, [tiny.data.test.inputs[:2]], 10)
         except DeviceError as error:
             failures += 1
             assert path.name in str(error)
@@ -141,7 +143,7 @@ def test_empty_file_and_foreign_file(runtime, tmp_path):
     for content in (b"", b"PK" + bytes(1000)):
         (tmp_path / "m").write_bytes(content)
         with pytest.raises(DeviceError, match="m does not run"):
-            export.run_on_host(runtime, tmp_path / "m", [torch.zeros(1, 4)], 1)
+            run_on_host(runtime, tmp_path / "m", [torch.zeros(1, 4)], 1)
 
 
 def test_arguments_that_do_not_fit_are_an_error_of_the_op(runtime, tiny, tmp_path):
@@ -152,14 +154,14 @@ def test_arguments_that_do_not_fit_are_an_error_of_the_op(runtime, tiny, tmp_pat
     with torch.no_grad():  # export only traces shapes; the torch twin would refuse as well
         path = write(runtime, net, model, tmp_path)
     with pytest.raises(DeviceError, match="running the model failed|do not fit"):
-        export.run_on_host(runtime, path, [model.data.test.inputs[:1]], 10)
+        run_on_host(runtime, path, [model.data.test.inputs[:1]], 10)
 
 
 def test_runtime_modules_keep_their_contract(runtime, tiny, coded, tmp_path):
     """All eight members of `edgecomp.runtimes`, each with what it promises to give."""
     module, (net, _) = discover.runtime(runtime), coded
     assert module.SUFFIX.startswith(".") and module.SUFFIX in {".pte", ".tflite"}
-    assert module.version() == discover.target(export.HOST_TARGET).runtimes[runtime].version
+    assert module.version() == find_target(HOST_TARGET).runtimes[runtime].version
     net.head = chain.parse("int8", (), runtime)[0].compress(net.head, None, 0)
     assert module.export(net, tiny.example_inputs, tmp_path / "m") is None and (tmp_path / "m").stat().st_size > 0
     constants = module.constants(tmp_path / "m")
@@ -202,5 +204,5 @@ def test_embeddings_stay_codes(runtime, tmp_path):
     discover.runtime(runtime).export(net, (index,), path)
     assert bytes(net[0].codes.numpy()) in {constant.data for constant in discover.runtime(runtime).constants(path)}
     given = index.int() if runtime == "litert" else index  # its converter makes inputs 32-bit numbers
-    got = export.run_on_host(runtime, path, [given], 4)
+    got = run_on_host(runtime, path, [given], 4)
     assert torch.allclose(got, net(index), atol=1e-5)

@@ -8,7 +8,8 @@ from executorch.exir.schema import KernelCall
 from torch import nn
 from torch.nn import functional as F
 
-from edgecomp import discover, export
+from edgecomp import discover
+from edgecomp.devices.host import run_on_host
 from edgecomp.errors import BuildError, DeviceError
 from edgecomp.layers.codebook import CodebookConv2d, Coded
 from edgecomp.methods import binary, int8, kmeans, pq
@@ -95,7 +96,7 @@ def test_a_relu_is_fused_where_it_may_be(runtime, name, tmp_path):
     discover.runtime(runtime).export(net, (x[0],), path)
     with torch.no_grad():
         expected = torch.cat([net(sample.clone()) for sample in x])
-    got = export.run_on_host(runtime, path, [x], expected.shape[1:].numel())
+    got = run_on_host(runtime, path, [x], expected.shape[1:].numel())
     assert torch.allclose(got, expected.flatten(1), atol=1e-3)  # 16-bit tables
     assert (expected >= 0).all() or name == "both"
     assert fused(path) == wanted
@@ -108,7 +109,7 @@ def test_other_relus_stay(runtime, tmp_path):
     x = torch.randn(6, 1, 24)
     path = tmp_path / f"m{discover.runtime(runtime).SUFFIX}"
     discover.runtime(runtime).export(net.eval(), (x[0],), path)
-    got = export.run_on_host(runtime, path, [x], 40)
+    got = run_on_host(runtime, path, [x], 40)
     with torch.no_grad():
         assert (got - net(x[:, 0])).norm() < 0.01 * got.norm()
     assert (got >= 0).all() and (got == 0).any()
@@ -142,8 +143,8 @@ def test_settings_that_no_kernel_knows_are_an_error_of_the_op(runtime, lookup, t
         discover.runtime(runtime).export(net, (x[0],), path)
         expected = net(x[0]).flatten(1)
         if lookup in [(8, 64), (16, 16), (32, 32)]:
-            got = export.run_on_host(runtime, path, [x], expected.shape[1])
+            got = run_on_host(runtime, path, [x], expected.shape[1])
             assert (got - expected).norm() < 0.02 * expected.norm() and (got >= 0).all()
         else:
             with pytest.raises(DeviceError, match="running the model failed|do not fit"):
-                export.run_on_host(runtime, path, [x], expected.shape[1])
+                run_on_host(runtime, path, [x], expected.shape[1])

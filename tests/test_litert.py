@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import TINY_DATA, TINY_MODEL
 
-from edgecomp import export
 from edgecomp.devices import bundle
+from edgecomp.devices.host import run_on_host
 from edgecomp.errors import DeviceError
 from edgecomp.load import load
 from edgecomp.methods import kmeans, pq
@@ -86,7 +86,7 @@ def test_pythons_interpreter_computes_the_same_with_the_delegate(coded):
     model, net, path = coded
     x = model.data.test.inputs[:5]
     got = answers(interpreter(path), x)
-    assert torch.equal(got, export.run_on_host("litert", path, [x], 10))
+    assert torch.equal(got, run_on_host("litert", path, [x], 10))
     with torch.inference_mode():
         assert (got - net(x)).norm() / net(x).norm() < 0.05
 
@@ -99,6 +99,6 @@ def test_an_error_inside_an_op_is_reported(coded):
             file.buffers[tensor.buffer].data = np.full(32, 77, np.uint8)  # settings that make no sense
     flatbuffer.write(file, path)
     with pytest.raises(DeviceError, match="codebook_linear: the arguments do not fit together"):
-        export.run_on_host("litert", path, [model.data.test.inputs[:1]], 10)
+        run_on_host("litert", path, [model.data.test.inputs[:1]], 10)
     with pytest.raises(RuntimeError, match="codebook_linear: the arguments do not fit together"):
         answers(interpreter(path), model.data.test.inputs[:1])

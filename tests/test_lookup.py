@@ -7,7 +7,8 @@ from test_layers import filled as filled_linear
 from torch import nn
 from torch.nn import functional as F
 
-from edgecomp import chain, discover, export, pipeline
+from edgecomp import chain, discover, pipeline
+from edgecomp.devices.host import run_on_host
 from edgecomp.fitting import tables as lookup
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, checkpoint
 from edgecomp.layers.codebook import Tables
@@ -85,7 +86,7 @@ def test_kernels_add_what_was_foreseen(runtime, layer, shape, method, config, tm
     for tables, error in [*((Tables(bits=8, group=g), e) for g, e in foreseen), (made.lookup, 0), (Tables(bits=16), 0)]:
         made.tables = tables
         discover.runtime(runtime).export(nn.Sequential(made).eval(), (x[0],), path)
-        got = export.run_on_host(runtime, path, [x], 64)
+        got = run_on_host(runtime, path, [x], 64)
         assert ((got - exact).norm() / exact.norm()).item() == pytest.approx(error, rel=0.01, abs=1e-4)
 
 

@@ -42,9 +42,3 @@ def test_wheel_carries_its_data(tmp_path):
     }
     assert {f"edgecomp/{name}" for name in expected} <= set(names)
     assert not any(name.startswith(("targets/", "models/")) for name in names)
-
-
-def test_methods_and_runtimes_do_not_know_each_other():
-    for folder, other in (("methods", "runtimes"), ("runtimes", "methods")):
-        for path in (ROOT / "edgecomp" / folder).rglob("*.py"):
-            assert f"import {other}" not in path.read_text() and f"..{other}" not in path.read_text()

@@ -15,6 +15,7 @@ from edgecomp.load import load
 from edgecomp.pruning import stage as prune
 from edgecomp.pruning.widths import layer_sizes
 from edgecomp.records import Request
+from edgecomp.runtimes import executorch
 from edgecomp.util.workspace import Workspace
 
 METHODS = [name for name in discover.method_names() if discover.prunes(name)]
@@ -172,5 +173,6 @@ def test_a_wish_for_time_is_met_by_trial(small, tmp_path):
 
 def test_nets_are_exported_and_timed_in_turns(small):
     model = load(Request(model=str(small)))
-    assert 0.2 < probe.meter("latency", "executorch", "android-arm64", model)(model.net) < 5
-    assert probe.meter("instructions", "executorch", "android-arm64", model)(model.net) == pytest.approx(1, rel=0.01)
+    what = "executorch", "android-arm64", model, executorch.export
+    assert 0.2 < probe.meter("latency", *what)(model.net) < 5
+    assert probe.meter("instructions", *what)(model.net) == pytest.approx(1, rel=0.01)

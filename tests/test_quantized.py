@@ -10,6 +10,7 @@ from torch import nn
 
 from edgecomp import chain, discover, export
 from edgecomp.compress import compress
+from edgecomp.devices.host import run_on_host
 from edgecomp.errors import BuildError, UsageError
 from edgecomp.fitting import calibration, integers
 from edgecomp.layers import Factored, QuantizedConv2d, checkpoint
@@ -110,7 +111,7 @@ def side_by_side(tmp_path_factory):
         discover.runtime(runtime).export(net, examples, path)
         assert export._prove(Model("m", "m", net, examples, None, ""), runtime, net, path).codes_stored
         sizes = [after(x[:1]).numel() for _, after, x in found.values()]
-        got = export.run_on_host(runtime, path, [x[:, None] for x in inputs], sum(sizes)).split(sizes, 1)
+        got = run_on_host(runtime, path, [x[:, None] for x in inputs], sum(sizes)).split(sizes, 1)
         return {kind: (*layers, outputs) for (kind, layers), outputs in zip(found.items(), got, strict=True)}
 
     return made
@@ -191,7 +192,7 @@ def test_dead_rows_keep_their_bias(runtime, tmp_path):
     layer, x = nn.Linear(64, 8), torch.randn(4, 64)
     layer.weight[3], layer.weight[4] = 0, 1e-9 * layer.weight[4]
     after = rounded(layer, "static", x)
-    got = export.run_on_host(runtime, write(runtime, nn.Sequential(after), x, tmp_path), [x], 8)
+    got = run_on_host(runtime, write(runtime, nn.Sequential(after), x, tmp_path), [x], 8)
     assert torch.allclose(got[:, 3:5], layer.bias[3:5].expand(4, 2), atol=0.02)
 
 
@@ -207,7 +208,7 @@ def test_parts_of_a_factored_layer_are_int8(runtime, expression, most, tmp_path)
     decoded = copy.deepcopy(layer)
     decoded.weight.copy_(after.decode().unflatten(1, (3, 3, -1)).permute(0, 3, 1, 2))
     assert relative(after(x), decoded(x)) < most  # what rounding activations leaves
-    got = export.run_on_host(runtime, write(runtime, nn.Sequential(after), x, tmp_path), [x], 32 * 81)
+    got = run_on_host(runtime, write(runtime, nn.Sequential(after), x, tmp_path), [x], 32 * 81)
     assert relative(got, after(x).flatten(1)) < 0.01
 
 
@@ -263,7 +264,7 @@ def test_what_a_maximum_gives_is_rounded_at_run_time(runtime, tmp_path):
     with torch.no_grad():
         net.second = chain.parse("int8")[0].compress(net.second, None, 0)
         expected = net(x).flatten(1)
-    got = export.run_on_host(runtime, write(runtime, net, x, tmp_path), [x], expected.shape[1])
+    got = run_on_host(runtime, write(runtime, net, x, tmp_path), [x], expected.shape[1])
     assert (got - expected).norm() < 1e-3 * expected.norm()
 
 

@@ -11,7 +11,9 @@ from edgecomp.chain import parse
 from edgecomp.errors import UsageError
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, checkpoint, ops
 from edgecomp.records import Compressed, Data, Model, Plan, Split
-from edgecomp.training import trainable
+from edgecomp.training import distill, trainable
+from edgecomp.training.distill import _Run, train_net
+from edgecomp.training.outputs import divergence
 from edgecomp.util.workspace import Workspace
 
 
@@ -65,10 +67,10 @@ def plan(epochs=3.0):
 
 
 def test_divergence_falls_and_codes_stay(model, coded, tmp_path):
-    recovered, note = recover.train_net(model, coded, 3, 0, tmp_path / "kept.safetensors")
+    recovered, note = train_net(model, coded, 3, 0, tmp_path / "kept.safetensors")
     assert "→" in note and "undone" not in note
     wanted = model.net(model.data.test.inputs)
-    before, after = (recover.divergence(net(model.data.test.inputs), wanted).item() for net in (coded, recovered))
+    before, after = (divergence(net(model.data.test.inputs), wanted).item() for net in (coded, recovered))
     assert after < 0.7 * before
     assert torch.equal(recovered.dense.codes, coded.dense.codes)
     assert not torch.equal(recovered.dense.codebook, coded.dense.codebook)
@@ -77,7 +79,7 @@ def test_divergence_falls_and_codes_stay(model, coded, tmp_path):
 
 
 def test_the_whole_net_learns_where_layers_were_factorized(model, factored, tmp_path):
-    recovered, note = recover.train_net(model, factored, 3, 0, tmp_path / "kept.safetensors")
+    recovered, note = train_net(model, factored, 3, 0, tmp_path / "kept.safetensors")
     assert "→" in note and "undone" not in note
     assert torch.equal(recovered.dense.codes, factored.dense.codes)
     assert not torch.equal(recovered.conv.weight, factored.conv.weight)
@@ -89,15 +91,15 @@ def test_the_whole_net_learns_where_layers_were_factorized(model, factored, tmp_
 def test_a_run_that_diverges_goes_back_and_on_more_slowly(model, factored, tmp_path, monkeypatch):
     for name in ("_RATE", "_LAYER_RATE", "_INSERTED_RATE"):
         monkeypatch.setattr(trainable, name, 1000 * getattr(trainable, name))
-    monkeypatch.setattr(recover, "_LEAST_LOSS", 0.001)
-    recovered, note = recover.train_net(model, factored, 60, 0, tmp_path / "kept.safetensors")
+    monkeypatch.setattr(distill, "_LEAST_LOSS", 0.001)
+    recovered, note = train_net(model, factored, 60, 0, tmp_path / "kept.safetensors")
     assert "went back" in note and "undone" not in note
     assert all(tensor.isfinite().all() for tensor in recovered.state_dict().values())
 
 
 def test_an_interrupted_recovery_ends_the_same(model, factored, tmp_path):
     def run(kept):
-        return recover._Run(model.net, factored, model.data.train, 3, 0, kept)
+        return _Run(model.net, factored, model.data.train, 3, 0, kept)
 
     whole, first = run(tmp_path / "a"), run(tmp_path / "b")
     for _ in range(4):
@@ -115,7 +117,7 @@ def test_an_interrupted_recovery_ends_the_same(model, factored, tmp_path):
 
 def test_harm_is_undone(model, coded, tmp_path, monkeypatch):
     monkeypatch.setattr(trainable, "_RATE", 1e6)
-    kept, note = recover.train_net(model, coded, 3, 0, tmp_path / "kept.safetensors")
+    kept, note = train_net(model, coded, 3, 0, tmp_path / "kept.safetensors")
     assert kept is coded and "undone" in note
 
 
@@ -176,10 +178,10 @@ def test_ray_trains_as_this_process_does_though_a_node_dies(model, coded, two_no
     monkeypatch.setattr(ray_train, "train", killing)
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")  # until it no longer waits for a second node
     epochs = 400  # 800 steps of 2 × 128 samples
-    here, _ = recover.train_net(model, coded, epochs, 0, tmp_path / "here")
+    here, _ = train_net(model, coded, epochs, 0, tmp_path / "here")
     with engines.opened("ray", cluster.address) as engine:
         assert engine.workers == 2
-        there, note = recover.train_net(model, coded, epochs, 0, tmp_path / "there", engine)
+        there, note = train_net(model, coded, epochs, 0, tmp_path / "there", engine)
         assert killed_at[0] < 800 and sum(node["Alive"] for node in ray.nodes()) == 1
     assert "undone" not in note
     for name, value in here.state_dict().items():

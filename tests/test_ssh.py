@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from conftest import export_tiny
 
-from edgecomp import discover
-from edgecomp.devices import Place, bundle
-from edgecomp.devices.host import Host
+from edgecomp.devices import bundle
+from edgecomp.devices.base import Place
+from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.ssh import Ssh
+from edgecomp.devices.target import find_target
 from edgecomp.errors import DeviceError
-from edgecomp.export import HOST_TARGET
 
-LINUX = discover.target(HOST_TARGET)
+LINUX = find_target(HOST_TARGET)
 pytestmark = pytest.mark.xdist_group("ssh")
 
 
@@ -162,7 +162,7 @@ def test_computers_that_cannot_be_reached(computer, edgecomp, monkeypatch):
 
 
 def test_computer_of_another_kind(computer):
-    arm = discover.target("linux-arm64")
+    arm = find_target("linux-arm64")
     with pytest.raises(DeviceError, match="is no aarch64-linux-gnu"), Ssh(arm, Place(host=computer.host)):
         pass
     assert computer.left == []

@@ -15,6 +15,7 @@ from test_layers import filled as filled_linear
 from torch import nn
 
 from edgecomp import discover, export
+from edgecomp.devices.host import run_on_host
 from edgecomp.errors import BuildError
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat
 from edgecomp.layers import stock as stock_module
@@ -137,7 +138,7 @@ def test_every_format_runs_without_custom_ops(runtime, form, tmp_path):
     for layer in (made.conv, made.dense, made.table):
         assert layer.codes.numpy().tobytes() in stored and layer.codebook.numpy().tobytes() in stored
     given = index.int() if runtime == "litert" else index  # its converter makes inputs 32-bit numbers
-    got = export.run_on_host(runtime, path, [x, given], 300)
+    got = run_on_host(runtime, path, [x, given], 300)
     assert (got - expected).norm() < 1e-4 * expected.norm()
 
 
@@ -200,7 +201,7 @@ def test_every_method_builds_a_file_that_the_plain_runtime_runs(runtime, method,
     assert any("without custom op" in line.reason for line in result.layers) == coded
     assert sum(line.bytes for line in result.layers) == result.size.artifact_bytes == path.stat().st_size
     x = torch.rand(1, 1, 12, 12)
-    expected = export.run_on_host(runtime, path, [x], 10)
+    expected = run_on_host(runtime, path, [x], 10)
     assert torch.allclose(plain(runtime, shutil.copy(path, tmp_path), x), expected, atol=1e-4)
 
 

@@ -10,6 +10,8 @@ from conftest import ROOT
 
 from edgecomp import discover
 from edgecomp.devices import bundle
+from edgecomp.devices import target as target_file
+from edgecomp.devices.target import find_target, target_names
 from edgecomp.errors import BuildError, UsageError
 from edgecomp.util.files import data_folder
 
@@ -27,9 +29,9 @@ FLAVOURS = {
 }
 
 
-@pytest.mark.parametrize("name", discover.target_names())
+@pytest.mark.parametrize("name", target_names())
 def test_target_file_is_complete(name):
-    target = discover.target(name)
+    target = find_target(name)
     assert target.description
     assert set(target.runtimes) <= set(discover.runtime_names())
     for sdk in target.runtimes.values():
@@ -37,9 +39,9 @@ def test_target_file_is_complete(name):
         assert sdk.version in (sdk.wheel or sdk.version)
 
 
-@pytest.mark.parametrize("name", discover.target_names())
+@pytest.mark.parametrize("name", target_names())
 def test_bench_program_is_built_for_the_target(name):
-    target = discover.target(name)
+    target = find_target(name)
     for runtime in target.runtimes:
         header = subprocess.run(
             ["readelf", "-h", bundle.bench_program(target, runtime)], capture_output=True, text=True
@@ -51,7 +53,7 @@ def test_bench_program_is_built_for_the_target(name):
 @pytest.fixture(scope="module")
 def app_libraries(tmp_path_factory):
     """What an app makes with `targets/CMakeLists.txt`, as docs/android.md says, by the cross compiler of the target."""
-    target, folder = discover.target("android-arm64"), tmp_path_factory.mktemp("app")
+    target, folder = find_target("android-arm64"), tmp_path_factory.mktemp("app")
     configure = ["cmake", "-S", data_folder("targets"), "-B", folder, "-DCMAKE_SYSTEM_NAME=Linux"]
     configure += [f"-DCMAKE_CXX_COMPILER={target.compiler.command}", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
     configure += [f"-DEXECUTORCH_INCLUDE={bundle.sdk(target, 'executorch') / 'include'}"]
@@ -63,7 +65,7 @@ def app_libraries(tmp_path_factory):
 
 @pytest.mark.xdist_group("app")
 def test_what_runs_on_android_is_aligned_to_16_kilobytes(app_libraries):
-    target = discover.target("android-arm64")
+    target = find_target("android-arm64")
     made = [bundle.bench_program(target, runtime) for runtime in target.runtimes]
     shipped = [
         bundle.sdk(target, r) / info.folder / lib for r, info in target.runtimes.items() for lib in info.libraries
@@ -89,7 +91,7 @@ def test_an_app_finds_the_functions_it_calls(app_libraries):
 @pytest.mark.parametrize("runtime", discover.runtime_names())
 def test_the_code_for_apps_in_the_documentation_compiles_and_links(runtime, tmp_path):
     text = (ROOT / "docs" / "android.md").read_text()
-    target = discover.target("android-arm64")
+    target = find_target("android-arm64")
     info, sdk = target.runtimes[runtime], bundle.sdk(target, runtime)
     (tmp_path / "CMakeLists.txt").write_text(text.split("```cmake\n")[1].split("```")[0])
     (tmp_path / "app.cc").write_text(text.split(f"```cpp {runtime}\n")[1].split("```")[0])
@@ -152,18 +154,18 @@ def test_native_code_is_right_on_arm64(program, name, cpu):
 
 def test_malformed_target_file(tmp_path, monkeypatch):
     shutil.copytree(data_folder("targets"), tmp_path / "targets")
-    monkeypatch.setattr(discover, "data_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(target_file, "data_folder", lambda name: tmp_path / name)
     path = tmp_path / "targets" / "android-arm64.toml"
     text = path.read_text()
     for broken in (text.replace("[compiler]", "[compilr]"), text + "\n= 3"):
         path.write_text(broken)
         with pytest.raises(UsageError, match=r"android-arm64\.toml"):
-            discover.target("android-arm64")
+            find_target("android-arm64")
 
 
 def test_sdk_with_another_hash_is_not_used(monkeypatch, tmp_path):
     monkeypatch.setenv("EDGECOMP_CACHE", str(tmp_path))
-    target = discover.target("android-arm64")
+    target = find_target("android-arm64")
     changed = target.runtimes["executorch"].model_copy(update={"sha256": "0" * 64})
     with pytest.raises(BuildError, match="unexpected SHA-256"):
         bundle.sdk(target.model_copy(update={"runtimes": {"executorch": changed}}), "executorch")
@@ -172,14 +174,14 @@ def test_sdk_with_another_hash_is_not_used(monkeypatch, tmp_path):
 
 def test_sdk_that_cannot_be_fetched_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("EDGECOMP_CACHE", str(tmp_path))
-    target = discover.target("android-arm64")
+    target = find_target("android-arm64")
     missing = target.runtimes["executorch"].model_copy(update={"version": "0.0.1", "wheel": "executorch-0.0.1.whl"})
     with pytest.raises(BuildError, match="PIP_FIND_LINKS"):
         bundle.sdk(target.model_copy(update={"runtimes": {"executorch": missing}}), "executorch")
 
 
 def test_missing_compiler_names_its_package():
-    target = discover.target("android-arm64")
+    target = find_target("android-arm64")
     absent = target.model_copy(
         update={"compiler": target.compiler.model_copy(update={"command": "aarch64-absent-g++"})}
     )
@@ -189,7 +191,7 @@ def test_missing_compiler_names_its_package():
 
 def test_every_data_file_of_a_target_is_that_target():
     paths = sorted(data_folder("targets").glob("*.toml"))
-    assert [path.stem for path in paths] == discover.target_names()
+    assert [path.stem for path in paths] == target_names()
     for path in paths:
-        stated, target = tomllib.loads(path.read_text()), discover.target(path.stem)
+        stated, target = tomllib.loads(path.read_text()), find_target(path.stem)
         assert target.name == path.stem and set(stated["runtimes"]) == set(target.runtimes)

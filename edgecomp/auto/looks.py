@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 from .. import discover
 from ..compress import compress, permute_channels
-from ..export import flat_output, run_on_host
+from ..devices import probe
+from ..devices.host import run_on_host
 from ..layers.stock import without_custom_ops
 from ..measure import compare_answers
 from ..records import Model, Plan
-from ..recover import divergence
-from ..training.train import predict
+from ..training.outputs import divergence, flat_output, predict
 from ..util import progress
 from ..util.workspace import Workspace, stage_key
-from . import costs
 from .trials import judges
 
 _MORE = 4  # times the samples that judge a candidate judge a plan
@@ -74,7 +73,7 @@ class Looker:
         size, sample = path.stat().st_size, self.judges.inputs
         measured: dict[str, float] = {}
         if self.resources:
-            found = costs.measured(path, plan.runtime, plan.target, sample, self.emulated)
+            found = probe.measured(path, plan.runtime, plan.target, sample, self.emulated)
             measured = {resource: found[resource] for resource in self.resources if resource in found}
         path.unlink()
         assert self.model.data is not None

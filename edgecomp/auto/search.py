@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .. import discover
+from ..devices.target import find_target
 from ..engines import Engine
 from ..errors import LimitError, UsageError
 from ..export import original_file
@@ -168,7 +168,7 @@ class _Searcher:
 
     def _rounds(self) -> Plan:
         request = self.pool.request
-        emulated = (request.on or discover.target(request.target).devices[0]) == "qemu"
+        emulated = (request.on or find_target(request.target).devices[0]) == "qemu"
         looker = Looker(self.pool.model, self.pool.options.samples, self.work, list(self.resources), emulated)
         looked = self._looks(looker, {})
         best, found = self._best(looked)

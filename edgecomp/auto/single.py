@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from .. import chain, discover
 from ..compress import replace_weights
+from ..devices import probe
 from ..fitting import calibration, lowrank
 from ..graph.trace import note_image_sizes
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..util.files import cache_folder, write_text
 from ..util.workspace import stage_key
-from . import costs
 from .candidates import Candidate
 
 _SMALL, _LARGE = 16, 1024  # channels or features of a stand-in
@@ -69,7 +69,7 @@ def instructions_per_mac(layer: nn.Module, x: Tensor, candidate: Candidate, runt
         with tempfile.TemporaryDirectory() as folder:
             made, method = _made(small, candidate, runtime, x)
             macs = method.predict(small).macs if method else lowrank.cost(small, [small]).macs
-            found = costs.measured(
+            found = probe.measured(
                 _exported(nn.Sequential(made), x, runtime, folder), runtime, target, x, emulated=True
             )
             return found["instructions"] / max(1, macs * lowrank.outputs_of(small))

@@ -20,18 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from .. import chain
-from ..compress import CALIBRATION_SAMPLES, ENERGY_SAMPLES, replace_weights
+from ..compress import replace_weights
 from ..engines import Engine
-from ..export import flat_output
 from ..fitting import calibration, channel_order
-from ..fitting.calibration import Inputs
+from ..fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs
 from ..graph.trace import channel_producers, execution_order, trace
 from ..layers.codebook import Coded
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..load import load
 from ..records import Model, Record, Request, Split
-from ..recover import divergence
+from ..training.outputs import divergence, flat_output
 from ..util import progress
 from ..util.files import cache_folder, write_text
 from ..util.workspace import stage_key

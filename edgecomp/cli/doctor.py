@@ -7,7 +7,7 @@ import platform
 import shutil
 from dataclasses import dataclass, replace
 
-from .. import discover
+from ..devices.target import find_target, target_names
 from ..errors import EdgecompError
 from ..training import datasets
 from ..util.files import cache_folder
@@ -48,8 +48,8 @@ def _package(name: str, requirement: str) -> Finding:
 
 def _programs() -> list[Finding]:
     found: dict[str, Finding] = {}
-    for name in discover.target_names():
-        target = discover.target(name)
+    for name in target_names():
+        target = find_target(name)
         tools = [(target.compiler.command, target.compiler.debian)]
         tools += [(target.emulator.command, target.emulator.debian)] if target.emulator else []
         for command, package in tools:

@@ -24,9 +24,9 @@ def methods() -> None:
 @app.command()
 def targets() -> None:
     """List the targets and where they can be measured."""
-    from .. import discover
+    from ..devices.target import find_target, target_names
 
-    found = [discover.target(name) for name in discover.target_names()]
+    found = [find_target(name) for name in target_names()]
     rows = [(t.name, t.description, ", ".join(t.runtimes), ", ".join(t.devices)) for t in found]
     print_table(("target", "what it is", "runtimes", "devices"), rows)
 
@@ -48,9 +48,9 @@ def models() -> None:
 @app.command("devices")
 def list_devices() -> None:
     """List where exported models can be measured now, and what is missing for the rest."""
-    from .. import devices
+    from ..devices import choose
 
-    print_table(("--on", "what", "state", "remedy"), devices.listing())
+    print_table(("--on", "what", "state", "remedy"), choose.listing())
 
 
 @app.command()

@@ -292,7 +292,7 @@ def compare(
 def train(model: Annotated[str, typer.Argument(help="Model file or zoo name.")], quick: Quick = False) -> None:
     """Train a model of the zoo (or any model file with a recipe) and keep the weights for this user."""
     from ..load import train_model
-    from ..training.train import predict
+    from ..training.outputs import predict
 
     trained, path = train_model(model, quick)
     test = trained.data.test

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from adbutils import AdbClient, AdbConnection, AdbError
 
-from ..discover import Target
 from ..errors import DeviceError
 from ..records import Evidence
-from . import Place
+from .base import Place
 from .remote import Remote
+from .target import Target
 
 _PATIENCE_S = 30  # without a sign of life before the phone is asked for one
 _CHUNK = 64 * 1024  # the most that the protocol takes at once

@@ -15,10 +15,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from ..discover import Sdk, Target
 from ..errors import BuildError, DeviceError
 from ..util import compiler, progress
 from ..util.files import atomic_folder, cache_folder, data_folder, sha256_file
+from .target import Sdk, Target
 
 BENCH = "edgecomp_bench"
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..records import Evidence
-from . import Run, Steady, bench_arguments, run_bench, to_run
+from .base import Run, Steady
+from .bench import bench_arguments, read_outputs, run_bench, to_run, write_records
+from .bundle import host_bundle
 from .facts import SCRIPT, Facts
+from .target import find_target
 
 
 class Host(Steady):
@@ -39,3 +45,24 @@ def _processor() -> str:
     except OSError:
         return "unknown"
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+HOST_TARGET = "linux-x86_64"
+
+
+def run_on_host(runtime: str, path: Path, inputs: list[Tensor], outputs: int, threads: int = 1) -> Tensor:
+    """Runs an exported file on this machine, in a child process.
+
+    Args:
+        inputs: one tensor per input of the model, each (N, …) with N records.
+        outputs: values per record of the first output.
+
+    Returns:
+        (N, outputs) fp32.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        records, result = Path(temporary, "inputs"), Path(temporary, "outputs")
+        write_records(records, inputs)
+        bundle = host_bundle(find_target(HOST_TARGET), runtime)
+        Host().run(bundle, path, records, result, threads=threads)
+        return read_outputs(result, len(inputs[0]), outputs)

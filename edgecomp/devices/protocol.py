@@ -14,7 +14,8 @@ import numpy as np
 
 from ..records import LayerTime, Measurement
 from ..util import progress, statistics
-from . import Device, timing
+from . import timing
+from .base import Device
 
 _PROFILED = 50  # inferences that the times of operators are the medians of
 

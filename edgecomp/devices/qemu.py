@@ -8,12 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..discover import Target
 from ..records import Evidence
 from ..util import compiler
 from ..util.files import data_folder
-from . import Run, Steady, bench_arguments, run_bench, to_run
+from .base import Run, Steady
+from .bench import bench_arguments, run_bench, to_run
 from .bundle import BENCH
+from .target import Target
 
 
 class Qemu(Steady):

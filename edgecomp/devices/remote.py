@@ -11,14 +11,15 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from ..discover import Target
 from ..errors import DeviceError
 from ..records import Evidence
 from ..util import progress
 from ..util.files import cache_folder
-from . import Place, Run, bench_arguments, collect, to_run
+from .base import Place, Run
+from .bench import bench_arguments, collect, to_run
 from .bundle import BENCH
 from .facts import SCRIPT, Facts
+from .target import Target
 
 _COOLING_S, _LOOK_EVERY_S = 900, 5
 _LONGEST_RUN_S = 3600

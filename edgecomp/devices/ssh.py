@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from ..discover import Target
 from ..errors import DeviceError
 from ..records import Evidence
-from . import Place
+from .base import Place
 from .remote import Remote
+from .target import Target
 
 _LOST = 255  # ssh's own exit code; those of programs there are handed on
 _OPTIONS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..util import progress
-from . import Device
+from .base import Device
 from .host import Host
 
 _WARM_UP = 5

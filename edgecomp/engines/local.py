@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import IO, Any
 
 from ..errors import BuildError
-from . import Done, Outcome, pickling
+from . import pickling
+from .base import Done, Outcome
 
 _TRIES = 2  # of a task whose worker dies
 _ALIGNMENT = 64

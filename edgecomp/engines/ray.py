@@ -14,7 +14,8 @@ import ray
 
 from ..errors import BuildError, DeviceError
 from ..util.workspace import code_digest
-from . import Done, Outcome, attempt, pickling
+from . import pickling
+from .base import Done, Outcome, attempt
 
 _RETRIES = 3
 _OBJECT_STORE = 1 << 30  # bytes, of a cluster that is started here

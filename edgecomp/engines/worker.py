@@ -12,7 +12,8 @@ from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any
 
-from . import attempt, pickling
+from . import pickling
+from .base import attempt
 from .local import read_parts, receive_parts, send_parts
 
 

@@ -14,6 +14,9 @@ from ..layers.matrix import input_rows
 from ..layers.quantized import Quantized, static_parts
 from .error_feedback import damped, triangle
 
+CALIBRATION_SAMPLES = 3072
+ENERGY_SAMPLES = 1024  # enough for variances
+
 _BATCH = 256
 _ROWS_PER_BATCH = 4096
 _ROWS_PER_PRODUCT = 2048
@@ -56,7 +59,7 @@ class Inputs:
 
     @property
     def damped(self) -> Tensor:
-        """H as methods take it, see `feedback.damped`."""
+        """H as methods take it, see `error_feedback.damped`."""
         return self.known("damped", lambda: damped(self.second_moment))
 
     @property

@@ -1,6 +1,6 @@
 """Input channels of a layer in the order of their energy; the layer before it gives them out in that order.
 
-With error feedback later columns make up for the errors of earlier ones (see `feedback`), so those whose errors weigh
+With `error_feedback` later columns make up for the errors of earlier ones, so those whose errors weigh
 most come first (GPTQ calls it act-order), and channels alike in energy share a block (PQF, Martinez et al. 2021, §3.2).
 Nothing is stored for it, and the network computes what it did.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..training.train import predict
+from ..training.outputs import predict
 
 
 @torch.no_grad()
@@ -18,7 +18,7 @@ def order_by_energy(net: nn.Module, producers: dict[str, str], samples: Tensor) 
     """Reorders, in place, the input channels of each layer and the output channels of its producer.
 
     Args:
-        producers: by layer, the one that its input channels come from (see `graph.channel_producers`).
+        producers: by layer, the one that its input channels come from (see `graph.trace.channel_producers`).
         samples: (N, …) inputs of the net, from which the variance of each channel is taken.
     """
     energies = _energies(net, producers, samples)

@@ -4,7 +4,7 @@ Three ways to fit, from the paper's to the best:
 - `plain`: k-means on the weights; minimises ‖W−Ŵ‖². All there is without calibration inputs.
 - `metric`: k-means in the metric of the inputs; minimises ‖X(W−Ŵ)ᵀ‖² as if blocks were independent.
 - `feedback`: block after block, each making up for the errors of those before it, then `passes` times over all blocks
-  again, each given all others (see `feedback`).
+  again, each given all others (see `error_feedback`).
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _SAMPLE = 1 << 20  # segments from which a codebook that many blocks share is fi
 class Fitting(Lookup):
     """Settings of every method that fits codes. fit: `feedback`, `metric` or `plain`. passes: of refinement after
     feedback. iterations: of k-means. codebook_dtype: how codewords are stored. permute: input channels in the order of
-    their energy, where the layer before can give them out so (see `permute`). tables: see `Lookup`."""
+    their energy, where the layer before can give them out so (see `channel_order`). tables: see `Lookup`."""
 
     codebook_dtype: Literal["float16", "float32"] = "float16"
     fit: Literal["feedback", "metric", "plain"] = "feedback"

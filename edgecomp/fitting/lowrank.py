@@ -207,7 +207,7 @@ def outputs_of(layer: nn.Module) -> int:
 
 
 def _image_size(layer: nn.Module) -> tuple[int, int]:
-    """Pixels of a convolution's inputs: those `graph.note_image_sizes` saw, or such that a nominal number comes out."""
+    """Pixels of a convolution's inputs: those `note_image_sizes` saw, or such that a nominal number comes out."""
     if not isinstance(layer, nn.Conv2d):
         return 1, 1
     axes = zip(layer.kernel_size, layer.stride, layer.dilation, explicit_padding(layer), strict=True)

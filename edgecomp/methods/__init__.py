@@ -16,7 +16,7 @@ A factorization also has `structure(layer, config)`, its parts without weights, 
 A method whose layers can share parts says `COUPLES = True` and has for layers of equal shape `settle_together`,
 `refuse_together`, `predict_together`, `compress_together`, and `fit_outputs` for each of them: see `coupled_tt`.
 
-A method that rounds weights and inputs to integers says with `arithmetic(config)` how many bits, see `rounding`;
+A method that rounds weights and inputs to integers says with `arithmetic(config)` how many bits, see `integers`;
 whether there is a kernel for that, the runtime is asked.
 
 A method that takes channels out of the net says `PRUNES = True`; `KINDS` are then the layers that give them out. It has

@@ -1,8 +1,8 @@
 """Coupled tensor trains: convolutions of equal shape share cores (Sun et al. 2020).
 
-K_l[t,s,i,j] ≈ Σ G1_l[s,a]·G2[a,i,b]·G3[b,j,c]·G4_l[c,t], or with one G1 for all (see `ttd`). The layers share modules:
-the net, its checkpoint and its file hold their weights once. With inputs each G4_l is then fitted to its layer's
-outputs. A layer whose shape no other has becomes a tensor train of its own.
+K_l[t,s,i,j] ≈ Σ G1_l[s,a]·G2[a,i,b]·G3[b,j,c]·G4_l[c,t], or with one G1 for all (see `tensor_train`). The layers share
+modules: the net, its checkpoint and its file hold their weights once. With inputs each G4_l is then fitted to its
+layer's outputs. A layer whose shape no other has becomes a tensor train of its own.
 """
 
 from typing import Literal

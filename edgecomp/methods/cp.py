@@ -1,6 +1,6 @@
 """CP decomposition: 1×1, d×1 and 1×d for every channel alone, 1×1 (Lebedev et al. 2015, §3).
 
-K[t,s,i,j] ≈ Σ_r A[t,r]·B[s,r]·C[i,r]·D[j,r], by non-linear least squares (see `cpd`). With inputs A is then
+K[t,s,i,j] ≈ Σ_r A[t,r]·B[s,r]·C[i,r]·D[j,r], by non-linear least squares (see `fitting.cp`). With inputs A is then
 fitted to the outputs.
 """
 

@@ -1,7 +1,7 @@
 """int4: weights of 4 bits with one scale per output channel, multiplied as integers.
 
 Ŵ = α·Q, Q integers from −8 to 7, two weights a byte. α is that of the least squared error, with calibration inputs
-that of the outputs, and Q then by error feedback; see `rounding`.
+that of the outputs, and Q then by error feedback; see `integers`.
 """
 
 from ..fitting.integers import Fitted as Config

@@ -1,7 +1,7 @@
 """Scalar k-means: every weight is one of k values (Gong et al. 2014, §3.2.2).
 
 The values are fitted to all weights of the layer, or of a group of its rows. With calibration inputs a weight counts
-as much as its input, and rounding errors are fed back (METHODS.md §1; see `coding`).
+as much as its input, and rounding errors are fed back (METHODS.md §1; see `codebooks`).
 """
 
 from typing import Annotated, ClassVar, Literal

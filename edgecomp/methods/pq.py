@@ -2,7 +2,7 @@
 
 W is cut into blocks of s columns (axis x) or s rows (axis y); the pieces of a block are clustered by k-means and each
 is stored as the number of its codeword. With calibration inputs the clusters minimise the error of the layer's outputs
-(METHODS.md §1; see `coding`).
+(METHODS.md §1; see `codebooks`).
 """
 
 from typing import Annotated, ClassVar, Literal

@@ -1,7 +1,7 @@
 """Residual quantization: a segment is the sum of t codewords, each coding a residual (Gong et al. 2014, §3.2.4).
 
 The paper codes whole rows; here, as there for long rows, blocks of s columns. With calibration inputs the stages are
-fitted again to what the others leave, in the metric of the inputs (METHODS.md §1; see `coding`).
+fitted again to what the others leave, in the metric of the inputs (METHODS.md §1; see `codebooks`).
 """
 
 from typing import Annotated, ClassVar, Literal

@@ -1,6 +1,7 @@
 """Tensor train: a 1×1 convolution, d×1, 1×d and a 1×1, all of them dense (Oseledets 2011; Novikov et al. 2015).
 
-K[t,s,i,j] ≈ Σ G1[s,a]·G2[a,i,b]·G3[b,j,c]·G4[c,t], by TT-SVD (see `ttd`). With inputs G4 is then fitted to the outputs.
+K[t,s,i,j] ≈ Σ G1[s,a]·G2[a,i,b]·G3[b,j,c]·G4[c,t], by TT-SVD (see `tensor_train`). With inputs G4 is then fitted to
+the outputs.
 """
 
 from torch import nn

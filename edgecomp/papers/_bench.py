@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import chain
-from ..compress import CALIBRATION_SAMPLES, replace_weights
+from ..compress import replace_weights
 from ..fitting import calibration
-from ..fitting.calibration import Inputs
+from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
 from ..layers.matrix import kind_of, parameter_bytes
 from ..records import Model, Record
 from ..report import markdown
-from ..training.train import predict
+from ..training.outputs import predict
 from ..util import progress
 from ..util.files import write_text
 from ..util.workspace import stage_key

@@ -11,18 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import chain, devices, discover
-from ..compress import CALIBRATION_SAMPLES, aim_at_original, replace_weights
+from .. import chain, discover
+from ..compress import aim_at_original, replace_weights
 from ..devices import timing
+from ..devices.bench import write_records
 from ..devices.bundle import host_bundle, make_bundle
-from ..export import HOST_TARGET, write_records
+from ..devices.choose import make_device
+from ..devices.host import HOST_TARGET
+from ..devices.target import find_target
 from ..fitting import calibration
-from ..fitting.calibration import Inputs
+from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
 from ..layers.matrix import parameter_bytes
 from ..load import load
 from ..records import Model, Record, Request
-from ..recover import train_net
-from ..training.train import predict
+from ..training.distill import train_net
+from ..training.outputs import predict
 from ..util import progress
 from ..util.files import cache_folder
 from ..util.workspace import stage_key
@@ -186,9 +189,9 @@ class ConvBench:
 def measured(nets: dict[str, tuple[nn.Module, tuple[int, ...]]]) -> dict[str, Cost]:
     """Of nets, each with the shape of its inputs."""
     """Exports all, runs them on the emulator for their instructions, and on the host in turns."""
-    runtime, android = discover.runtime("executorch"), discover.target("android-arm64")
-    emulator = devices.make("qemu", android)
-    bundle = host_bundle(discover.target(HOST_TARGET), "executorch")
+    runtime, android = discover.runtime("executorch"), find_target("android-arm64")
+    emulator = make_device("qemu", android)
+    bundle = host_bundle(find_target(HOST_TARGET), "executorch")
     instructions: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

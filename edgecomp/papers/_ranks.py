@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ..chain import Chain
-from ..compress import CALIBRATION_SAMPLES, replace_weights
+from ..compress import replace_weights
 from ..discover import method
 from ..fitting import calibration, lowrank
+from ..fitting.calibration import CALIBRATION_SAMPLES
 from ..layers import Factored
 from ..layers.matrix import kind_of, unsupported
 from ..records import Model, Record, Split
-from ..training.train import predict
+from ..training.outputs import predict
 from ..util import progress
 from ..util.workspace import stage_key
 from ._bench import recalled

@@ -26,7 +26,7 @@ from ..pruning import stage as prune
 from ..pruning.tuning import Tuning, steps_of
 from ..records import Model, Pruning, Record, Request
 from ..report import markdown
-from ..training.train import predict
+from ..training.outputs import predict
 from ..util import progress
 from ..util.files import cache_folder, write_text
 from ..util.workspace import Workspace, stage_key

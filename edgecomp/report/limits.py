@@ -22,7 +22,7 @@ _EVIDENCE = {
 
 
 def check(limits: Limits, max_drop: float | None, devices: list[str]) -> None:
-    """Refuses limits that the chosen devices (names, as of `devices.chosen`) can never decide.
+    """Refuses limits that the chosen devices (names, as of `devices.choose.chosen`) can never decide.
 
     Raises:
         UsageError: which limit, and where it can be decided.

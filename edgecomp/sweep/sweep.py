@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from .. import discover, measure, pipeline, plan
-from ..compress import CALIBRATION_SAMPLES
 from ..devices import bundle
+from ..devices.host import HOST_TARGET
+from ..devices.target import find_target
 from ..engines import Engine, Outcome
 from ..errors import EdgecompError
-from ..export import HOST_TARGET, original_file
+from ..export import original_file
+from ..fitting.calibration import CALIBRATION_SAMPLES
 from ..load import load
 from ..plan import AUTO
 from ..records import Measured, Model, ModelReport, Request, Split, Sweep, SweepPoint, SweepRequest
-from ..recover import CHECK_SAMPLES
 from ..report import limits, read_report
 from ..report.report import budget_of, write_report
+from ..training.distill import CHECK_SAMPLES
 from ..util import progress
 from ..util.files import atomic_file, write_text
 from ..util.units import format_bytes
@@ -102,7 +104,7 @@ class _Run:
         validation, self.notes = _validation(model, request.base, request.methods)
         with progress.stage("original", self.runtime):
             self.original = original_file(model, self.runtime)
-            bundle.host_bundle(discover.target(HOST_TARGET), self.runtime)  # now, so that no worker has to
+            bundle.host_bundle(find_target(HOST_TARGET), self.runtime)  # now, so that no worker has to
             splits = [validation, model.data.test] if validation and model.data else []
             outputs = {s.name: measure.outputs_on(model, self.runtime, self.original, s.inputs) for s in splits}
         self.base = Base(_lighter(model, request.base), request.base, validation, outputs)

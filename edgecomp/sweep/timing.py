@@ -6,10 +6,13 @@ import json
 import tempfile
 from pathlib import Path
 
-from .. import devices, discover, measure
-from ..devices import Place, protocol
+from .. import measure
+from ..devices import choose, protocol
+from ..devices.base import Place
 from ..devices.bundle import host_bundle, make_bundle
-from ..export import HOST_TARGET
+from ..devices.choose import make_device
+from ..devices.host import HOST_TARGET
+from ..devices.target import find_target
 from ..records import Measurement, Model, Request
 from ..util import progress
 from ..util.files import atomic_folder, sha256_file
@@ -24,18 +27,18 @@ def measured_files(
     Raises:
         DeviceError: a program dies on the host or the device.
     """
-    target, place = discover.target(request.target), Place.of(request)
+    target, place = find_target(request.target), Place.of(request)
     digests = json.dumps({name: sha256_file(path) for name, path in files.items()})
     found: dict[str, list[Measurement]] = {name: [] for name in files}
     with tempfile.TemporaryDirectory() as temporary:
         records = Path(temporary, "inputs")
         what = measure.write_timed_inputs(model, records)
-        for name in devices.chosen(target, request.on, place):
-            key = stage_key("measured", digests, name, place, devices.make("host", target).describe())
+        for name in choose.chosen(target, request.on, place):
+            key = stage_key("measured", digests, name, place, make_device("host", target).describe())
             done = work.recall(f"on-{name}", key)
             if done is None:
                 bundle = _bundle(request.target if name != "host" else HOST_TARGET, runtime, work)
-                with devices.make(name, target, place) as device:
+                with make_device(name, target, place) as device:
                     scene = protocol.Scene(runtime, bundle, files, records, what)
                     lines = protocol.measured(device, scene)
                     for remark in device.remarks():
@@ -50,7 +53,7 @@ def measured_files(
 def _bundle(target: str, runtime: str, work: Workspace) -> Path:
     """What runs the files on a target."""
     if target == HOST_TARGET:
-        return host_bundle(discover.target(target), runtime)
+        return host_bundle(find_target(target), runtime)
     with atomic_folder(work.path("bundle")) as partial:
-        make_bundle(discover.target(target), runtime, partial)
+        make_bundle(find_target(target), runtime, partial)
     return work.path("bundle")

@@ -22,6 +22,7 @@ from ..errors import BuildError
 from ..records import Data, Record, Split
 from ..util import progress
 from ..util.files import atomic_file, cache_folder
+from .outputs import predict
 
 
 class Recipe(Record):
@@ -87,17 +88,6 @@ def train(net: nn.Module, data: Data, recipe: Recipe, head_start: tuple[nn.Modul
         save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, partial)
     run.checkpoint.unlink(missing_ok=True)
     return final
-
-
-def predict(net: nn.Module, inputs: torch.Tensor, batch: int = 500) -> torch.Tensor:
-    """Outputs of `net` in evaluation mode, on the device the net is on, returned on the CPU."""
-    device = next(net.parameters()).device
-    training = net.training
-    net.eval()
-    with torch.inference_mode():
-        outputs = [net(inputs[i : i + batch].to(device)).cpu() for i in range(0, len(inputs), batch)]
-    net.train(training)
-    return torch.cat(outputs)
 
 
 def _progress_accuracy(net: nn.Module, data: Data) -> float:
