@@ -121,10 +121,10 @@ def program(tmp_path_factory):
 
     @functools.cache
     def kernels(flavour):
-        (folder / flavour).mkdir()
-        command = [*FLAVOURS[flavour], "-c", *sorted(KERNELS.glob("*/*.cc"))]
-        subprocess.run(command, cwd=folder / flavour, check=True)
-        return sorted((folder / flavour).glob("*.o"))
+        objects = {path: folder / f"{flavour}-{path.parent.name}-{path.stem}.o" for path in KERNELS.glob("*/*.cc")}
+        for path, made in objects.items():
+            subprocess.run([*FLAVOURS[flavour], "-c", path, "-o", made], check=True)
+        return sorted(objects.values())
 
     @functools.cache
     def made(name, flavour):
