@@ -9,13 +9,14 @@ import sys
 import pytest
 import torch
 from conftest import TINY_MODEL, of_build
+from running import read_first
 from safetensors import safe_open
 
-from edgecomp.devices.bench import read_outputs, write_records
 from edgecomp.devices.bundle import host_bundle
 from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.qemu import Qemu
 from edgecomp.devices.target import find_target
+from edgecomp.devices.tensors import write_records
 from edgecomp.records import Proof, Request
 from edgecomp.report import read_report
 from edgecomp.report.report import _about_outputs
@@ -92,7 +93,7 @@ def outputs_of(out, folder):
     here, there, found = Host(), Qemu(find_target(Request().target)), []
     for device, files in ((here, host_bundle(find_target(HOST_TARGET), "executorch")), (there, out / "bundle")):
         device.run(files, out / "model.pte", folder / "inputs", folder / device.name, threads=1)
-        found.append(read_outputs(folder / device.name, 32, 10))
+        found.append(read_first(folder / device.name, 32, 10))
     return found
 
 
