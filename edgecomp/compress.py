@@ -18,6 +18,7 @@ from .fitting import calibration, channel_order, tables
 from .fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs, pooled
 from .graph.order import channel_producers, execution_order, upstream
 from .graph.trace import exported
+from .graph.walk import Walk
 from .layers import checkpoint
 from .layers.layout import channels_last, contiguous
 from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
@@ -57,7 +58,7 @@ class _Base:
 
     net: nn.Module
     original: nn.Module | None
-    samples: tuple[torch.Tensor, ...] | None
+    samples: calibration.Samples | None
     seed: int
 
 
@@ -113,7 +114,9 @@ def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn
     # What factorized layers are to give: the same as here.
     original = copy.deepcopy(net) if any(_joint(entry) for entry in plan.entries) else None
     samples = calibration_samples(model) if model.data else None
-    base, jobs = _Base(net, original, samples, plan.seed), _jobs(net, model, plan)
+    # Workers of an engine get the samples as they are.
+    given = Walk(net, samples) if samples is not None and engine is None else samples
+    base, jobs = _Base(net, original, given, plan.seed), _jobs(net, model, plan)
     with progress.bar("layers", len(jobs)) as advance:
         found: dict[int, _Fitted] = {}
         shared: list[Any] = []
@@ -221,7 +224,8 @@ def _fit(job: _Job, base: _Base) -> _Fitted:
     statistics = _statistics(layers, base)
     inputs = pooled(statistics) if statistics else None
     if inputs is not None and base.original is not None and _joint(job.entry):
-        aim_at_original(net, base.original, job.names[0], samples, inputs, seed)
+        plain = samples.samples if isinstance(samples, Walk) else samples
+        aim_at_original(net, base.original, job.names[0], plain, inputs, seed)
     if inputs is not None and inputs.constant:
         note = "its inputs do not vary over the calibration samples, so that it was coded without them"
     means = [inputs.mean for inputs in statistics] or [None] * len(layers)

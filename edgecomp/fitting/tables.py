@@ -53,7 +53,7 @@ def choose_tables(
     if not waiting:
         return
     generator = torch.Generator().manual_seed(seed)
-    given = calibration.alike(calibration.inputs_of(net, layer, calibration.first(samples, _SAMPLES)))
+    given = calibration.alike(calibration.inputs_of(net, layer, samples, _SAMPLES))
     for part in waiting:
         seen = calibration.alike(x for one in given for x in calibration.inputs_of(replacement, part, one))
         part.tables = _choice(part, torch.cat([sampled_rows(part, x, generator) for x in seen]))

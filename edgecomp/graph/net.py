@@ -61,8 +61,12 @@ class CanonicalNet(nn.Module):
         outputs = tuple(joined(output, self.batch, len(inputs[0])) for output in zip(*parts, strict=True))
         return outputs if len(outputs) > 1 else outputs[0]
 
+    def namespace(self) -> dict[str, Any]:
+        """What the code names beside `self`."""
+        return {name: _at(*place) for name, place in self._names.items()}
+
     def _compile(self) -> None:
-        space: dict[str, Any] = {name: _at(*place) for name, place in self._names.items()}
+        space = self.namespace()
         exec(compile(self.code, "<canonical net>", "exec"), space)  # code that the graph wrote
         self._run = space["forward"]
 
