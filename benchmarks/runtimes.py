@@ -13,13 +13,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from edgecomp import discover, measure
+from edgecomp import chain, discover, measure
 from edgecomp.compress import compress
-from edgecomp.devices import bundle, timing
-from edgecomp.devices.choose import make_device
+from edgecomp.devices import timing
+from edgecomp.devices.bundle import kept_bundle
 from edgecomp.devices.host import HOST_TARGET
+from edgecomp.devices.probe import count_instructions
 from edgecomp.devices.target import find_target
 from edgecomp.devices.tensors import write_records
 from edgecomp.export import export
@@ -70,8 +69,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         inputs = Path(temporary, "inputs")
         write_records(inputs, [x[None] for x in model.data.test.take(0)])
-        _run(model, rows, inputs, Path(temporary))
-        bundles = {r: bundle.host_bundle(find_target(HOST_TARGET), r) for r in discover.runtime_names()}
+        _run(model, rows, inputs)
+        bundles = {r: kept_bundle(find_target(HOST_TARGET), r) for r in discover.runtime_names()}
         jobs = {f"{row.runtime} {row.net}": timing.Job(bundles[row.runtime], row.path, inputs) for row in rows}
         timings = timing.in_turns(jobs)
     text = _page(model, rows, timings)
@@ -98,23 +97,18 @@ def _build(model: Model, out: Path) -> list[Row]:
 def _left_alone(artifact: Artifact, method: str) -> str:
     """Layers that their method or the runtime could not take, not those that it was not meant for."""
     lines = artifact.layers[:-1]
-    unused = set(method.split("+")) - {line.method for line in lines}
+    unused = {chain.join(*names) for names in chain.split(method)} - {line.method for line in lines}
     reasons = [(line.name, line.method, line.reason) for line in lines if " takes " not in line.reason]
     left = [f"no layer can be {name} in this runtime" for name in sorted(unused)]
     return "; ".join(left + [f"{layers}: {reason}" for layers, reason in left_alone(reasons)])
 
 
-def _run(model: Model, rows: list[Row], inputs: Path, folder: Path) -> None:
+def _run(model: Model, rows: list[Row], inputs: Path) -> None:
     """Accuracy on the host, instructions on the emulator."""
-    target = find_target("android-arm64")
-    emulator = make_device("qemu", target)
-    for runtime in discover.runtime_names():
-        bundle.make_bundle(target, runtime, folder / runtime)
     for row in rows:
         with progress.stage("run", f"{row.runtime} {row.net}"):
             row.accuracy = score(model.data, measure.test_outputs(model, row.runtime, row.path))
-            run = emulator.run(folder / row.runtime, row.path, inputs, threads=1, warmup=1, repeat=3)
-            row.instructions = int(np.median(run.instructions[1:]))
+            row.instructions = count_instructions(row.path, inputs, row.runtime, "android-arm64")[0]
 
 
 def _page(model: Model, rows: list[Row], timings: dict[str, timing.Timing]) -> str:

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -75,6 +76,42 @@ def test_lasso_leaves_as_many_as_wanted_and_finds_what_others_cannot_replace():
     z = torch.randn(400, 6, generator=generator) * torch.tensor([3.0, 0.1, 2.0, 0.1, 1.0, 0.1])
     for keep in (1, 2, 3):
         assert sorted(lasso.selected((z.T @ z / 400).double(), keep).tolist()) == [0, 2, 4][:keep]
+
+
+def test_lasso_keeps_what_coordinate_descent_does():
+    """At the penalty where the last of the wanted units has come in, both have the same units."""
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(300, 10, generator=generator) @ torch.randn(10, 10, generator=generator)
+    gram = (z.T @ z / 300).double()
+    path = [_lasso(gram, penalty) for penalty in np.geomspace(gram.sum(1).abs().max(), 1e-2, 60)]
+    for keep in range(1, 11):
+        units = lasso.selected(gram, keep)
+        assert len(set(units.tolist())) == keep
+        sets = [set(beta.nonzero()[0].tolist()) for beta in path if (beta != 0).sum() == keep]
+        assert not sets or set(units.tolist()) in sets
+
+
+def _lasso(gram, penalty):
+    """Coordinate descent on βᵀGβ/2 − βᵀG1 + λ‖β‖₁."""
+    gram, beta = gram.numpy(), np.zeros(len(gram))
+    wanted = gram.sum(1)
+    for _ in range(300):
+        before = beta.copy()
+        for unit in range(len(beta)):
+            left = wanted[unit] - gram[unit] @ beta + gram[unit, unit] * beta[unit]
+            beta[unit] = np.sign(left) * max(abs(left) - penalty, 0) / gram[unit, unit]
+        if np.abs(beta - before).max() < 1e-7:
+            break
+    return beta
+
+
+def test_lasso_of_equal_and_dead_channels():
+    z = torch.randn(100, 5, generator=torch.Generator().manual_seed(2)).double()
+    z[:, 1], z[:, 3] = z[:, 0], 0
+    gram = z.T @ z / 100
+    for keep in range(1, 6):
+        assert len(set(lasso.selected(gram, keep).tolist())) == keep
+    assert 3 not in lasso.selected(gram, 4).tolist() and {0, 1} <= set(lasso.selected(gram, 2).tolist())
 
 
 def test_thinet_removes_what_adds_least_to_the_squared_sum():

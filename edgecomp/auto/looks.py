@@ -20,9 +20,11 @@ from ..measure import compare_answers
 from ..records import Model, Plan
 from ..training.outputs import output_loss, predict_all
 from ..util import progress
+from ..util.cache import RUNNING
 from ..util.workspace import Workspace, stage_key
-from .trials import judges
+from .trials import identity, judges
 
+_CODE = (*RUNNING, "auto.looks", "auto.trials")
 _MORE = 4  # times the samples that judge a candidate judge a plan
 
 
@@ -48,13 +50,15 @@ class Looker:
         self.model, self.samples, self.work, self.resources = model, samples, work, resources
         self.emulated = emulated
         self.judges = judges(model.data.calibration, _MORE * samples)
+        self.identity = identity(model, self.judges, samples)
         self.wanted = predict_all(model.net, self.judges.inputs)
         self.loss = output_loss(model.data, self.wanted, self.judges)
 
     def look(self, plan: Plan, number: int) -> Looked:
         """What becomes of the plan."""
         name = f"look-{number}"
-        key = stage_key("look", plan.model_dump_json(exclude={"search", "budget_bytes"}), self.samples, self.resources)
+        what = plan.model_dump_json(exclude={"search", "budget_bytes"})
+        key = stage_key("look", what, self.identity, self.resources, code=_CODE)
         with progress.stage("look", f"plan {number}"):
             done = self.work.recall(name, key)
             if done is None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +26,7 @@ from ..graph.given import Outputs, as_tuple
 from ..graph.order import channel_producers, execution_order
 from ..graph.trace import exported
 from ..layers.codebook import Coded
+from ..layers.hooks import capture
 from ..layers.layout import channels_last, laid_out
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
@@ -35,12 +34,12 @@ from ..load import load
 from ..records import Model, Record, Request, Split
 from ..training.metrics import metric_of
 from ..training.outputs import output_loss
-from ..training.splits import digest
 from ..util import progress
-from ..util.files import cache_folder, write_text
-from ..util.workspace import stage_key
+from ..util.cache import FITTING, keep, key_of, recall
+from ..util.files import cache_folder
 from .candidates import Candidate
 
+_CODE = (*FITTING, "auto.trials")
 _BATCH = 256
 _REMEMBERED = 1 << 29  # numbers that layers gave, 2 GB; what is beyond is computed again
 
@@ -74,6 +73,16 @@ class Runner:
     model: Model
     engine: Engine | None = None
     _shared: Any = field(default=None, init=False)
+    _identities: dict[tuple[int, int], str] = field(default_factory=dict, init=False)
+
+    def identity(self, task: Task) -> str:
+        """Of what all tasks of the model with that many samples have in common, see `identity`."""
+        samples, seed = task.samples, task.request.seed
+        if (samples, seed) not in self._identities:
+            assert self.model.data is not None
+            judging = judges(self.model.data.calibration, samples)
+            self._identities[samples, seed] = identity(self.model, judging, seed)
+        return self._identities[samples, seed]
 
     def run(self, tasks: list[Task], done: Callable[[int, Trial], None]) -> None:
         """`done` is called with the index of a task and what came out, as soon as it is known."""
@@ -91,12 +100,22 @@ def judges(split: Split, samples: int) -> Split:
     return split.part(slice(start, start + samples))
 
 
+def identity(model: Model, judging: Split, seed: int) -> str:
+    """A digest of the net, of the samples that candidates are fitted to and judged by, of what judges them, and of the
+    code that does all this."""
+    assert model.data is not None
+    fitting = model.data.calibration.take(slice(max(CALIBRATION_SAMPLES, ENERGY_SAMPLES)))
+    metric = model.data.metric and metric_of(model.data.metric).name  # which decides what the loss is
+    return key_of(model.sha256, fitting, judging.inputs, judging.targets, metric, seed, code=_CODE)
+
+
 def trials(runner: Runner, tasks: list[Task]) -> list[Trial]:
     """What each task's candidate does; what was found out before is not again."""
     if not tasks:
         return []
-    folder = cache_folder("auto", _identity(runner.model, tasks[0])[:24])
-    known = [_recalled(folder, task) for task in tasks]
+    folder = cache_folder("auto", runner.identity(tasks[0])[:24])
+    keys = [_key_of(task, runner.identity(task)) for task in tasks]
+    known = [_known(folder, key, task) for key, task in zip(keys, tasks, strict=True)]
     waiting = [number for number, trial in enumerate(known) if trial is None]
     with progress.bar("candidates", len(tasks)) as advance:
         advance(len(tasks) - len(waiting))
@@ -106,7 +125,7 @@ def trials(runner: Runner, tasks: list[Task]) -> list[Trial]:
             known[number] = trial
             candidate = tasks[number].candidate
             what = candidate.model_dump(include={"layers", "method", "settings"})
-            write_text(_path(folder, tasks[number]), json.dumps({**trial.model_dump(), "candidate": what}))
+            keep(folder, keys[number], {**trial.model_dump(), "candidate": what})
             advance(1, text=f"{candidate.layers[0]}: {candidate.name}")
 
         runner.run([tasks[number] for number in waiting], done)
@@ -212,13 +231,12 @@ class Bench:
         """The net's outputs, and those of layers that are called once, batch by batch."""
         given: dict[str, list[Tensor]] = {}
         layers = [name for name in self.order if kind_of(self.net.get_submodule(name)) != "other"]
-        handles = []
-        for name in layers:
-            hook = lambda _, __, output, name=name: given.setdefault(name, []).append(output)  # noqa: E731
-            handles.append(self.net.get_submodule(name).register_forward_hook(hook))
-        outputs = self._all_outputs()
-        for handle in handles:
-            handle.remove()
+
+        def note(name: str, _: tuple[Tensor, ...], output: Tensor) -> None:
+            given.setdefault(name, []).append(output)
+
+        with capture({name: self.net.get_submodule(name) for name in layers}, note):
+            outputs = self._all_outputs()
         kept, total = {}, 0
         for name in layers:
             total += sum(output.numel() for output in given[name])
@@ -267,26 +285,20 @@ def _replaced(net: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
             net.set_submodule(name, module)
 
 
-def _identity(model: Model, task: Task) -> str:
-    """What all tasks of a model have in common: its weights and samples, and this code."""
-    assert model.data is not None
-    used = model.data.calibration.first(CALIBRATION_SAMPLES + task.samples)
-    metric = model.data.metric and metric_of(model.data.metric).name  # which decides what the loss is
-    return stage_key("auto", model.sha256, repr(model.net), digest(used), metric, task.samples, task.request.seed)
+def _key_of(task: Task, given: str) -> str:
+    """What a task's result is kept under, whether or not the whole net was asked for.
 
-
-def _path(folder: Path, task: Task) -> Path:
+    Args:
+        given: see `identity`.
+    """
     candidate = task.candidate
-    what = json.dumps([candidate.layers, candidate.method, candidate.settings, task.runtime, task.part])
-    return folder / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
+    return key_of(given, candidate.layers, candidate.method, candidate.settings, task.runtime, task.part)
 
 
-def _recalled(folder: Path, task: Task) -> Trial | None:
+def _known(folder: Path, key: str, task: Task) -> Trial | None:
     if task.candidate.method is None:
         return Trial(error=0.0, damage=0.0)
-    path = _path(folder, task)
-    if not path.exists():
+    known = recall(folder, key)
+    if known is None or (task.whole and known["damage"] is None):
         return None
-    known = json.loads(path.read_text())
-    trial = Trial(error=known["error"], damage=known["damage"])
-    return None if task.whole and trial.damage is None else trial
+    return Trial(error=known["error"], damage=known["damage"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..layers.hooks import capture
 from ..training.outputs import predict
 from .calibration import Samples
 
@@ -36,20 +37,15 @@ def _energies(net: nn.Module, producers: dict[str, str], samples: Samples) -> di
     """The variance of each channel, by layer (channels,)."""
     sums: dict[str, list[Tensor]] = {name: [] for name in producers}
 
-    def observe(name: str, channels: int, x: Tensor) -> None:
+    def observe(name: str, arguments: tuple[Tensor, ...]) -> None:
+        x, channels = arguments[0], len(net.get_submodule(producers[name]).weight)
         dense = isinstance(net.get_submodule(name), nn.Linear)
         rows = (x if dense else x.movedim(1, -1)).flatten(0, -2).double()  # (…, inputs)
         moments = torch.stack([rows.sum(0), rows.square().sum(0), torch.full_like(rows[0], len(rows))])
         sums[name].append(moments.unflatten(1, (channels, -1)))
 
-    handles = []
-    for name, producer in producers.items():
-        channels = len(net.get_submodule(producer).weight)
-        hook = lambda _, x, name=name, channels=channels: observe(name, channels, x[0])  # noqa: E731
-        handles.append(net.get_submodule(name).register_forward_pre_hook(hook))
-    predict(net, samples)
-    for handle in handles:
-        handle.remove()
+    with capture({name: net.get_submodule(name) for name in producers}, observe, before=True):
+        predict(net, samples)
     energies = {}
     for name, parts in sums.items():
         total, squares, count = sum(parts)  # type: ignore[misc]

@@ -9,7 +9,7 @@ Three ways to fit, from the paper's to the best:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -20,22 +20,37 @@ from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
 from ..records import Cost
 from . import kmeans
 from .calibration import Inputs
-from .error_feedback import DAMPING, code_blocks, refine
+from .error_feedback import DAMPING, Passes, code_blocks, refine
 from .tables import Lookup
 
 _SAMPLE = 1 << 20  # segments from which a codebook that many blocks share is fitted
 
+_LARGEST_HALF, _LEAST_HALF = 3e4, 1e-4
+
+# Settings that some of the methods have.
+Codewords = Annotated[int, Field(ge=2, le=256, description="Codewords per codebook; a code takes ⌈log2 k⌉ bits.")]
+SegmentLength = Annotated[int, Field(ge=1, le=64, description="Segment length: weights per code.")]
+Codebooks = Annotated[
+    Literal["own", "shared"] | Annotated[int, Field(ge=1)],
+    Field(description="A codebook for every block of s columns (own), for all blocks (shared), or for so many."),
+]
+
 
 class Fitting(Lookup):
-    """Settings of every method that fits codes. fit: `feedback`, `metric` or `plain`. passes: of refinement after
-    feedback. iterations: of k-means. codebook_dtype: how codewords are stored. permute: input channels in the order of
-    their energy, where the layer before can give them out so (see `channel_order`). tables: see `Lookup`."""
+    """Settings of every method that fits codes."""
 
-    codebook_dtype: Literal["float16", "float32"] = "float16"
-    fit: Literal["feedback", "metric", "plain"] = "feedback"
-    passes: int = Field(1, ge=0)
-    iterations: int = Field(10, ge=1)
-    permute: bool = True
+    codebook_dtype: Literal["float16", "float32"] = Field("float16", description="Data type of the stored codewords.")
+    fit: Literal["feedback", "metric", "plain"] = Field(
+        "feedback",
+        description="What codes minimise. feedback: the error of the layer's outputs, each block making up for the "
+        "errors of those before it. metric: the same, blocks independent. plain: the error of the weights.",
+    )
+    passes: Passes = 1
+    iterations: int = Field(10, ge=1, description="Iterations of k-means.")
+    permute: bool = Field(
+        True,
+        description="Sort the input channels by energy, where the layer before can give them out in that order.",
+    )
 
 
 @dataclass(frozen=True)
@@ -54,15 +69,31 @@ def interface(
     def refuse(layer: nn.Module, config: Fitting) -> str:
         return unsupported(layer)
 
+    def chosen(layer: nn.Module, config: Fitting) -> CodeFormat:
+        form = format_of(layer, config)
+        return form if _fits_half(layer) else form.model_copy(update={"half": False})
+
     def predict(layer: nn.Module, config: Fitting) -> Cost:
-        return format_of(layer, config).cost(has_bias(layer))
+        return chosen(layer, config).cost(has_bias(layer))
 
     def compress(layer: nn.Module, config: Fitting, inputs: Inputs | None, seed: int) -> Coded:
-        format = format_of(layer, config)
-        coding = fit(weight_matrix(layer), format, config, inputs, seed)
-        return coded_layer(layer, format, coding.codes, coding.codebook, tables=config.tables_for(format))
+        form, matrix = chosen(layer, config), weight_matrix(layer)
+        unit = 1.0 if _fits_half(layer) else _size(matrix)
+        coding = fit(matrix if unit == 1 else matrix / unit, form, config, inputs, seed)
+        return coded_layer(layer, form, coding.codes, coding.codebook * unit, tables=config.tables_for(form))
 
     return refuse, predict, compress
+
+
+def _fits_half(layer: nn.Module) -> bool:
+    """fp16 can hold codewords of this size: it has no numbers beyond 65,504, and few below 0.0001."""
+    largest = layer.weight.detach().abs().max().item()
+    return largest == 0 or (largest < _LARGEST_HALF and _size(layer.weight.detach()) > _LEAST_HALF)
+
+
+def _size(weights: Tensor) -> float:
+    """Root mean square."""
+    return weights.double().square().mean().sqrt().item()
 
 
 def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coding:

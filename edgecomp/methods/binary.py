@@ -5,14 +5,14 @@
 Several weights make one code, whose codebook lists all their patterns, so that the lookup kernels apply.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from ..fitting.calibration import Inputs
-from ..fitting.error_feedback import code_rows
+from ..fitting.error_feedback import Fit, Passes, code_rows
 from ..fitting.tables import Lookup
 from ..layers import CodeFormat
 from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
@@ -25,14 +25,11 @@ _ROUNDS = 5  # of threshold and scale, for ternary weights without inputs
 
 
 class Config(Lookup):
-    """ternary: weights may be 0 too, which takes 2 bits instead of 1. fit: `feedback` uses the calibration inputs,
-    `plain` does not. passes: of refinement. tables: see `Lookup`."""
-
     KNOB: ClassVar[Knob] = Knob("ternary", (True, False))
 
-    ternary: bool = False
-    fit: Literal["feedback", "plain"] = "feedback"
-    passes: int = Field(1, ge=0)
+    ternary: bool = Field(False, description="Weights may also be 0, which takes 2 bits instead of 1.")
+    fit: Fit = "feedback"
+    passes: Passes = 1
 
 
 def refuse(layer: nn.Module, config: Config) -> str:

@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers.hooks import Enough, capture, named
 from .groups import Group
 from .job import Job
 from .surgery import columns
@@ -35,14 +36,13 @@ _JUDGED = 256
 
 
 class Discriminating(Pruned):
-    """losses: P. weight: λ. choosing: epochs of all stages together. rounds: channels are chosen in so many steps,
-    several at once. updates: steps of SGD after each."""
+    """Settings of discrimination-aware pruning, beside those of all pruning."""
 
-    choosing: float = Field(0.5, ge=0)
-    losses: int = Field(2, ge=0)
-    weight: float = Field(1.0, ge=0)
-    rounds: int = Field(8, ge=1)
-    updates: int = Field(2, ge=1)
+    choosing: float = Field(0.5, ge=0, description="Epochs of training while channels are chosen, of all stages.")
+    losses: int = Field(2, ge=0, description="P: discrimination-aware losses, at evenly spaced layers.")
+    weight: float = Field(1.0, ge=0, description="λ: weight of that loss against the error of the features.")
+    rounds: int = Field(8, ge=1, description="Steps in which the channels of a layer are chosen, several at once.")
+    updates: int = Field(2, ge=1, description="Steps of SGD after each of them.")
 
 
 class Head(nn.Module):
@@ -78,7 +78,7 @@ class Stage:
         """L_S; layers behind those it needs are not run."""
         if self.head is None or targets is None:
             return self.own(net, inputs, targets)
-        with _caught(net, self.place) as features, contextlib.suppress(_Stopped):
+        with _caught(net, self.place) as features:
             self.own.outputs(net, inputs)
         return F.cross_entropy(self.head(features[0]), targets)
 
@@ -131,20 +131,18 @@ def _next_features(job: Job, layer: str) -> tuple[str, int]:
     found: list[tuple[str, int]] = []
     ran = False
 
-    def see(name: str, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    layers = named(job.net, nn.Conv2d, nn.Linear)
+
+    def see(name: str, arguments: tuple[Tensor, ...]) -> None:
         nonlocal ran
         x = arguments[0]
         known = any(x is other for other in seen)
         if ran and not known and not found:
-            found.append((name, x.shape[1]) if isinstance(module, nn.Conv2d) else ("", 0))
+            found.append((name, x.shape[1]) if isinstance(layers[name], nn.Conv2d) else ("", 0))
         seen.append(x)
         ran = ran or name == layer
 
-    with contextlib.ExitStack() as stack, torch.no_grad():
-        for name, module in job.net.named_modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                hook = lambda module, x, name=name: see(name, module, x)  # noqa: E731
-                stack.callback(module.register_forward_pre_hook(hook).remove)
+    with torch.no_grad(), capture(layers, see, before=True):
         job.loss.outputs(job.net, job.some(1))
     return found[0] if found else ("", 0)
 
@@ -224,7 +222,7 @@ class _Greedy:
 
     def _loss(self, inputs: Inputs, targets: Tensor | None) -> Tensor:
         names = [part.layer for part in self.parts]
-        with torch.no_grad(), _outputs_of(self.reference, names) as wanted, contextlib.suppress(_Stopped):
+        with torch.no_grad(), _outputs_of(self.reference, names) as wanted:
             self.job.loss.outputs(self.reference, inputs)
         with _outputs_of(self.job.net, names, stop=False) as got:
             loss = self.job.config.weight * self.stage.discrimination(self.job.net, inputs, targets)
@@ -234,25 +232,18 @@ class _Greedy:
         return loss
 
 
-class _Stopped(Exception):
-    """Ends a forward pass."""
-
-
 @contextlib.contextmanager
 def _caught(net: nn.Module, place: str, stop: bool = True) -> Iterator[list[Tensor]]:
     """What a layer is called with; the pass ends there if told."""
     found: list[Tensor] = []
 
-    def see(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    def see(_: str, arguments: tuple[Tensor, ...]) -> None:
         found.append(arguments[0])
         if stop:
-            raise _Stopped
+            raise Enough
 
-    handle = net.get_submodule(place).register_forward_pre_hook(see)
-    try:
+    with capture({place: net.get_submodule(place)}, see, before=True):
         yield found
-    finally:
-        handle.remove()
 
 
 @contextlib.contextmanager
@@ -260,17 +251,12 @@ def _outputs_of(net: nn.Module, names: list[str], stop: bool = True) -> Iterator
     """What layers give out; the pass ends with the last of them if told."""
     found: dict[str, Tensor] = {}
 
-    def see(name: str, output: Tensor) -> None:
-        found[name] = output
-        if stop and len(found) == len(set(names)):
-            raise _Stopped
+    modules = {name: net.get_submodule(name) for name in names}
 
-    handles = [
-        net.get_submodule(name).register_forward_hook(lambda _, x, output, name=name: see(name, output))
-        for name in names
-    ]
-    try:
+    def see(name: str, _: tuple[Tensor, ...], output: Tensor) -> None:
+        found[name] = output
+        if stop and len(found) == len(modules):
+            raise Enough
+
+    with capture(modules, see):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -12,31 +12,33 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..layers.channels import channels_of
+from ..layers.hooks import capture, named
 from ..records import Record
 from .groups import Group
 
 
 class Pruned(Record):
-    """keep: the fraction of every group's channels that stays. In its place a wish: as many as leave at most a fraction
-    of the net's multiply-adds (`macs`), of its bytes as fp32 (`bytes`), of its time on this machine (`latency`), or of
-    the instructions that the emulated target executes (`instructions`).
-    multiple: numbers of channels are multiples of that, and at least that. adds: channels that are added to others are
-    pruned too, else only those within residual blocks. epochs, rate: of training on the training split after channels
-    have been taken out."""
+    """What the number of channels that stay is chosen by, at most one of those, else `DEFAULT`; and the training."""
 
     WISHES: ClassVar[tuple[str, ...]] = ("keep", "macs", "bytes", "latency", "instructions")
     MEASURED: ClassVar[tuple[str, ...]] = ("latency", "instructions")  # every trial is an export and a run
-    DEFAULT: ClassVar[tuple[str, float]] = ("macs", 0.5)
+    DEFAULT: ClassVar[dict[str, float]] = {"macs": 0.5}
 
-    keep: float | None = Field(None, gt=0, lt=1)
-    macs: float | None = Field(None, gt=0, lt=1)
-    bytes: float | None = Field(None, gt=0, lt=1)
-    latency: float | None = Field(None, gt=0, lt=1)
-    instructions: float | None = Field(None, gt=0, lt=1)
-    multiple: int = Field(1, ge=1)
-    adds: bool = False
-    epochs: float = Field(1, ge=0)
-    rate: float = Field(0.02, gt=0)
+    keep: float | None = Field(None, gt=0, lt=1, description="Fraction of every group's channels that stays.")
+    macs: float | None = Field(None, gt=0, lt=1, description="Fraction of the net's multiply-adds that is left.")
+    bytes: float | None = Field(None, gt=0, lt=1, description="Fraction of the net's fp32 bytes that is left.")
+    latency: float | None = Field(
+        None, gt=0, lt=1, description="Fraction of the net's time on this machine that is left, by trial."
+    )
+    instructions: float | None = Field(
+        None, gt=0, lt=1, description="Fraction of the instructions on the emulated target that is left, by trial."
+    )
+    multiple: int = Field(1, ge=1, description="Numbers of channels are multiples of this, and at least this.")
+    adds: bool = Field(
+        False, description="Also prune channels that are added to others, not only those within residual blocks."
+    )
+    epochs: float = Field(1, ge=0, description="Epochs of training on the training split after the surgery.")
+    rate: float = Field(0.02, gt=0, description="Learning rate of that training.")
 
     @model_validator(mode="after")
     def _one_wish(self) -> Pruned:
@@ -49,7 +51,7 @@ class Pruned(Record):
     def wish(self) -> tuple[str, float]:
         """The setting that decides how many channels stay, and its value."""
         given = [(name, getattr(self, name)) for name in self.WISHES if getattr(self, name) is not None]
-        return next(iter([*given, self.DEFAULT]))
+        return next(iter([*given, *self.DEFAULT.items()]))
 
 
 @dataclass(frozen=True)
@@ -80,21 +82,17 @@ def layer_sizes(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str,
     """The sizes of convolutions and dense layers of a net whose norms are folded; reused ones do all their work."""
     found: dict[str, LayerSize] = {}
 
-    def note(name: str, layer: nn.Module, output: Tensor) -> None:
+    layers = named(net, nn.Conv2d, nn.Linear)
+
+    def note(name: str, _: tuple[Tensor, ...], output: Tensor) -> None:
+        layer = layers[name]
         outputs, inputs, groups = channels_of(layer)  # type: ignore[misc]
         taps = math.prod(getattr(layer, "kernel_size", (1,)))
         pixels = output[0].numel() // outputs + (found[name].pixels if name in found else 0)
         found[name] = LayerSize(outputs, inputs, groups, taps, pixels, layer.bias is not None)
 
-    handles = [
-        layer.register_forward_hook(lambda layer, _, output, name=name: note(name, layer, output))
-        for name, layer in net.named_modules()
-        if isinstance(layer, (nn.Conv2d, nn.Linear))
-    ]
-    with torch.no_grad():
+    with torch.no_grad(), capture(layers, note):
         net(*example_inputs)
-    for handle in handles:
-        handle.remove()
     return found
 
 

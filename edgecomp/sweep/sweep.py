@@ -7,7 +7,6 @@ is done once.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from ..records import Measured, Model, ModelReport, Request, Split, Sweep, Sweep
 from ..report import limits, read_report
 from ..report.report import budget_of, write_report
 from ..training.distill import CHECK_SAMPLES
-from ..training.splits import digest
 from ..util import progress
+from ..util.cache import RUNNING, key_of
 from ..util.files import atomic_file, write_text
 from ..util.units import format_bytes
 from ..util.workspace import Workspace, stage_key
@@ -37,6 +36,7 @@ from .page import drop_text, front, to_page
 from .point import Base, Built, Wanted, build_point
 from .timing import measured_files
 
+_CODE = (*RUNNING, "auto", "pipeline", "report", "sweep.budgets", "sweep.point")  # that makes a point and its report
 _DEFAULT_BUDGETS = (10, 20, 40)  # the original's bytes by these
 _LEAST_VALIDATION = 1000  # samples
 _JUDGING = 4096  # samples behind those that codes are fitted to, by which `auto` chooses
@@ -115,8 +115,8 @@ class _Run:
         layers = plan.decide(model, self.groups, [], request.base)
         self.containers = dict.fromkeys(request.methods, size - sum(entry.original_bytes for entry in layers))
         judged_by = validation.name if validation else ""
-        self._identity = [model.sha256, repr(model.net), _data_digest(model), self.runtime, judged_by]
-        self._identity += _asked(request.base)
+        asked = _asked(request.base)
+        self._identity = key_of(model.sha256, repr(model.net), _data_parts(model), self.runtime, judged_by, asked)
         self._shared: Any = None
 
     def points(self) -> list[SweepPoint]:
@@ -214,7 +214,7 @@ class _Run:
 
     def _key(self, wanted: Wanted) -> str:
         budget = wanted.budget_bytes if wanted.method == AUTO else None
-        return stage_key("point", *self._identity, wanted.method, wanted.settings, budget)
+        return stage_key("point", self._identity, wanted.method, wanted.settings, budget, code=_CODE)
 
 
 def _point(wanted: Wanted, built: dict[str, Any] | EdgecompError) -> SweepPoint:
@@ -261,13 +261,11 @@ def _lighter(model: Model, request: Request) -> Model:
     return replace(model, data=replace(model.data, train=model.data.train.first(0)))
 
 
-def _data_digest(model: Model) -> str:
-    found = hashlib.sha256()
-    if model.data is not None:
-        for split in model.data.splits:
-            found.update(digest(split).encode())
-        found.update(getattr(model.data.metric, "__qualname__", str(model.data.metric)).encode())
-    return found.hexdigest()
+def _data_parts(model: Model) -> list[object]:
+    if model.data is None:
+        return []
+    metric = getattr(model.data.metric, "__qualname__", model.data.metric)
+    return [[(split.inputs, split.targets) for split in model.data.splits], metric]
 
 
 def _asked(request: Request) -> list[object]:
