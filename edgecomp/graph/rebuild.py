@@ -14,7 +14,7 @@ from torch import fx
 
 from . import convolutions, products, recurrences
 from .builder import Builder
-from .constants import Constants, tidy
+from .constants import ROOT, Constants, tidy
 from .fold import fold_norms
 from .net import CanonicalNet
 from .regions import inline
@@ -30,9 +30,10 @@ def rebuild(traced: Traced) -> CanonicalNet:
     graph = traced.module.graph
     inline(traced.module)
     tidy(graph)
+    used = {str(node.target).removeprefix(ROOT) for node in graph.nodes if node.op == "get_attr" and node.users}
     constants = Constants(traced.module)
     fold_norms(constants)
-    build = Builder(constants)
+    build = Builder(constants, used)
     for node in list(graph.nodes):
         form = _FORMS.get(node.target) if node.op == "call_function" else None
         if form is None:
