@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from . import chain
-from .chain import Chain, Together
+from .chain import Chain, SharedFactors
 from .engines import Engine
 from .errors import UsageError
 from .fitting import calibration, channel_order, tables
@@ -47,7 +47,7 @@ class _Job:
 
     names: tuple[str, ...]
     entry: PlanEntry
-    method: Chain | Together
+    method: Chain | SharedFactors
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[_Job]:
     """What there is to do, in the order of execution, also where layers that share parts are far from each other."""
     jobs = []
     for entry in (entry for entry in plan.entries if entry.method):
-        method: Chain | Together = chain.restore(entry.method, entry.settings, plan.runtime)
+        method: Chain | SharedFactors = chain.restore(entry.method, entry.settings, plan.runtime)
         if entry.coupled:
             method = method.together([net.get_submodule(name) for name in entry.layers])
         jobs += [_Job(names, entry, method) for names in entry.units]
@@ -289,7 +289,7 @@ def aim_at_original(
 
 
 @torch.no_grad()
-def replace_weights(layer: nn.Module, method: Chain | Together, inputs: Inputs | None, seed: int) -> nn.Module:
+def replace_weights(layer: nn.Module, method: Chain | SharedFactors, inputs: Inputs | None, seed: int) -> nn.Module:
     """What takes the place of `layer`, whose weights become Ŵ.
 
     A bias makes up for the mean error of the outputs, so that weights need only be fitted to inputs less their mean.

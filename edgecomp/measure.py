@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .devices import choose, protocol
-from .devices.base import Device, Place
+from .devices.base import Device, DeviceOptions
 from .devices.bundle import bench_program, host_bundle
 from .devices.choose import make_device
 from .devices.host import HOST_TARGET
@@ -43,7 +43,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
         DeviceError: a program dies on the host or the device.
         BuildError: the device's outputs are not the host's.
     """
-    target, place = find_target(plan.target), Place.of(request)
+    target, place = find_target(plan.target), DeviceOptions.of(request)
     names = choose.chosen(target, request.on, place)
     with progress.stage("measure", " and ".join(names) or "nothing"):
         error = output_error(model, plan, artifact)
@@ -60,7 +60,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
                 if name == "host":
                     bundle = host_bundle(find_target(HOST_TARGET), plan.runtime)
                 with make_device(name, target, place) as device:
-                    scene = protocol.Scene(plan.runtime, bundle, artifact.files, records, what)
+                    scene = protocol.BenchInputs(plan.runtime, bundle, artifact.files, records, what)
                     measurements += protocol.measured(device, scene)
                     if name != "host":
                         check = _check(model, plan, artifact, device)

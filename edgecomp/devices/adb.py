@@ -18,7 +18,7 @@ from adbutils import AdbClient, AdbConnection, AdbError
 
 from ..errors import DeviceError
 from ..records import Evidence
-from .base import Place
+from .base import DeviceOptions
 from .remote import Remote
 from .target import Target
 
@@ -126,7 +126,7 @@ class Adb(Remote):
     evidence: Evidence = "adb-shell"
     parent = "/data/local/tmp"
 
-    def __init__(self, target: Target, place: Place) -> None:
+    def __init__(self, target: Target, place: DeviceOptions) -> None:
         super().__init__(target, place)
         self._phone: Phone | None = None
         self._identity = ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records import Evidence
-from .base import Run, Steady
+from .base import Run, UnmanagedDevice
 from .bench import bench_arguments, run_bench, to_run
 from .bundle import host_bundle
 from .facts import SCRIPT, Facts
@@ -17,7 +17,7 @@ from .target import find_target
 from .tensors import Signature, Tensors, outputs_of
 
 
-class Host(Steady):
+class Host(UnmanagedDevice):
     name = "host"
     evidence: Evidence = "host"
     tells_time = True

@@ -33,7 +33,7 @@ from ..util.workspace import Workspace, stage_key
 from . import budgets
 from .budgets import Ladder
 from .page import drop_text, front, to_page
-from .point import Base, Built, Wanted, build_point
+from .point import Built, SharedInputs, Wanted, build_point
 from .timing import measured_files
 
 _CODE = (*RUNNING, "auto", "pipeline", "report", "sweep.budgets", "sweep.point")  # that makes a point and its report
@@ -64,7 +64,7 @@ def sweep(request: SweepRequest, engine: Engine) -> Sweep:
     """
     with Workspace(request.base.out) as work:
         model = load(request.base)
-        run = _Run(request, engine, model, work)
+        run = SweepRun(request, engine, model, work)
         with progress.stage("points", f"{len(request.methods)} methods at {len(run.budgets)} budgets"):
             points = run.points()
         with progress.stage("measure", request.base.on or ""):
@@ -96,7 +96,7 @@ def _base_request(request: SweepRequest, method: str) -> Request:
     return replace(request.base, method=method, settings=settings)
 
 
-class _Run:
+class SweepRun:
     """One sweep: what its points share, and which of them are done."""
 
     def __init__(self, request: SweepRequest, engine: Engine, model: Model, work: Workspace) -> None:
@@ -108,7 +108,7 @@ class _Run:
             bundle.host_bundle(find_target(HOST_TARGET), self.runtime)  # now, so that no worker has to
             splits = [validation, model.data.test] if validation and model.data else []
             outputs = {s.name: measure.outputs_on(model, self.runtime, self.original, s.inputs) for s in splits}
-        self.base = Base(_lighter(model, request.base), request.base, validation, outputs)
+        self.base = SharedInputs(_lighter(model, request.base), request.base, validation, outputs)
         size = self.original.stat().st_size
         self.budgets = request.budgets_bytes or tuple(size // by for by in _DEFAULT_BUDGETS)
         self.groups = plan.tied_groups(model)
