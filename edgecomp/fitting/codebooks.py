@@ -58,28 +58,28 @@ def interface(
         return format_of(layer, config).cost(has_bias(layer))
 
     def compress(layer: nn.Module, config: Fitting, inputs: Inputs | None, seed: int) -> Coded:
-        format = format_of(layer, config)
-        coding = fit(weight_matrix(layer), format, config, inputs, seed)
-        return coded_layer(layer, format, coding.codes, coding.codebook, tables=config.tables_for(format))
+        code_format = format_of(layer, config)
+        coding = fit(weight_matrix(layer), code_format, config, inputs, seed)
+        return coded_layer(layer, code_format, coding.codes, coding.codebook, tables=config.tables_for(code_format))
 
     return refuse, predict, compress
 
 
-def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coding:
+def fit(matrix: Tensor, code_format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coding:
     """Fits codes of the given format to W (m, n)."""
     moment = None if inputs is None or fitting.fit == "plain" else inputs.damped
-    if moment is None and format.axis == 1 and format.groups == format.blocks:
+    if moment is None and code_format.axis == 1 and code_format.groups == code_format.blocks:
         # Without a metric the columns are independent: the same as segments along the rows of the transpose.
-        along = format.model_copy(update={"rows": format.columns, "columns": format.rows, "axis": 0})
+        along = code_format.model_copy(update={"rows": code_format.columns, "columns": code_format.rows, "axis": 0})
         return fit(matrix.T, along, fitting, None, seed)
-    width = format.s if format.axis == 0 else 1
+    width = code_format.s if code_format.axis == 0 else 1
     padding = -matrix.shape[1] % width
     if padding:  # pad() copies even when there is nothing to add
         matrix = nn.functional.pad(matrix, (0, padding))
         moment = None if moment is None else _padded(moment, padding, DAMPING)
     factors = _factors(moment, matrix.shape[1], width)
-    own = format.axis == 0 and format.groups == format.blocks
-    coder = _OwnCodebooks(format, fitting, seed) if own else _SharedCodebooks(format, fitting, seed)
+    own = code_format.axis == 0 and code_format.groups == code_format.blocks
+    coder = _OwnCodebooks(code_format, fitting, seed) if own else _SharedCodebooks(code_format, fitting, seed)
     coder.start(matrix, factors)
     if moment is None or fitting.fit == "metric":
         coder.code_independently(matrix, factors)
@@ -89,7 +89,7 @@ def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | N
         for _ in range(fitting.passes):
             coder.update()
             coded = refine(matrix, coded, moment, width, coder.code)
-    return Coding(coder.codes[:, : format.blocks, : format.lanes], coder.words)
+    return Coding(coder.codes[:, : code_format.blocks, : code_format.lanes], coder.words)
 
 
 def _padded(matrix: Tensor, columns: int, value: float) -> Tensor:
@@ -108,11 +108,11 @@ def _factors(moment: Tensor | None, columns: int, width: int) -> Tensor:
 class _OwnCodebooks:
     """Every block of s columns has its own codebooks: k-means is part of coding the block."""
 
-    def __init__(self, format: CodeFormat, fitting: Fitting, seed: int) -> None:
-        self.format, self.fitting, self.seed = format, fitting, seed
-        self.codes = torch.zeros(format.stages, format.blocks, format.lanes, dtype=torch.uint8)
-        self.words = torch.zeros(format.stages, format.blocks, format.k, format.s)
-        self.started = torch.zeros(format.blocks, dtype=torch.bool)
+    def __init__(self, code_format: CodeFormat, fitting: Fitting, seed: int) -> None:
+        self.format, self.fitting, self.seed = code_format, fitting, seed
+        self.codes = torch.zeros(code_format.stages, code_format.blocks, code_format.lanes, dtype=torch.uint8)
+        self.words = torch.zeros(code_format.stages, code_format.blocks, code_format.k, code_format.s)
+        self.started = torch.zeros(code_format.blocks, dtype=torch.bool)
 
     def start(self, matrix: Tensor, factors: Tensor) -> None:
         pass
@@ -154,11 +154,13 @@ class _SharedCodebooks:
     Columns are coded `width` at a time: s of them at once if segments run along the rows, else one.
     """
 
-    def __init__(self, format: CodeFormat, fitting: Fitting, seed: int) -> None:
-        self.format, self.fitting, self.seed = format, fitting, seed
-        self.per_group = -(-format.blocks // format.groups)
-        self.codes = torch.zeros(format.stages, self.per_group * format.groups, format.lanes, dtype=torch.uint8)
-        self.words = torch.zeros(format.stages, format.groups, format.k, format.s)
+    def __init__(self, code_format: CodeFormat, fitting: Fitting, seed: int) -> None:
+        self.format, self.fitting, self.seed = code_format, fitting, seed
+        self.per_group = -(-code_format.blocks // code_format.groups)
+        self.codes = torch.zeros(
+            code_format.stages, self.per_group * code_format.groups, code_format.lanes, dtype=torch.uint8
+        )
+        self.words = torch.zeros(code_format.stages, code_format.groups, code_format.k, code_format.s)
         self._clear()
 
     def start(self, matrix: Tensor, factors: Tensor) -> None:
@@ -267,6 +269,6 @@ def _nearest(points: Tensor, words: Tensor) -> Tensor:
     return order.gather(1, torch.searchsorted(middles, points[:, :, 0].contiguous()))
 
 
-def _stored(words: Tensor, format: CodeFormat) -> Tensor:
+def _stored(words: Tensor, code_format: CodeFormat) -> Tensor:
     """Codewords as they will be read back."""
-    return words.half().float() if format.half else words
+    return words.half().float() if code_format.half else words
