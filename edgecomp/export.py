@@ -31,6 +31,7 @@ from .graph.trace import batch_of
 from .layers.codebook import Coded
 from .layers.ledger import ledger
 from .layers.quantized import Quantized
+from .layers.recurrent import inside_recurrences
 from .layers.stock import Stock, without_custom_ops
 from .layers.transposed import with_plain_transposed
 from .records import Artifact, Compressed, Model, Plan, Proof, Report
@@ -212,6 +213,7 @@ def _find_codes(runtime: ModuleType, net: nn.Module, path: Path) -> tuple[list[C
     stored = {hashlib.sha256(c.data).digest() for c in runtime.constants(path)}
     coded: list[Coded] = []
     stock = rounded = 0
+    apart = inside_recurrences(net)
     for name, layer in net.named_modules():
         if isinstance(layer, (Coded, Stock)):
             coded += [layer] if isinstance(layer, Coded) else []
@@ -220,7 +222,8 @@ def _find_codes(runtime: ModuleType, net: nn.Module, path: Path) -> tuple[list[C
             _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
         elif isinstance(layer, Quantized):
             rounded += 1
-            _find(stored, runtime.stored(layer), f"{path}: the int{layer.bits} weights of {name}")
+            forms = [layer.codes] if layer in apart else runtime.stored(layer)
+            _find(stored, forms, f"{path}: the int{layer.bits} weights of {name}")
     ours = sorted(name for name in runtime.operators(path) if "edgecomp" in name) if stock else []
     if ours:
         raise BuildError(f"{path} should need no custom op, and needs {', '.join(ours)}")

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from .discover import model_files
 from .errors import BuildError, EdgecompError, UsageError, unknown
-from .graph.canonical import batch_of, canonical, net_outputs, of_program, records_for
+from .graph.batches import records
+from .graph.canonical import batch_of, canonical, given_outputs, of_program, records_for
 from .graph.given import Given
 from .graph.net import CanonicalNet
 from .graph.order import note_image_sizes
@@ -65,7 +66,7 @@ def train_model(reference: str, quick: bool) -> tuple[Model, Path]:
     if not hasattr(module, "recipe") or not hasattr(module, "data"):
         raise UsageError(f"{source} has no `recipe` and `data`, so it cannot be trained here")
     net, (names, examples) = _build(module, source), _examples(module, source)
-    data = _data(module, source, names, examples)
+    data = _data(module, source, net, names, examples)
     assert data is not None
     path = _train(module, net, data, quick)
     load_weights(net, path)
@@ -81,7 +82,7 @@ def _train(module: ModuleType, net: nn.Module, data: Data, quick: bool) -> Path:
 def _from_module(reference: str, quick: bool) -> Model:
     module, source = _module(reference)
     net, (names, examples) = _build(module, source), _examples(module, source)
-    data = _data(module, source, names, examples)
+    data = _data(module, source, net, names, examples)
     weights = getattr(module, "weights", None)
     if weights is not None:
         load_weights(net, Path(source).parent / weights)
@@ -99,24 +100,8 @@ def _model(
     given = Given(module.eval(), names, tuple(x.dtype for x in examples))
     examples = tuple(single(x).contiguous() for x in examples)
     net = canonical(given, examples, records_for(examples, data and data.calibration.inputs), name)
-    if data is not None:
-        named, data = data.metric, judged(data, _first_outputs(net, data.test, examples, source), source)
-        if named is None:
-            progress.note(f"no metric is named; {data.metric} is taken")
     _say_what_changed(given, net)
     return _finished(Model(name, source, net, examples, data, "", given))
-
-
-def _first_outputs(net: CanonicalNet, test: Split, examples: tuple[Tensor, ...], source: str) -> Tensor:
-    """What metrics see of the first samples."""
-    record = test.take(slice(batch_of(examples)))
-    outputs = net_outputs(net, record)[0]
-    if outputs.dim() == 0 or len(outputs) != len(record[0]):
-        raise BuildError(
-            f"{source}: the model's first output has shape {tuple(outputs.shape)} for {len(record[0])} samples",
-            "With data() it must be (N, …), one row a sample; leave out data() to build without a metric.",
-        )
-    return outputs
 
 
 def _finished(model: Model) -> Model:
@@ -219,11 +204,38 @@ def _examples(module: ModuleType, source: str) -> tuple[tuple[str, ...], tuple[T
     return names, tensors
 
 
-def _data(module: ModuleType, source: str, names: tuple[str, ...], examples: tuple[Tensor, ...]) -> Data | None:
-    """The model's data, if there are any: a `Data`, or splits by name, see `splits.data_of`."""
+def _data(
+    module: ModuleType, source: str, net: nn.Module, names: tuple[str, ...], examples: tuple[Tensor, ...]
+) -> Data | None:
+    """The model's data, if there are any: a `Data`, or splits by name; checked, see `training.splits`."""
     if not hasattr(module, "data"):
         return None
-    return data_of(_call(module, source, "data"), tuple(map(single, examples)), names, source)
+    data = data_of(_call(module, source, "data"), tuple(map(single, examples)), names, source)
+    checked = judged(data, _first_outputs(net, data.test, names, examples, source), source)
+    if data.metric is None:
+        progress.note(f"no metric is named; {checked.metric} is taken")
+    return checked
+
+
+def _first_outputs(
+    net: nn.Module, test: Split, names: tuple[str, ...], examples: tuple[Tensor, ...], source: str
+) -> Tensor:
+    """What metrics see of the first samples, whatever the weights."""
+    count = batch_of(examples)
+    (record,) = records(test.take(slice(count)), count)
+    try:
+        first = given_outputs(Given(net.eval(), names, tuple(x.dtype for x in examples)), record)[0]
+    except Exception as error:
+        raise BuildError(
+            f"{source}: the model does not take the first samples of data(), test: {type(error).__name__}: {error}",
+            "They should be what forward() takes, as example_inputs() are.",
+        ) from error
+    if first.dim() == 0 or len(first) != count:
+        raise BuildError(
+            f"{source}: the model's first output has shape {tuple(first.shape)} for {count} samples",
+            "With data() it must be (N, …), one row a sample; leave out data() to build without a metric.",
+        )
+    return first
 
 
 def _require_finite(net: nn.Module, source: str) -> None:

@@ -124,7 +124,7 @@ def test_the_damage_is_that_of_the_net_with_the_layer_replaced(model):
             half.weight.mul_(0.5)
         plain = copy.deepcopy(bench.net)
         plain.set_submodule(name, half)
-        x = model.data.calibration.inputs[-300:]
+        (x,) = model.data.calibration.take(slice(-300, None))
         expected = divergence(predict(plain, x), predict(model.net, x)).item()
         assert bench.divergence({name: half}) == pytest.approx(expected, rel=1e-3, abs=1e-6)
         candidate = next(c for c in some(model, name, "kmeans") if c.settings.get("k") == 2)

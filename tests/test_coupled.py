@@ -17,7 +17,8 @@ from edgecomp.layers.matrix import parameter_bytes
 from edgecomp.load import load
 from edgecomp.methods import coupled_tt, tt
 from edgecomp.records import Request
-from edgecomp.training.distill import _Run
+from edgecomp.training.distill import Task, _Run
+from edgecomp.training.outputs import OutputLoss
 from edgecomp.util.workspace import Workspace
 
 MODEL = """
@@ -172,7 +173,7 @@ def test_checkpoint_and_recovery_keep_what_is_shared(built, tmp_path):
     with safe_open(path, "pt") as file:
         assert "left.1.weight" in file.keys() and "right.1.weight" not in file.keys()  # noqa: SIM118
     again = checkpoint.restore(model.net, path)
-    run = _Run(model.net, net, model.data.train, 1, 0, tmp_path / "kept.safetensors")
+    run = _Run(Task(model.net, net, model.data.train, 1, 0, OutputLoss(1)), tmp_path / "kept.safetensors")
     before = net.left[1].weight.clone()
     while run.step < run.total:
         run.advance()
@@ -180,7 +181,7 @@ def test_checkpoint_and_recovery_keep_what_is_shared(built, tmp_path):
     for other in (net, again, trained):
         assert other.left[1] is other.right[1] and other.left[2] is other.right[2]
         assert other.left[0] is not other.right[0] and other.left[3] is not other.right[3]
-    x = model.data.test.inputs
+    (x,) = model.data.test.inputs
     assert torch.equal(again(x), net(x))
     assert not torch.equal(trained.left[1].weight, before)
     assert not torch.equal(trained(x), net(x))

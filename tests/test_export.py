@@ -68,7 +68,7 @@ def test_exact_kernels_equal_torch_to_rounding(runtime, tiny_model, tmp_path):
     net.dense1 = pq.compress(net.dense1, pq.Config(k=32, s=3), None, 0)
     net.conv2 = pq.compress(net.conv2, pq.Config(k=8, s=3, axis="y"), None, 0)
     path = write(runtime, net, model, tmp_path)
-    x = model.data.test.inputs
+    (x,) = model.data.test.inputs
     got = run_on_host(runtime, path, [x], 10)
     with torch.inference_mode():
         assert torch.allclose(got, net(x), atol=1e-5)
@@ -119,7 +119,7 @@ def test_damaged_files_are_errors_of_the_child_process(runtime, coded_tiny, tmp_
             data[chance.randrange(min(len(data), 12_000))] ^= 1 << chance.randrange(8)
         path.write_bytes(data)
         try:
-            run_on_host(runtime, path, [model.data.test.inputs[:2]], 10)
+            run_on_host(runtime, path, list(model.data.test.take(slice(2))), 10)
         except DeviceError as error:
             failures += 1
             assert path.name in str(error)
@@ -144,7 +144,7 @@ def test_arguments_that_do_not_fit_are_an_error_of_the_op(runtime, tiny_model, t
     with torch.no_grad():  # export only traces shapes; the torch twin would refuse as well
         path = write(runtime, net, model, tmp_path)
     with pytest.raises(DeviceError, match="running the model failed|do not fit"):
-        run_on_host(runtime, path, [model.data.test.inputs[:1]], 10)
+        run_on_host(runtime, path, list(model.data.test.take(0)), 10)
 
 
 def test_runtime_modules_keep_their_contract():

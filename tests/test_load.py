@@ -260,6 +260,36 @@ def data():
 """
 
 
+DATA = """
+import torch
+def build(): return torch.nn.Linear(4, {outputs})
+def example_inputs(): return (torch.zeros(1, 4),)
+def data(): return dict.fromkeys(("train", "calibration", "test"), (torch.rand(8, 4), {targets}))
+recipe = None  # data are looked at before anything is trained
+"""
+
+
+@pytest.mark.parametrize(
+    "outputs,targets,message",
+    [
+        (3, "torch.arange(8) % 4", "2 labels are none of the 3 classes"),
+        (3, "torch.zeros(8, 3).long()", "no metric is named"),
+        (3, "torch.zeros(7).long()", "8 of input 1, 7 of targets"),
+    ],
+)
+def test_data_are_checked_before_training(tmp_path, outputs, targets, message):
+    (tmp_path / "net.py").write_text(DATA.format(outputs=outputs, targets=targets))
+    with pytest.raises(BuildError, match=message):
+        load_file(tmp_path / "net.py")
+
+
+def test_a_model_that_does_not_take_its_data(tmp_path):
+    source = DATA.format(outputs=3, targets="None").replace("Linear(4", "Linear(5")
+    (tmp_path / "net.py").write_text(source)
+    with pytest.raises(BuildError, match=r"does not take the first samples of data\(\), test: RuntimeError"):
+        load_file(tmp_path / "net.py")
+
+
 def test_inputs_by_name(tmp_path, capsys):
     (tmp_path / "named.py").write_text(NAMED)
     model = load_file(tmp_path / "named.py")

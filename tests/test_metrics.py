@@ -166,6 +166,8 @@ def test_without_targets_the_original_is_right():
     other[:6] = -other[:6]
     found = compare_answers(data_of(None, "top1"), outputs, other, "host")
     assert (found.metric, found.original) == ("agreement", 100) and found.compressed == pytest.approx(90)
+    named = compare_answers(data_of(torch.zeros(60).long(), "agreement"), outputs, other, "host")
+    assert (named.metric, named.original, named.compressed) == ("agreement", 100, found.compressed)
     single = compare_answers(data_of(None), outputs[:, :1], other[:, :1], "host")
     assert single.metric == "mse" and single.original == 0 and single.drop_points > 0
 

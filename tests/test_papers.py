@@ -9,10 +9,10 @@ from edgecomp import discover, papers
 from edgecomp.chain import parse
 from edgecomp.load import load
 from edgecomp.papers import cosine_svd
-from edgecomp.papers._bench import mean_average_precision
 from edgecomp.papers._ranks import Cut, RankBench, Strategy
 from edgecomp.records import Request
 from edgecomp.report import markdown
+from edgecomp.training.metrics import average_precisions
 
 
 def test_retrieval_is_scored_as_scikit_learn_does():
@@ -23,7 +23,7 @@ def test_retrieval_is_scored_as_scikit_learn_does():
         others = [i for i in range(60) if i != query]
         scores = (unit[others] @ unit[query]).numpy()
         expected.append(average_precision_score((targets[others] == targets[query]).numpy(), scores))
-    assert mean_average_precision(features, targets, queries=20) == pytest.approx(np.mean(expected), abs=1e-6)
+    assert average_precisions(features, targets, queries=20).mean().item() == pytest.approx(np.mean(expected), abs=1e-6)
 
 
 def test_markdown_table():

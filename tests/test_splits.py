@@ -118,6 +118,7 @@ def test_labels_become_whole_numbers_one_a_sample():
         (torch.zeros(1, 5), torch.zeros(6, 5).long(), None, "no metric is named.*\n.*mIoU"),
         (torch.zeros(1, 5), torch.zeros(6), "top1", "train: top1 cannot judge this"),
         (torch.zeros(1, 4), torch.zeros(6).long(), "top5", "4 classes are too few"),
+        (torch.zeros(1, 4), torch.arange(6), "auc", "classes are 0 to 3, targets 0 to 5"),
         (torch.zeros(1, 4), torch.zeros(6, 3), "mse", "it takes targets .N, 4., as the outputs are"),
         (torch.zeros(1, 4), torch.zeros(6).long(), "miou", "unknown metric 'miou'"),
     ],

@@ -41,7 +41,7 @@ def chosen(target: Target, on: str | None, place: DeviceOptions | None = None) -
 
 def listing() -> list[tuple[str, str, str, str]]:
     """Rows (name, what it is, state, remedy) of every device that can be seen from here."""
-    from . import adb
+    from . import phones
     from .target import find_target, target_names
 
     rows = [("host", "this machine", "ready", "")]
@@ -50,11 +50,11 @@ def listing() -> list[tuple[str, str, str, str]]:
         problem, remedy = make_device("qemu", target).missing()
         rows.append(("qemu", f"{command}, {target.emulator.cpu}", problem or "ready", remedy))
     try:
-        for phone in adb.phones():
+        for phone in phones.phones():
             state = "ready" if phone.state == "device" else phone.state
-            rows.append((f"adb --serial {phone.serial}", phone.model, state, adb.REMEDIES.get(phone.state, "")))
+            rows.append((f"adb --serial {phone.serial}", phone.model, state, phones.REMEDIES.get(phone.state, "")))
         if not rows[-1][0].startswith("adb"):
-            rows.append(("adb", "phones", "none connected", adb.CONNECT))
+            rows.append(("adb", "phones", "none connected", phones.CONNECT))
     except DeviceError as error:
         rows.append(("adb", "phones", error.args[0], error.remedy))
     return [*rows, ("ssh --host USER@HOST", "a Linux computer in the network", "as ssh can reach it", "")]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..layers.layout import laid_out
 from ..layers.matrix import input_rows
 from ..layers.quantized import Quantized, static_parts
+from ..layers.recurrent import recurrence_around
 from .error_feedback import damped, triangle
 
 CALIBRATION_SAMPLES = 3072
@@ -175,6 +176,18 @@ def fix_ranges(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples
     for part, batches in seen.items():
         low, high = torch.stack(batches).amin(0).tolist(), torch.stack(batches).amax(0).tolist()
         part.ranges = [(low[0], high[1]), (low[2], high[3])]
+    if _rectified(net, layer) and (last := _last(replacement)) in seen:
+        inputs, (_, highest) = last.ranges
+        last.ranges = [inputs, (0.0, max(highest, 0.0))]  # what a ReLU cuts off needs no levels
+
+
+def _rectified(net: nn.Module, layer: nn.Module) -> bool:
+    names: set[str] = getattr(net, "rectified", set())
+    return any(net.get_submodule(name) is layer for name in names)
+
+
+def _last(replacement: nn.Module) -> nn.Module:
+    return _last(replacement[-1]) if isinstance(replacement, nn.Sequential) else replacement
 
 
 def _rows(net: nn.Module, layer: nn.Module, samples: Samples, seed: int) -> Iterator[Tensor]:
@@ -197,28 +210,42 @@ def _large(matrices: Iterator[Tensor], least: int) -> Iterator[Tensor]:
 
 
 def inputs_of(net: nn.Module, layer: nn.Module, samples: Samples) -> Iterator[Tensor]:
-    """What `layer` is called with when `net` is with the samples, at most 256 of them at a time; call by call."""
+    """What `layer` is called with when `net` is with the samples, at most 256 of them at a time; call by call. Of one
+    inside a recurrence some rows from all steps."""
     caught: list[Tensor] = []
-    calls, tensors = calls_of(net, layer), samples if isinstance(samples, tuple) else (samples,)
+    recurrence, tensors = recurrence_around(net, layer), samples if isinstance(samples, tuple) else (samples,)
+    left = calls = calls_of(net, layer)
 
     def catch(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         caught.append(arguments[0].detach())
-        if len(caught) == calls:
+
+    def stop(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
             raise _Reached
 
-    handle = layer.register_forward_pre_hook(catch)
+    handles = [layer.register_forward_pre_hook(catch)]
+    handles += [layer.register_forward_pre_hook(stop) if recurrence is None else recurrence.register_forward_hook(stop)]
     try:
         for batch in zip(*(x.split(getattr(net, "batch", None) or _BATCH) for x in tensors), strict=True):
+            left = calls
             with torch.no_grad(), contextlib.suppress(_Reached):
                 net(*map(laid_out, batch))
-            yield from caught
+            yield from caught if recurrence is None else [_some_rows(torch.cat(caught))]
             caught.clear()
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _some_rows(rows: Tensor) -> Tensor:
+    """As many as are looked at, from everywhere."""
+    return rows[:: -(-len(rows) // _ROWS_PER_BATCH)]
 
 
 def calls_of(net: nn.Module, layer: nn.Module) -> int:
-    """How often a forward pass calls a layer; once in nets that are not canonical."""
+    """How often a forward pass calls a layer, or the recurrence around it; once in nets that are not canonical."""
     counts: dict[str, int] = getattr(net, "calls", {})
     if not counts:
         return 1

@@ -35,16 +35,17 @@ class Builder:
     def op(self, target: Any, *args: Any) -> fx.Node:
         return self.graph.call_function(target, args)
 
-    def call(self, module: nn.Module, weight: Tensor, bias: Tensor | None, place: fx.Node, x: fx.Node) -> fx.Node:
+    def call(self, module: nn.Module, weight: Tensor, bias: Tensor | None, place: fx.Node, *x: Any) -> fx.Node:
         """Calls a layer with this weight and bias, the same one where it has been called before.
 
         Args:
-            module: the layer, or what has one as `weight`; with tensors on the meta device, which give way.
+            module: the layer, or what has one as `weight` or `hh`; with tensors on the meta device, which give way.
             place: the node that holds the weight.
         """
         key = repr(module), identity(weight), None if bias is None else identity(bias)
         if key not in self._layers:
-            layer = module.weight if isinstance(module.weight, nn.Module) else module
+            inner = (getattr(module, name, None) for name in ("weight", "hh"))
+            layer = next((child for child in inner if isinstance(child, nn.Module)), module)
             layer.weight = self._parameter(weight)
             if not isinstance(layer, nn.Embedding):
                 layer.bias = None if bias is None else self._parameter(bias)
@@ -52,7 +53,7 @@ class Builder:
             self._made[self._layers[key]] = module.eval()
             self.constants.module.add_module(self._layers[key], module)
             self._wanted[self._layers[key]] = self._name(place)
-        return self.graph.call_module(self._layers[key], (x,))
+        return self.graph.call_module(self._layers[key], x)
 
     def derived(self, tensor: Tensor, place: fx.Node) -> Tensor:
         """The same tensor each time that a form makes one of this shape from a constant."""

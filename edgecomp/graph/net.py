@@ -13,6 +13,9 @@ from torch import Tensor, fx, nn
 from .batches import joined, records
 from .given import Outputs, as_tuple
 
+_aten = torch.ops.aten
+_RELUS = {_aten.relu.default, _aten.relu_.default, _aten.relu6.default, _aten.relu6_.default}
+
 
 class CanonicalNet(nn.Module):
     """What the user's module computes: tensors in a row in, one tensor or a tuple of them out.
@@ -24,6 +27,7 @@ class CanonicalNet(nn.Module):
         batch: the only number of samples that the graph takes; None if it takes any. More samples are then given to it
             so many at a time, and what comes out is put together.
         calls: how often each layer is called, by name.
+        rectified: names of layers whose outputs all go to a ReLU and nowhere else.
         used: parameters and buffers of the user's module that some operator takes, by name.
     """
 
@@ -36,8 +40,10 @@ class CanonicalNet(nn.Module):
         self.batch, self.code = batch, code.src
         words = set(re.findall(r"\w+", code.src))
         self._names = {name: _place_of(value) for name, value in code.globals.items() if name in words}
-        calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-        self.calls, self.used = {name: calls.count(name) for name in calls}, used
+        calls = [node for node in graph.nodes if node.op == "call_module"]
+        names = [str(node.target) for node in calls]
+        self.calls, self.used = {name: names.count(name) for name in names}, used
+        self.rectified = {*names} - {str(node.target) for node in calls if not _only_rectified(node)}
         self._compile()
 
     def digest(self) -> str:
@@ -66,6 +72,12 @@ class CanonicalNet(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._compile()
+
+
+def _only_rectified(node: fx.Node) -> bool:
+    users = list(node.users)
+    clamped = len(users) == 1 and users[0].target == torch.ops.aten.hardtanh.default and users[0].args[1:2] == (0.0,)
+    return clamped or (len(users) == 1 and users[0].target in _RELUS)
 
 
 def _place_of(value: Any) -> tuple[str, str]:

@@ -22,11 +22,11 @@ stages = dcp.stages
 
 
 class Config(dcp.Config):
-    """As of dcp. eps: ε itself, in place of a wish."""
-
     WISHES: ClassVar[tuple[str, ...]] = (*dcp.Config.WISHES, "eps")
 
-    eps: float | None = Field(None, gt=0)
+    eps: float | None = Field(
+        None, gt=0, description="ε itself: a layer gets channels while each lowers the loss by more."
+    )
 
 
 def rank(job: PruningState, groups: list[Group]) -> None:

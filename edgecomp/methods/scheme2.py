@@ -6,6 +6,7 @@ gradients. `joint`: X is what the already approximated layers before give, the t
 """
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..fitting import lowrank
@@ -20,7 +21,9 @@ _STEPS = 8  # of conjugate gradients
 
 
 class Config(lowrank.Reconstructing):
-    """rank: R, channels between the two convolutions."""
+    rank: lowrank.Rank = Field(
+        None, description="R: channels between the two convolutions; below 1 a fraction of the largest one."
+    )
 
 
 def largest_rank(layer: nn.Conv2d) -> int:

@@ -18,10 +18,8 @@ FINDS_WIDTHS = True
 
 
 class Config(Pruned):
-    """sparsity: weight of the penalty Σ|γ|. choosing: epochs of training with it."""
-
-    sparsity: float = Field(1e-4, ge=0)
-    choosing: float = Field(0.5, ge=0)
+    sparsity: float = Field(1e-4, ge=0, description="Weight of the ℓ1 penalty Σ|γ| on scales of batch norms.")
+    choosing: float = Field(0.5, ge=0, description="Epochs of training with the penalty, before channels are chosen.")
 
 
 def refuse(group: Group, net: nn.Module) -> str:

@@ -36,14 +36,13 @@ _JUDGED = 256
 
 
 class Discriminating(Pruned):
-    """losses: P. weight: λ. choosing: epochs of all stages together. rounds: channels are chosen in so many steps,
-    several at once. updates: steps of SGD after each."""
+    """Settings of discrimination-aware pruning, beside those of all pruning."""
 
-    choosing: float = Field(0.5, ge=0)
-    losses: int = Field(2, ge=0)
-    weight: float = Field(1.0, ge=0)
-    rounds: int = Field(8, ge=1)
-    updates: int = Field(2, ge=1)
+    choosing: float = Field(0.5, ge=0, description="Epochs of training while channels are chosen, of all stages.")
+    losses: int = Field(2, ge=0, description="P: discrimination-aware losses, at evenly spaced layers.")
+    weight: float = Field(1.0, ge=0, description="λ: weight of that loss against the error of the features.")
+    rounds: int = Field(8, ge=1, description="Steps in which the channels of a layer are chosen, several at once.")
+    updates: int = Field(2, ge=1, description="Steps of SGD after each of them.")
 
 
 class Head(nn.Module):

@@ -175,7 +175,7 @@ def _guessed(groups: list[Group], config: Any, sizes: dict[str, LayerSize]) -> d
     """Numbers of units to begin with, for methods that find them: the same fraction of all, by what can be counted."""
     wish, value = config.wish
     if wish in (*config.MEASURED, "eps"):
-        wish, value = "macs", config.DEFAULT[1] if wish == "eps" else value
+        wish, value = "macs", config.DEFAULT["macs"] if wish == "eps" else value
     plain = type(config)(multiple=config.multiple, **{wish: value})
     return uniform(groups, plain, sizes, None)
 

@@ -31,7 +31,7 @@ _HTML = """
 {% for look in search.looks %}
 <tr><td>{{ "chosen" if look.chosen else loop.index }}</td><td class="n">{{ look.file_bytes | bytes }}</td>
 <td class="n">{{ "%.5f" | format(look.predicted_damage) }}</td><td class="n">{{ "%.5f" | format(look.damage) }}</td>
-<td class="n">{{ "%+.2f" | format(look.drop_points) }}</td></tr>
+<td class="n">{{ "%+.3g" | format(look.drop_points) }}</td></tr>
 {% endfor %}
 </table></div>
 <p class="soft">{{ about }}</p>
@@ -62,7 +62,7 @@ def tables(search: Search, entries: Iterable[PlanEntry]) -> list[Text | Table]:
     for title in ("", "file", "damage predicted", "measured", "drop"):
         looks.add_column(title, justify="right")
     for number, look in enumerate(search.looks):
-        figures = f"{look.predicted_damage:.5f}", f"{look.damage:.5f}", f"{look.drop_points:+.2f}"
+        figures = f"{look.predicted_damage:.5f}", f"{look.damage:.5f}", f"{look.drop_points:+.3g}"
         looks.add_row("chosen" if look.chosen else str(number), format_bytes(look.file_bytes), *figures)
     return [layers, looks, Text(_about(search), "dim")]
 

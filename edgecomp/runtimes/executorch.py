@@ -19,6 +19,7 @@ from ..errors import BuildError
 from ..layers.fusing import fuse_relus
 from ..layers.matrix import kind_of, one_channel_per_group
 from ..layers.quantized import Arithmetic, Quantized, exportable
+from ..layers.recurrent import inside_recurrences
 from ..util.files import atomic_file
 from . import Constant
 
@@ -43,11 +44,13 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         except ImportError as error:
             raise BuildError(f"ExecuTorch cannot be imported: {error}", "pip install 'edgecomp[executorch]'") from error
         try:
-            with exportable(net):
+            apart = inside_recurrences(net)
+            with exportable(net, apart):
                 program = torch.export.export(net.eval(), example_inputs)
             fuse_relus(program)
             # What is rounded at run time must come from outside of the graph: a maximum before it within fails there.
-            rounds = any(isinstance(module, Quantized) and not module.static for module in net.modules())
+            plain = (module for module in net.modules() if module not in apart)
+            rounds = any(isinstance(module, Quantized) and not module.static for module in plain)
             partitioners = [XnnpackPartitioner()]
             if rounds:
                 first = XnnpackPartitioner(config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True)

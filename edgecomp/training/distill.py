@@ -45,7 +45,7 @@ def train_net(
     assert model.data is not None
     check = model.data.calibration.first(CHECK_SAMPLES)
     wanted = predict_all(model.net, check.inputs)
-    loss = output_loss(model.data, wanted)
+    loss = output_loss(model.data, wanted, check)
     task = Task(model.net, net, model.data.train, epochs, seed, loss)
     before = loss(predict_all(trainable(net), check.inputs), wanted).item()
     run = _trained_by_ray(task, kept, engine) if engine is not None and engine.name == "ray" else _trained(task, kept)

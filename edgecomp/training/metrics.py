@@ -313,6 +313,8 @@ def _ranked(outputs: Tensor, targets: Tensor) -> str:
     if targets.is_floating_point() and not bool(((targets == 0) | (targets == 1)).all()):
         return "it takes targets of 0 and 1, or classes"
     several = outputs.dim() == 2 and outputs.shape[1] > 1 and targets.shape[1:].numel() == 1
+    if several and (targets.min() < 0 or targets.max() >= outputs.shape[1]):
+        return f"classes are 0 to {outputs.shape[1] - 1}, targets {targets.min().item():g} to {targets.max().item():g}"
     return "" if several or _same_numbers(outputs, targets) else f"it takes a score for each of {_shape(targets)}"
 
 

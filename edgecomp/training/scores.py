@@ -24,7 +24,7 @@ def compare_answers(
     split, count = split or data.test, len(original)
     targets = None if split.targets is None else split.targets[:count]
     metric = chosen(data, original, targets)
-    if targets is None:
+    if targets is None or metric.name == "agreement":
         targets = original_as_targets(metric, original)
     before, after = metric.score(original, targets), metric.score(compressed, targets)
     interval, method = _interval(metric, original, compressed, targets)
