@@ -16,7 +16,10 @@ from ..records import Accuracy, Measured, Model, Request, Split
 from ..recover import recover
 from ..report import report
 from ..training.scores import compare_answers
+from ..util.cache import RUNNING
 from ..util.workspace import Workspace
+
+POINT_CODE = (*RUNNING, "auto", "pipeline", "report", "sweep.point")  # that makes a point and its report
 
 
 @dataclass(frozen=True)

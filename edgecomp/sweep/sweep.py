@@ -26,17 +26,16 @@ from ..report import limits, read_report
 from ..report.report import budget_of, write_report
 from ..training.distill import CHECK_SAMPLES
 from ..util import progress
-from ..util.cache import RUNNING, key_of
+from ..util.cache import key_of
 from ..util.files import atomic_file, write_text
 from ..util.units import format_bytes
 from ..util.workspace import Workspace, stage_key
 from . import budgets
 from .budgets import Ladder
 from .page import drop_text, front, to_page
-from .point import Built, SharedInputs, Wanted, build_point
+from .point import POINT_CODE, Built, SharedInputs, Wanted, build_point
 from .timing import measured_files
 
-_CODE = (*RUNNING, "auto", "pipeline", "report", "sweep.budgets", "sweep.point")  # that makes a point and its report
 _DEFAULT_BUDGETS = (10, 20, 40)  # the original's bytes by these
 _LEAST_VALIDATION = 1000  # samples
 _JUDGING = 4096  # samples behind those that codes are fitted to, by which `auto` chooses
@@ -214,7 +213,7 @@ class SweepRun:
 
     def _key(self, wanted: Wanted) -> str:
         budget = wanted.budget_bytes if wanted.method == AUTO else None
-        return stage_key("point", self._identity, wanted.method, wanted.settings, budget, code=_CODE)
+        return stage_key("point", self._identity, wanted.method, wanted.settings, budget, code=POINT_CODE)
 
 
 def _point(wanted: Wanted, built: dict[str, Any] | EdgecompError) -> SweepPoint:
