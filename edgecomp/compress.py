@@ -26,7 +26,6 @@ from .layers.twins import twin
 from .pruning import stage as prune
 from .records import Compressed, Model, Plan, PlanEntry
 from .util import progress
-from .util.digests import of_tensors
 from .util.workspace import Workspace, stage_key
 
 # With less, a layer with more inputs than there are samples moves far and then cannot be approximated: charnet, conv3.
@@ -82,7 +81,7 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
     data_name = model.data.calibration.name if model.data else "data-free"
     # Sums in another order differ in their last bits: those of tasks, which have one thread, are kept apart.
     tasks = ["tasks"] * (engine is not None)
-    data = of_tensors(calibration_samples(model)) if model.data else ""
+    data = calibration_samples(model) if model.data else None
     key = stage_key("compress", plan.model_dump_json(exclude=_LATER), data, *tasks)
     path = work.stages / "compressed.safetensors"
     with progress.stage("compress"):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,11 +22,11 @@ from .graph.batches import Tensors, records
 from .graph.given import distance
 from .graph.trace import batch_of
 from .records import Accuracy, Artifact, EmulatorCheck, Measured, Model, OutputError, Plan, Request, Split
-from .training import splits
 from .training.metrics import answers_agree
 from .training.scores import compare_answers
 from .util import progress
-from .util.files import atomic_file, cache_folder, sha256_file
+from .util.cache import key_of, remembered_tensors
+from .util.files import cache_folder, sha256_file
 from .util.units import format_score
 
 _EMULATED_SAMPLES, _DEVICE_SAMPLES = 32, 500  # of the test split, for the check
@@ -96,17 +94,16 @@ def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
 def outputs_on(model: Model, runtime: str, path: Path, inputs: tuple[Tensor, ...]) -> Tensor:
     """The first output (N, …) of an exported file; computed once per file, inputs and kernels."""
     bench = bench_program(find_target(HOST_TARGET), runtime)
-    parts = [sha256_file(path), sha256_file(bench), splits.digest(Split("", inputs))]
-    cached = cache_folder("outputs") / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}.npy"
-    if not cached.exists():
+
+    def make() -> dict[str, Tensor]:
         batch, outputs = batch_of(model.example_inputs), []
         with progress.bar(f"outputs of {path.name}", len(inputs[0])) as advance:
             for part in Split("", inputs).batches(2000 // batch * batch or batch):
                 outputs.append(file_outputs(model, runtime, path, part, torch.get_num_threads())[0])
                 advance(len(part[0]))
-        with atomic_file(cached) as partial, open(partial, "wb") as file:
-            np.save(file, torch.cat(outputs).numpy())
-    return torch.from_numpy(np.load(cached))
+        return {"outputs": torch.cat(outputs)}
+
+    return remembered_tensors(cache_folder("outputs"), key_of(path, bench, inputs), make)["outputs"]
 
 
 def output_error(model: Model, plan: Plan, artifact: Artifact) -> OutputError:
