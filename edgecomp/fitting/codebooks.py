@@ -87,6 +87,8 @@ def interface(
 
 def _fits_half(layer: nn.Module) -> bool:
     """fp16 can hold codewords of this size: it has no numbers beyond 65,504, and few below 0.0001."""
+    if layer.weight.is_meta:  # a part that a factorization is still to make
+        return True
     largest = layer.weight.detach().abs().max().item()
     return largest == 0 or (largest < _LARGEST_HALF and _size(layer.weight.detach()) > _LEAST_HALF)
 
