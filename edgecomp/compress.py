@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from . import chain
-from .chain import Chain, Together
+from .chain import Chain, SharedFactors
 from .engines import Engine
 from .errors import UsageError
 from .fitting import calibration, channel_order, tables
@@ -27,7 +27,6 @@ from .layers.twins import twin
 from .pruning import stage as prune
 from .records import Compressed, Model, Plan, PlanEntry
 from .util import progress
-from .util.digests import of_tensors
 from .util.workspace import Workspace, stage_key
 
 # With less, a layer with more inputs than there are samples moves far and then cannot be approximated: charnet, conv3.
@@ -48,7 +47,7 @@ class _Job:
 
     names: tuple[str, ...]
     entry: PlanEntry
-    method: Chain | Together
+    method: Chain | SharedFactors
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
     data_name = model.data.calibration.name if model.data else "data-free"
     # Sums in another order differ in their last bits: those of tasks, which have one thread, are kept apart.
     tasks = ["tasks"] * (engine is not None)
-    data = of_tensors(calibration_samples(model)) if model.data else ""
+    data = calibration_samples(model) if model.data else None
     key = stage_key("compress", plan.model_dump_json(exclude=_LATER), data, *tasks)
     path = work.stages / "compressed.safetensors"
     with progress.stage("compress"):
@@ -139,7 +138,7 @@ def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[_Job]:
     """What there is to do, in the order of execution, also where layers that share parts are far from each other."""
     jobs = []
     for entry in (entry for entry in plan.entries if entry.method):
-        method: Chain | Together = chain.restore(entry.method, entry.settings, plan.runtime)
+        method: Chain | SharedFactors = chain.restore(entry.method, entry.settings, plan.runtime)
         if entry.coupled:
             method = method.together([net.get_submodule(name) for name in entry.layers])
         jobs += [_Job(names, entry, method) for names in entry.units]
@@ -293,7 +292,7 @@ def aim_at_original(
 
 
 @torch.no_grad()
-def replace_weights(layer: nn.Module, method: Chain | Together, inputs: Inputs | None, seed: int) -> nn.Module:
+def replace_weights(layer: nn.Module, method: Chain | SharedFactors, inputs: Inputs | None, seed: int) -> nn.Module:
     """What takes the place of `layer`, whose weights become Ŵ.
 
     A bias makes up for the mean error of the outputs, so that weights need only be fitted to inputs less their mean.

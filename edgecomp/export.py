@@ -37,6 +37,7 @@ from .layers.transposed import with_plain_transposed
 from .records import Artifact, Compressed, Model, Plan, Proof, Report
 from .runtimes.litert.file_net import FileNet
 from .util import progress
+from .util.cache import remembered_folder
 from .util.files import atomic_folder, cache_folder, sha256_file
 from .util.workspace import Workspace, stage_key
 
@@ -124,15 +125,14 @@ def original_file(model: Model, runtime_name: str) -> Path:
     """The uncompressed export, made once per model, runtime and version, and compared with the user's module."""
     runtime = discover.runtime(runtime_name)
     key = stage_key("original", model.sha256, _shapes(model), runtime_name, runtime.version())[:16]
-    path = cache_folder("originals", f"{model.name}-{key}") / f"original{runtime.SUFFIX}"
-    if not path.exists():
+    name = f"original{runtime.SUFFIX}"
+
+    def make(folder: Path) -> None:
         progress.note("exporting the original")
-        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-            made = Path(temporary) / path.name
-            runtime.export(with_plain_transposed(model.net), model.example_inputs, made)
-            prove_original(model, runtime_name, made)
-            made.replace(path)
-    return path
+        runtime.export(with_plain_transposed(model.net), model.example_inputs, folder / name)
+        prove_original(model, runtime_name, folder / name)
+
+    return remembered_folder(cache_folder("originals") / f"{model.name}-{key}", make) / name
 
 
 def _shapes(model: Model) -> str:

@@ -16,7 +16,7 @@ from phone import Phone, Server, wait_until
 
 from edgecomp.devices import adb, remote
 from edgecomp.devices.adb import Adb
-from edgecomp.devices.base import Place
+from edgecomp.devices.base import DeviceOptions
 from edgecomp.devices.bundle import host_bundle, make_bundle
 from edgecomp.devices.facts import Facts
 from edgecomp.devices.host import HOST_TARGET, Host
@@ -118,7 +118,7 @@ def test_several_phones_at_once(server, phone, scene, tmp_path, edgecomp):
     every = [phone, *others]
 
     def measure(one):
-        with Adb(ANDROID, Place(serial=one.address)) as device:
+        with Adb(ANDROID, DeviceOptions(serial=one.address)) as device:
             return device.identity(), device.run(*scene, threads=1).samples_ms, one.left
 
     with ThreadPoolExecutor() as pool:
@@ -247,7 +247,7 @@ def test_phone_of_another_kind(phone):
 
 
 def at_place(phone, **more):
-    return Place(serial=phone.address, **more)
+    return DeviceOptions(serial=phone.address, **more)
 
 
 @pytest.mark.parametrize("cores,mask", [("big", "c"), ("little", "3"), ("0x6", "6")])
@@ -311,7 +311,7 @@ def test_killed_outright(phone, scene):
     """The phone notices, and cleans up."""
     script = "from edgecomp.devices.adb import *; from pathlib import Path\n"
     script += "from edgecomp.devices.target import find_target\n"
-    script += f"with Adb(find_target('android-arm64'), Place(serial='{phone.address}')) as device:\n"
+    script += f"with Adb(find_target('android-arm64'), DeviceOptions(serial='{phone.address}')) as device:\n"
     script += f"    device.run(*map(Path, {[str(path) for path in scene]}), threads=1, least_ms=60000)"
     process = subprocess.Popen([sys.executable, "-c", script], env=os.environ, stderr=subprocess.PIPE)
     runs = lambda: any("--least_ms" in command for command in phone.commands)  # noqa: E731

@@ -15,7 +15,7 @@ from adbutils import AdbClient, AdbConnection, AdbError
 
 from ..errors import DeviceError
 from ..records import Evidence
-from .base import Place
+from .base import DeviceOptions
 from .phones import CONNECT, REMEDIES, Phone, phones
 from .remote import Remote
 from .target import Target
@@ -80,7 +80,7 @@ class Adb(Remote):
     evidence: Evidence = "adb-shell"
     parent = "/data/local/tmp"
 
-    def __init__(self, target: Target, place: Place) -> None:
+    def __init__(self, target: Target, place: DeviceOptions) -> None:
         super().__init__(target, place)
         self._phone: Phone | None = None
         self._identity = ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..records import Evidence
-from .base import Run, Steady
+from .base import Run, UnmanagedDevice
 from .bench import bench_arguments, run_bench, to_run
 from .bundle import host_bundle
 from .facts import SCRIPT, Facts
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # listing devices must not wait for torch
     from .tensors import Signature, Tensors
 
 
-class Host(Steady):
+class Host(UnmanagedDevice):
     name = "host"
     evidence: Evidence = "host"
     tells_time = True

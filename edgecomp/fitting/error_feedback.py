@@ -121,8 +121,8 @@ def code_rows(
         return scale[:, None] * rounded(target, scale)
 
     coded = code_blocks(matrix, factor, 1, code)
-    for round in range(passes + 1):
-        if round:
+    for sweep in range(passes + 1):
+        if sweep:
             coded = refine(matrix, scale[:, None] * codes, moment, 1, code)
         codes = torch.where(scale[:, None] > 0, coded / scale[:, None].clamp(min=1e-30), codes).round()
         power = ((codes @ moment) * codes).sum(1)

@@ -85,10 +85,10 @@ def _rows_format(layer: nn.Module, bits: int) -> CodeFormat:
 
 def _rows_of_integers(layer: nn.Module, codes: Tensor, scale: Tensor, bits: int) -> Coded:
     """What is looked up is not multiplied: the integers are codes, and the levels they stand for the codebook."""
-    format, lowest = _rows_format(layer, bits), -(2 ** (bits - 1))
-    levels = torch.arange(lowest, lowest + format.k, dtype=torch.float32)
+    form, lowest = _rows_format(layer, bits), -(2 ** (bits - 1))
+    levels = torch.arange(lowest, lowest + form.k, dtype=torch.float32)
     index = (codes - lowest).to(torch.uint8).T
-    return coded_layer(layer, format, index[None], levels[None, None, :, None], scale)
+    return coded_layer(layer, form, index[None], levels[None, None, :, None], scale)
 
 
 def nearest(matrix: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from ..records import Cost
 from . import tt
 
 KINDS = tt.KINDS
-COUPLES = True
+SHARES_FACTORS = True
 CANDIDATES = ("bytes=0.1", "bytes=0.25", "bytes=0.5")
 refuse, predict, structure, settle, compress = tt.refuse, tt.predict, tt.structure, tt.settle, tt.compress
 

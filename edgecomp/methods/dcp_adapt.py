@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ..pruning import discrimination
 from ..pruning.groups import Group
-from ..pruning.job import Job
+from ..pruning.state import PruningState
 from . import dcp
 
 KINDS = dcp.KINDS
@@ -29,6 +29,6 @@ class Config(dcp.Config):
     )
 
 
-def rank(job: Job, groups: list[Group]) -> None:
+def rank(job: PruningState, groups: list[Group]) -> None:
     """Ranks all channels, by how much of the loss each takes away when its turn comes."""
     discrimination.rank(job, groups, everything=True)

@@ -32,8 +32,8 @@ def format_of(layer: nn.Module, config: Config) -> CodeFormat:
     """Segments of one weight: seen along the rows for one codebook, down the columns for one per group of rows."""
     rows, columns = weight_matrix(layer).shape
     half, axis = config.codebook_dtype == "float16", 0 if config.rows == "all" else 1
-    format = CodeFormat(rows=rows, columns=columns, k=config.k, s=1, axis=axis, half=half)
-    return format.shared("shared" if config.rows == "all" else config.rows)
+    form = CodeFormat(rows=rows, columns=columns, k=config.k, s=1, axis=axis, half=half)
+    return form.shared("shared" if config.rows == "all" else config.rows)
 
 
 refuse, predict, compress = interface(format_of)

@@ -37,8 +37,8 @@ class Config(Fitting):
 def _format(layer: nn.Module, config: Config) -> CodeFormat:
     rows, columns = weight_matrix(layer).shape
     axis, half = (0 if config.axis == "x" else 1), config.codebook_dtype == "float16"
-    format = CodeFormat(rows=rows, columns=columns, k=config.k, s=config.s, axis=axis, half=half)
-    return format.shared(config.codebooks)
+    form = CodeFormat(rows=rows, columns=columns, k=config.k, s=config.s, axis=axis, half=half)
+    return form.shared(config.codebooks)
 
 
 refuse, predict, compress = interface(_format)

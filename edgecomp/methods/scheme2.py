@@ -72,12 +72,12 @@ def _fit_outputs(matrix: Tensor, moment: Tensor, v: Tensor, width: int) -> tuple
     """v (R, h, S) and h (T, R, w) that minimise tr((W−Ŵ)H(W−Ŵ)ᵀ), Ŵ (T, h·w·S) made of them."""
     rank = len(v)
     goal = matrix @ moment
-    for round in range(_ROUNDS):
+    for sweep in range(_ROUNDS):
         basis = torch.einsum("ris,jk->rjiks", v, torch.eye(width)).reshape(rank * width, -1)
         gram = basis @ moment @ basis.T
         gram.diagonal().add_(1e-6 * gram.diagonal().mean())
         h = torch.linalg.solve(gram, basis @ goal.T).T.unflatten(1, (rank, width))
-        if round + 1 < _ROUNDS:
+        if sweep + 1 < _ROUNDS:
             v = _fit_first(goal, moment, v, h)
     return v, h
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..pruning.groups import Group
-from ..pruning.job import Job
+from ..pruning.state import PruningState
 from ..pruning.tuning import Tuning, steps_of
 from ..pruning.widths import Pruned
 
@@ -26,11 +26,11 @@ def refuse(group: Group, net: nn.Module) -> str:
     return "" if _scales(group, net) else "no batch norm scales its channels"
 
 
-def stages(job: Job) -> list[list[Group]]:
+def stages(job: PruningState) -> list[list[Group]]:
     return [job.groups]
 
 
-def rank(job: Job, groups: list[Group]) -> None:
+def rank(job: PruningState, groups: list[Group]) -> None:
     """Trains with the penalty, then ranks by |γ|."""
     assert job.data is not None
     norms = [m for m in job.net.modules() if isinstance(m, _BatchNorm) and m.weight is not None]
