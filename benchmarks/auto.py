@@ -13,6 +13,7 @@ the means are shown, and the range of top-1. What was measured is kept, so that 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -29,10 +30,12 @@ from edgecomp.plan import plan
 from edgecomp.records import Model, PlanEntry, Request
 from edgecomp.report import explain, markdown
 from edgecomp.training.outputs import divergence
+from edgecomp.training.scores import score
 from edgecomp.util import progress, statistics
+from edgecomp.util.cache import RUNNING, key_of, remembered
 from edgecomp.util.files import write_text
 from edgecomp.util.units import format_bytes, parse_bytes
-from edgecomp.util.workspace import Workspace, stage_key
+from edgecomp.util.workspace import Workspace
 
 _RANKS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -83,18 +86,14 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         self.name, self.folder, self.seeds = name, folder, seeds
         self.model: Model = load(Request(model=name))
-        self.kept = folder / "results.json"
 
     def built(self, expression: str, settings: tuple[str, ...], budget: int | None) -> list[dict[str, Any]]:
         """By seed: bytes of the exported file, and what it answers on the test split."""
         found = []
         for seed in self.seeds:
-            key = stage_key("benchmark auto", self.model.sha256, expression, sorted(settings), budget, seed)
-            known = json.loads(self.kept.read_text()) if self.kept.exists() else {}
-            if key not in known:
-                known[key] = self._built(expression, settings, budget, seed)
-                write_text(self.kept, json.dumps(known, indent=1))
-            found.append(known[key])
+            key = key_of(self.model.sha256, expression, sorted(settings), budget, seed, code=(*RUNNING, "auto"))
+            make = functools.partial(self._built, expression, settings, budget, seed)
+            found.append(remembered(self.folder / "results", key, make))
         return found
 
     def _built(self, expression: str, settings: tuple[str, ...], budget: int | None, seed: int) -> dict[str, Any]:
@@ -119,7 +118,7 @@ class Bench:
             "bytes": path.stat().st_size,
             "samples": len(outputs),
             "container": report.layers[-1].bytes,
-            "accuracy": measure.score(self.model.data, outputs),
+            "accuracy": score(self.model.data, outputs),
             "right": np.packbits(outputs.argmax(1) == self.model.data.test.targets).tobytes().hex(),
             "agreement": measure.answers_agree(outputs, original),
             "divergence": divergence(outputs, original).item(),
@@ -166,7 +165,7 @@ def page(bench: Bench, wanted: list[str], names: list[str]) -> str:
     """The tables of one model at budgets like 10MB and 1/20."""
     assert bench.model.data is not None
     test = bench.model.data.test
-    before = measure.score(bench.model.data, bench.original_outputs())
+    before = score(bench.model.data, bench.original_outputs())
     seeds = " ".join(map(str, bench.seeds))
     options = f" --seeds {seeds}" if len(bench.seeds) > 1 else ""
     lines = [

@@ -35,13 +35,13 @@ from torch import nn
 
 from edgecomp import chain, discover
 from edgecomp.devices import bundle, timing
-from edgecomp.devices.bench import write_records
-from edgecomp.devices.choose import make_device
 from edgecomp.devices.host import HOST_TARGET, Host
+from edgecomp.devices.probe import count_instructions
 from edgecomp.devices.target import find_target
+from edgecomp.devices.tensors import write_records
 from edgecomp.fitting import calibration, tables
 from edgecomp.fitting.calibration import CALIBRATION_SAMPLES
-from edgecomp.graph.trace import note_image_sizes
+from edgecomp.graph.order import note_image_sizes
 from edgecomp.layers.matrix import explicit_padding, kind_of
 from edgecomp.load import load
 from edgecomp.records import Model, Request
@@ -119,11 +119,9 @@ class Subject:
 
 def measure(layer: Layer, subject: Subject, more: tuple[str, ...], folder: Path) -> None:
     """Fills `layer` as it goes."""
-    inputs, target = subject.samples[: layer.batch], find_target(ANDROID)
-    emulator = make_device("qemu", target)
+    inputs = subject.samples[: layer.batch]
     write_records(folder / "inputs", [inputs])
     for runtime in RUNTIMES:
-        bundle.make_bundle(target, runtime, folder / runtime)
         empty_run_bytes(runtime)
     for name, entry, made in replacements(subject, entries(more, subject), layer.refused):
         with progress.stage("export", f"{layer.title} {name}"):
@@ -131,8 +129,7 @@ def measure(layer: Layer, subject: Subject, more: tuple[str, ...], folder: Path)
             row = exported(name, entry, made, inputs, path)
         layer.rows.append(row)
         with progress.stage("emulate", f"{layer.title} {name}"):
-            run = emulator.run(folder / row.runtime, path, folder / "inputs", threads=1, warmup=1, repeat=3)
-            row.instructions = int(np.median(run.instructions[1:]))
+            row.instructions = count_instructions(path, folder / "inputs", row.runtime, ANDROID)[0]
     with progress.stage("time", layer.title):
         for row in layer.rows:
             for threads in row.threads:
@@ -156,7 +153,7 @@ def taken_from(model: Model, shape: str) -> Subject | None:
     """The net's first layer of that shape, else a convolution that has it on larger images; None if there is none."""
     if model.data is None:
         return None
-    images = model.data.calibration.inputs
+    (images,) = model.data.calibration.inputs
     wanted, _, size = shape.partition("@")
     larger: Subject | None = None
     for name, layer in model.net.named_modules():

@@ -82,7 +82,7 @@ def show_memory(k: int, s: int) -> None:
         pq.compress(layer, config, None, 0)
         print(f"pq: peak {_peak():.2f} GB")
         x = torch.randn(2048, size)
-        pq.compress(layer, config, Inputs(x.T @ x / len(x), x[:512], x.mean(0)), 0)
+        pq.compress(layer, config, Inputs.of(x), 0)
         print(f"pq with calibration inputs: peak {_peak():.2f} GB")
 
 

@@ -13,15 +13,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from edgecomp import discover, measure
+from edgecomp import chain, discover, measure
 from edgecomp.compress import compress
-from edgecomp.devices import bundle, timing
-from edgecomp.devices.bench import write_records
-from edgecomp.devices.choose import make_device
+from edgecomp.devices import timing
+from edgecomp.devices.bundle import kept_bundle
 from edgecomp.devices.host import HOST_TARGET
+from edgecomp.devices.probe import count_instructions
 from edgecomp.devices.target import find_target
+from edgecomp.devices.tensors import write_records
 from edgecomp.export import export
 from edgecomp.load import load
 from edgecomp.plan import plan as make_plan
@@ -29,6 +28,7 @@ from edgecomp.records import Artifact, Model, Request
 from edgecomp.recover import recover
 from edgecomp.report import markdown
 from edgecomp.report.figures import left_alone
+from edgecomp.training.scores import score
 from edgecomp.util import progress
 from edgecomp.util.files import write_text
 from edgecomp.util.units import format_bytes, format_count
@@ -68,9 +68,9 @@ def main() -> None:
     rows = _build(model, options.out)
     with tempfile.TemporaryDirectory() as temporary:
         inputs = Path(temporary, "inputs")
-        write_records(inputs, [model.data.test.inputs[:1]])
-        _run(model, rows, inputs, Path(temporary))
-        bundles = {r: bundle.host_bundle(find_target(HOST_TARGET), r) for r in discover.runtime_names()}
+        write_records(inputs, [x[None] for x in model.data.test.take(0)])
+        _run(model, rows, inputs)
+        bundles = {r: kept_bundle(find_target(HOST_TARGET), r) for r in discover.runtime_names()}
         jobs = {f"{row.runtime} {row.net}": timing.Job(bundles[row.runtime], row.path, inputs) for row in rows}
         timings = timing.in_turns(jobs)
     text = _page(model, rows, timings)
@@ -97,23 +97,18 @@ def _build(model: Model, out: Path) -> list[Row]:
 def _left_alone(artifact: Artifact, method: str) -> str:
     """Layers that their method or the runtime could not take, not those that it was not meant for."""
     lines = artifact.layers[:-1]
-    unused = set(method.split("+")) - {line.method for line in lines}
+    unused = {chain.join(*names) for names in chain.split(method)} - {line.method for line in lines}
     reasons = [(line.name, line.method, line.reason) for line in lines if " takes " not in line.reason]
     left = [f"no layer can be {name} in this runtime" for name in sorted(unused)]
     return "; ".join(left + [f"{layers}: {reason}" for layers, reason in left_alone(reasons)])
 
 
-def _run(model: Model, rows: list[Row], inputs: Path, folder: Path) -> None:
+def _run(model: Model, rows: list[Row], inputs: Path) -> None:
     """Accuracy on the host, instructions on the emulator."""
-    target = find_target("android-arm64")
-    emulator = make_device("qemu", target)
-    for runtime in discover.runtime_names():
-        bundle.make_bundle(target, runtime, folder / runtime)
     for row in rows:
         with progress.stage("run", f"{row.runtime} {row.net}"):
-            row.accuracy = measure.score(model.data, measure.test_outputs(model, row.runtime, row.path))
-            run = emulator.run(folder / row.runtime, row.path, inputs, threads=1, warmup=1, repeat=3)
-            row.instructions = int(np.median(run.instructions[1:]))
+            row.accuracy = score(model.data, measure.test_outputs(model, row.runtime, row.path))
+            row.instructions = count_instructions(row.path, inputs, row.runtime, "android-arm64")[0]
 
 
 def _page(model: Model, rows: list[Row], timings: dict[str, timing.Timing]) -> str:

@@ -17,7 +17,7 @@ from .errors import UsageError, unknown
 from .fitting import lowrank
 from .fitting.calibration import Inputs
 from .layers import Factored
-from .layers.matrix import KINDS, weight_matrix
+from .layers.matrix import KINDS, kind_of, weight_matrix
 from .records import Cost
 
 
@@ -32,7 +32,12 @@ class Chain:
 
     @property
     def name(self) -> str:
-        return ":".join(self.names)
+        return join(*self.names)
+
+    @property
+    def first(self) -> str:
+        """The method that takes the layer itself."""
+        return self.names[0]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -48,7 +53,7 @@ class Chain:
     @property
     def prunes(self) -> bool:
         """It takes channels out of the net, and leaves the layers to the chains behind it."""
-        return discover.prunes(self.names[0])
+        return discover.prunes(self.first)
 
     @property
     def codes(self) -> bool:
@@ -79,32 +84,39 @@ class Chain:
         """Why the chain cannot take a layer; empty if it can."""
         config = self._config(layer)
         reason = self._method.refuse(layer, config)
-        if not reason and self.runtime and hasattr(self._method, "arithmetic"):
+        if not reason and self.runtime and hasattr(self._method, "arithmetic") and kind_of(layer) != "embedding":
             reason = discover.runtime(self.runtime).refuse(layer, self._method.arithmetic(config))
-        if reason or not self._rest:
+        if reason or not self.rest:
             return reason
-        reasons = [self._rest.refuse(part) for part in self.structure(layer)]
+        reasons = [self.rest.refuse(part) for part in self.structure(layer)]
         return reasons[0] if all(reasons) else ""
 
+    def refuse_twins(self, layer: nn.Module, others: list[nn.Module]) -> str:
+        """Why the chain cannot take `layer` together with others that share its weight; empty if it can."""
+        if others and (self._rest or hasattr(self._method, "structure")):
+            return f"{self.name} makes factors, and {len(others) + 1} layers share this weight in different ways"
+        reasons = [self.refuse(other) for other in others if kind_of(other) != kind_of(layer)]
+        return next(filter(None, reasons), "")
+
     def predict(self, layer: nn.Module) -> Cost:
-        if not self._rest:
+        if not self.rest:
             return self._method.predict(layer, self._config(layer))
         costs = [
-            lowrank.cost(part, [part]) if self._rest.refuse(part) else self._rest.predict(part)
+            lowrank.cost(part, [part]) if self.rest.refuse(part) else self.rest.predict(part)
             for part in self.structure(layer)
         ]
         return Cost(bytes=sum(cost.bytes for cost in costs), macs=sum(cost.macs for cost in costs))
 
     def remark(self, layer: nn.Module) -> str:
         """Which parts that the first method made the second one leaves as they are, and why; empty if none."""
-        if not self._rest:
+        if not self.rest:
             return ""
-        reasons = [self._rest.refuse(part) for part in self.structure(layer)]
+        reasons = [self.rest.refuse(part) for part in self.structure(layer)]
         plain = {reason: [str(i) for i, r in enumerate(reasons, 1) if r == reason] for reason in reasons if reason}
         return "; ".join(f"parts {', '.join(parts)} of {len(reasons)} stay plain: {r}" for r, parts in plain.items())
 
     def compress(self, layer: nn.Module, inputs: Inputs | None, seed: int) -> nn.Module:
-        method, config, rest = self._method, self._config(layer), self._rest
+        method, config, rest = self._method, self._config(layer), self.rest
         if not rest:
             return method.compress(layer, config, inputs, seed)
 
@@ -117,9 +129,7 @@ class Chain:
         def make() -> Factored:
             return method.compress(layer, config, inputs, seed)
 
-        made = (
-            make() if inputs is None else inputs.known(f"{self.names[0]} {config} {seed}", make, weight_matrix(layer))
-        )
+        made = make() if inputs is None else inputs.known(f"{self.first} {config} {seed}", make, weight_matrix(layer))
         return Factored(*(code(copy.deepcopy(part), None) for part in made))
 
     @property
@@ -142,10 +152,11 @@ class Chain:
 
     @property
     def _method(self) -> ModuleType:
-        return discover.method(self.names[0])
+        return discover.method(self.first)
 
     @property
-    def _rest(self) -> Chain | None:
+    def rest(self) -> Chain | None:
+        """What codes the parts that the first method makes; None if nothing does."""
         rest = replace(self, names=self.names[1:], configs=self.configs[1:], kinds=KINDS)
         return rest if rest.names else None
 
@@ -172,6 +183,26 @@ class Together:
         return self._method.fit_outputs(self._parts[id(layer)], layer, self.config, inputs)
 
 
+def split(expression: str) -> list[tuple[str, ...]]:
+    """The names of the methods, chain by chain: 'svd:pq+kmeans' → [('svd', 'pq'), ('kmeans',)]."""
+    return [tuple(chain.split(":")) for chain in expression.split("+")]
+
+
+def join(*names: str) -> str:
+    """The chain of these methods, as `split` reads it."""
+    return ":".join(names)
+
+
+def names_in(expression: str) -> list[str]:
+    """All methods of an expression, in their order."""
+    return [name for chain in split(expression) for name in chain]
+
+
+def settings_of(part: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """One method's own, out of the settings of a chain of several."""
+    return {key.removeprefix(f"{part}."): v for key, v in settings.items() if key.startswith(f"{part}.")}
+
+
 def parse(expression: str, settings: tuple[str, ...] = (), runtime: str = "") -> list[Chain]:
     """The chains of a `--method`, with `--set KEY=VALUE` filled in.
 
@@ -181,8 +212,7 @@ def parse(expression: str, settings: tuple[str, ...] = (), runtime: str = "") ->
     Raises:
         UsageError: an unknown method, setting or kind, or methods that cannot be combined so.
     """
-    chains = [tuple(chain.split(":")) for chain in expression.split("+")]
-    names = [name for chain in chains for name in chain]
+    chains, names = split(expression), names_in(expression)
     texts: dict[str, dict[str, str]] = {name: {} for name in names}
     kinds: dict[str, str] = {}
     fields = {name: ("kinds", *discover.method(name).Config.model_fields) for name in names}
@@ -202,7 +232,7 @@ def parse(expression: str, settings: tuple[str, ...] = (), runtime: str = "") ->
     found = [replace(_chain(chain, texts, kinds), runtime=runtime) for chain in chains]
     for place, candidate in enumerate(found):
         if candidate.prunes and place:
-            others = [name for name in expression.split("+") if name != candidate.name]
+            others = [join(*chain) for chain in chains if chain != candidate.names]
             raise UsageError(
                 f"{expression}: {candidate.name} takes channels out of the whole net, and layers come after that",
                 f"Did you mean {'+'.join([candidate.name, *others])}?",
@@ -212,14 +242,11 @@ def parse(expression: str, settings: tuple[str, ...] = (), runtime: str = "") ->
 
 def restore(name: str, settings: dict[str, Any], runtime: str = "") -> Chain:
     """The chain of a plan's entry."""
-    names = tuple(name.split(":"))
+    (names,) = split(name)
     if len(names) == 1:
         return Chain(names, (discover.method(name).Config(**settings),), KINDS, runtime)
-    configs = []
-    for part in names:
-        own = {key.removeprefix(f"{part}."): v for key, v in settings.items() if key.startswith(f"{part}.")}
-        configs.append(discover.method(part).Config(**own))
-    return Chain(names, tuple(configs), KINDS, runtime)
+    configs = tuple(discover.method(part).Config(**settings_of(part, settings)) for part in names)
+    return Chain(names, configs, KINDS, runtime)
 
 
 def _chain(names: tuple[str, ...], texts: dict[str, dict[str, str]], kinds: dict[str, str]) -> Chain:
@@ -227,25 +254,25 @@ def _chain(names: tuple[str, ...], texts: dict[str, dict[str, str]], kinds: dict
     if pruning and len(names) > 1:
         others = [name for name in names if name not in pruning]
         raise UsageError(
-            f"{':'.join(names)}: {pruning[0]} makes no parts of a layer, it takes channels out of the whole net",
-            f"Did you mean {'+'.join([pruning[0], ':'.join(others)])}, which gives the layers that are left to "
-            f"{':'.join(others)}?",
+            f"{join(*names)}: {pruning[0]} makes no parts of a layer, it takes channels out of the whole net",
+            f"Did you mean {'+'.join([pruning[0], join(*others)])}, which gives the layers that are left to "
+            f"{join(*others)}?",
         )
     for name in names[:-1]:
         if not hasattr(discover.method(name), "structure"):
             raise UsageError(
-                f"{':'.join(names)}: {name} leaves no parts for {names[-1]} to code",
+                f"{join(*names)}: {name} leaves no parts for {names[-1]} to code",
                 f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {name} leaves alone?",
             )
     for name in names[:-1]:
         if getattr(discover.method(name), "COUPLES", False):
             raise UsageError(
-                f"{':'.join(names)}: {name} makes parts that layers share, and codes are fitted to one layer",
+                f"{join(*names)}: {name} makes parts that layers share, and codes are fitted to one layer",
                 f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {name} leaves alone?",
             )
     if len(names) > 1 and hasattr(discover.method(names[-1]), "structure"):
         raise UsageError(
-            f"{':'.join(names)}: {names[-1]} makes parts of a layer, and {names[-2]} has made parts of it already",
+            f"{join(*names)}: {names[-1]} makes parts of a layer, and {names[-2]} has made parts of it already",
             f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {names[-2]} leaves alone?",
         )
     wanted = tuple(kinds[names[0]].split(",")) if names[0] in kinds else discover.method(names[0]).KINDS

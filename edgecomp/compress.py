@@ -15,14 +15,18 @@ from .chain import Chain, Together
 from .engines import Engine
 from .errors import UsageError
 from .fitting import calibration, channel_order, tables
-from .fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs
-from .graph import trace
+from .fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs, pooled
+from .graph.order import channel_producers, execution_order, upstream
+from .graph.trace import exported
 from .layers import checkpoint
+from .layers.layout import channels_last, contiguous
 from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
 from .layers.quantized import static_parts
+from .layers.twins import twin
 from .pruning import stage as prune
 from .records import Compressed, Model, Plan, PlanEntry
 from .util import progress
+from .util.digests import of_tensors
 from .util.workspace import Workspace, stage_key
 
 # With less, a layer with more inputs than there are samples moves far and then cannot be approximated: charnet, conv3.
@@ -53,19 +57,20 @@ class _Base:
 
     net: nn.Module
     original: nn.Module | None
-    samples: torch.Tensor | None
+    samples: tuple[torch.Tensor, ...] | None
     seed: int
 
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What takes the place of a layer; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖; and the tensors of the layer as
-    later layers are to find it."""
+    """What takes the place of each layer; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖; the tensors of the layers as
+    later ones are to find them; and what there is to say."""
 
-    layer: nn.Module
+    layers: tuple[nn.Module, ...]
     weights: float
     outputs: float | None
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, dict[str, torch.Tensor]]
+    note: str = ""
 
 
 def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = None) -> Compressed:
@@ -77,13 +82,14 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
     data_name = model.data.calibration.name if model.data else "data-free"
     # Sums in another order differ in their last bits: those of tasks, which have one thread, are kept apart.
     tasks = ["tasks"] * (engine is not None)
-    key = stage_key("compress", plan.model_dump_json(exclude=_LATER), data_name, *tasks)
+    data = of_tensors(calibration_samples(model)) if model.data else ""
+    key = stage_key("compress", plan.model_dump_json(exclude=_LATER), data, *tasks)
     path = work.stages / "compressed.safetensors"
     with progress.stage("compress"):
         done = work.recall("compress", key)
         if done is not None:
             progress.note("cached")
-            net = checkpoint.restore(model.net, path)
+            net = checkpoint.restore(prune.base(model, plan.pruning), path)
         else:
             start = time.monotonic()
             left = prune.pruned(model, plan.pruning, plan.seed, work) if plan.pruning else model
@@ -95,13 +101,18 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
         return Compressed(net=net, checkpoint=path, notes=notes, **done)
 
 
+def calibration_samples(model: Model) -> tuple[torch.Tensor, ...]:
+    """What layers are fitted to."""
+    return model.data.calibration.take(slice(CALIBRATION_SAMPLES))
+
+
 def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn.Module, dict[str, dict[str, float]]]:
     # Computes what the compressed net does, but from decoded weights, which is faster here.
-    net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
+    net = channels_last(copy.deepcopy(model.net))
     permute_channels(net, model, plan)
     # What factorized layers are to give: the same as here.
     original = copy.deepcopy(net) if any(_joint(entry) for entry in plan.entries) else None
-    samples = None if model.data is None else model.data.calibration.inputs[:CALIBRATION_SAMPLES]
+    samples = calibration_samples(model) if model.data else None
     base, jobs = _Base(net, original, samples, plan.seed), _jobs(net, model, plan)
     with progress.bar("layers", len(jobs)) as advance:
         found: dict[int, _Fitted] = {}
@@ -110,14 +121,14 @@ def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn
             advance(0, text=jobs[numbers[0]].names[0])
             found |= _fitted(base, jobs, numbers, engine, shared)
             advance(len(numbers))
-    net.to(memory_format=torch.contiguous_format)
+    contiguous(net)
     errors: dict[str, dict[str, float]] = {"weight_errors": {}, "output_errors": {}}
     for number, job in enumerate(jobs):
         errors["weight_errors"][job.names[0]] = found[number].weights
         if (outputs := found[number].outputs) is not None:
             errors["output_errors"][job.names[0]] = outputs
-        for name in job.names:
-            net.set_submodule(name, found[number].layer)
+        for name, layer in zip(job.names, found[number].layers, strict=True):
+            net.set_submodule(name, layer)
     return net, errors
 
 
@@ -130,7 +141,7 @@ def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[_Job]:
             method = method.together([net.get_submodule(name) for name in entry.layers])
         jobs += [_Job(names, entry, method) for names in entry.units]
     if any(entry.coupled for entry in plan.entries):
-        order = trace.execution_order(trace.trace(model.net, model.example_inputs, model.name))
+        order = execution_order(exported(model.net, model.example_inputs, model.name))
         jobs.sort(key=lambda job: order.index(job.names[0]) if job.names[0] in order else len(order))
     return jobs
 
@@ -141,7 +152,7 @@ def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
     wanted = {name for name, entry in alone.items() if entry.method and entry.settings.get("permute")}
     if model.data is None or not wanted:
         return
-    found = trace.channel_producers(trace.trace(model.net, model.example_inputs, model.name))
+    found = channel_producers(exported(model.net, model.example_inputs, model.name))
     producers = {name: found[name] for name in alone if name in wanted and found.get(name) in alone}
     channel_order.order_by_energy(net, producers, model.data.calibration.inputs[:ENERGY_SAMPLES])
     for name, producer in producers.items():
@@ -150,13 +161,13 @@ def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
 
 def _waves(model: Model, jobs: list[_Job]) -> list[list[int]]:
     """The numbers of the jobs, those together whose inputs do not depend on each other; after those they depend on."""
-    upstream: dict[str, set[str]] = {}
+    inputs_from: dict[str, set[str]] = {}
     if model.data is not None:
-        upstream = trace.upstream(trace.trace(model.net, model.example_inputs, model.name))
+        inputs_from = upstream(exported(model.net, model.example_inputs, model.name))
     depth: list[int] = []
     for number, job in enumerate(jobs):
-        before = upstream.get(job.names[0], set())
-        unknown = model.data is not None and job.names[0] not in upstream
+        before = set().union(*(inputs_from.get(name, set()) for name in job.names))
+        unknown = model.data is not None and not inputs_from.keys() & set(job.names)
         needed = [d for d, other in zip(depth, jobs[:number], strict=True) if unknown or before & set(other.names)]
         depth.append(1 + max(needed, default=-1))
     return [[n for n, d in enumerate(depth) if d == wave] for wave in range(max(depth, default=-1) + 1)]
@@ -177,15 +188,17 @@ def _fitted(
         outcomes = engine.run(_fit_apart, [jobs[n] for n in apart], *shared)
         for number, outcome in zip(apart, outcomes, strict=True):
             found[number] = outcome.get()
-            base.net.get_submodule(jobs[number].names[0]).load_state_dict(found[number].tensors)
+            for name, tensors in found[number].tensors.items():
+                base.net.get_submodule(name).load_state_dict(tensors)
     # Layers that share parts are fitted here: the parts are made for all of them when the first one comes up.
     found |= {number: _fit(jobs[number], base) for number in numbers if number not in found}
     if engine is not None and shared:
-        shared.append(engine.share({jobs[number].names[0]: found[number].tensors for number in numbers}))
+        shared.append(engine.share({k: v for number in numbers for k, v in found[number].tensors.items()}))
     for number in numbers:
         job, fitted = jobs[number], found[number]
         text = f"relative error {fitted.weights:.3f}"
         text += "" if fitted.outputs is None else f", of the outputs {fitted.outputs:.3f}"
+        text += f"; {fitted.note}" if fitted.note else ""
         shape = tuple(weight_matrix(base.net.get_submodule(job.names[0])).shape)
         progress.note(f"{', '.join(job.names)}: {shape} by {job.entry.method}, {text}")
     return found
@@ -200,27 +213,45 @@ def _fit_apart(job: _Job, base: _Base, *changes: dict[str, dict[str, torch.Tenso
 
 
 def _fit(job: _Job, base: _Base) -> _Fitted:
-    """Fits a layer, whose weights in `base.net` become what takes their place."""
+    """Fits a layer, whose weights in `base.net` become what takes their place, and those that share its weight."""
     net, samples, seed = base.net, base.samples, base.seed
-    layer = net.get_submodule(job.names[0])
-    inputs, before = None, weight_matrix(layer).clone()
-    if samples is not None and kind_of(layer) != "embedding" and getattr(layer, "groups", 1) == 1:
-        inputs = calibration.gather(net, layer, samples, seed)
-        if base.original is not None and _joint(job.entry):
-            aim_at_original(net, base.original, job.names[0], samples, inputs, seed)
-    compressed = replace_weights(layer, job.method, inputs, seed)
-    _fix_ranges(net, samples, layer, compressed)
-    if samples is not None:
-        tables.choose_tables(net, layer, compressed, samples, seed)
-    difference = before - compressed.decode()
-    weights, outputs = _ratio(difference, before), None
+    layers = [net.get_submodule(name) for name in job.names]
+    layer, others = layers[0], layers[1:]
+    before, note = weight_matrix(layer).clone(), ""
+    statistics = _statistics(layers, base)
+    inputs = pooled(statistics) if statistics else None
+    if inputs is not None and base.original is not None and _joint(job.entry):
+        aim_at_original(net, base.original, job.names[0], samples, inputs, seed)
+    if inputs is not None and inputs.constant:
+        note = "its inputs do not vary over the calibration samples, so that it was coded without them"
+    means = [inputs.mean for inputs in statistics] or [None] * len(layers)
+    with torch.no_grad():
+        made = replace_weights(layer, job.method, inputs, seed)
+        difference = before - made.decode()
+        for other, mean in zip(others, means[1:], strict=True):
+            if mean is not None and has_bias(other):
+                other.bias.add_(difference @ mean)
+    replacements = (made, *(twin(made, other) for other in others))
+    for layer, replacement in zip(layers, replacements, strict=True):
+        _fix_ranges(net, samples, layer, replacement)
+        if samples is not None:
+            tables.choose_tables(net, layer, replacement, samples, seed)
+    outputs = None
     if inputs is not None:
-        seen = inputs.centered() if has_bias(layer) else inputs
+        seen = inputs.centered() if has_bias(layers[0]) else inputs
         outputs = _ratio(seen.sample @ difference.T, inputs.sample @ before.T)
-    return _Fitted(compressed, weights, outputs, layer.state_dict())
+    tensors = {name: layer.state_dict() for name, layer in zip(job.names, layers, strict=True)}
+    return _Fitted(replacements, _ratio(difference, before), outputs, tensors, note)
 
 
-def _fix_ranges(net: nn.Module, samples: torch.Tensor | None, layer: nn.Module, compressed: nn.Module) -> None:
+def _statistics(layers: list[nn.Module], base: _Base) -> list[Inputs]:
+    """Of the inputs of each layer; none without data, or where one is looked up in instead of multiplied with."""
+    if base.samples is None or any(kind_of(one) == "embedding" or getattr(one, "groups", 1) > 1 for one in layers):
+        return []
+    return [calibration.gather(base.net, layer, base.samples, base.seed) for layer in layers]
+
+
+def _fix_ranges(net: nn.Module, samples: calibration.Samples | None, layer: nn.Module, compressed: nn.Module) -> None:
     """Fixes the scales of int8 layers that do not choose theirs at run time.
 
     Raises:
@@ -242,13 +273,13 @@ def _joint(entry: PlanEntry) -> bool:
 
 @torch.no_grad()
 def aim_at_original(
-    net: nn.Module, original: nn.Module, name: str, samples: torch.Tensor, inputs: Inputs, seed: int = 0
+    net: nn.Module, original: nn.Module, name: str, samples: calibration.Samples, inputs: Inputs, seed: int = 0
 ) -> None:
     """Gives a layer of `net` the weights and bias that, on the inputs x̂ it has there, come nearest to what the layer
     gave in the original on x (Jaderberg et al. 2014, §2.3): W + W·(cov(x, x̂) − cov(x̂))·cov(x̂)⁻¹."""
     layer, first = net.get_submodule(name), original.get_submodule(name)
     cross, mean = calibration.cross_moment(original, first, net, layer, samples, seed)
-    moment = inputs.centered().second_moment
+    moment = inputs.covariance
     ridge = moment + _AIM_RIDGE * moment.diagonal().mean() * torch.eye(len(moment))
     matrix = weight_matrix(first)
     aim = matrix + torch.linalg.solve(ridge, (matrix @ (cross - moment)).T).T
@@ -264,7 +295,8 @@ def replace_weights(layer: nn.Module, method: Chain | Together, inputs: Inputs |
     A bias makes up for the mean error of the outputs, so that weights need only be fitted to inputs less their mean.
     """
     corrected = inputs is not None and has_bias(layer)
-    compressed = method.compress(layer, inputs.centered() if corrected else inputs, seed)
+    fitted_to = None if inputs is None or inputs.constant else inputs.centered() if corrected else inputs
+    compressed = method.compress(layer, fitted_to, seed)
     after = compressed.decode()
     if corrected:
         bias_of(compressed).add_((weight_matrix(layer) - after) @ inputs.mean)

@@ -7,28 +7,35 @@ outputs with those of the torch module. A mismatch is an error.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from . import discover
 from .devices.bundle import make_bundle
-from .devices.host import run_on_host
+from .devices.host import outputs_on_host
 from .devices.target import find_target
+from .devices.tensors import Signature
 from .errors import BuildError, UsageError
 from .fitting.tables import LIMIT
-from .layers.codebook import CodebookEmbedding, Coded
-from .layers.matrix import parameter_bytes
+from .graph.batches import Tensors, joined, records
+from .graph.canonical import HALF, given_outputs, records_for
+from .graph.given import as_tuple, distance
+from .graph.precision import other_precision
+from .graph.trace import batch_of
+from .layers.codebook import Coded
+from .layers.ledger import ledger
 from .layers.quantized import Quantized
+from .layers.recurrent import inside_recurrences
 from .layers.stock import Stock, without_custom_ops
-from .records import Artifact, Compressed, LayerReport, Model, Plan, Proof, Report
+from .layers.transposed import with_plain_transposed
+from .records import Artifact, Compressed, Model, Plan, Proof, Report
 from .runtimes.litert.file_net import FileNet
-from .training.outputs import flat_output
 from .util import progress
 from .util.files import atomic_folder, cache_folder, sha256_file
 from .util.workspace import Workspace, stage_key
@@ -68,7 +75,7 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
             progress.note("cached")
         else:
             for file, net in nets.items():
-                runtime.export(net, model.example_inputs, file)
+                runtime.export(with_plain_transposed(net), model.example_inputs, file)
             proofs = [_prove(model, plan.runtime, net, file).model_dump() for file, net in nets.items()]
             done = {"proof": proofs[0]}
             work.record("export", key, list(nets), done)
@@ -76,7 +83,7 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
             path=path,
             original_path=original,
             bundle=_bundle(plan, path, work),
-            layers=_ledger(plan, model, replace(compressed, net=nets[path]), path, original),
+            layers=ledger(plan, model, replace(compressed, net=nets[path]), path, original),
             proof=Proof(**done["proof"]),
             runtime_version=runtime.version(),
             custom_op_path=custom_op_path if custom_op_path in nets else None,
@@ -113,23 +120,18 @@ def _bundle(plan: Plan, path: Path, work: Workspace) -> Path:
     return bundle
 
 
-def output_values(model: Model) -> int:
-    """How many numbers of a record's outputs are compared."""
-    if isinstance(model.net, FileNet):
-        return model.net.outputs
-    with torch.inference_mode():
-        return flat_output(model.net(*model.example_inputs)).numel()
-
-
 def original_file(model: Model, runtime_name: str) -> Path:
-    """The uncompressed export, made once per model, runtime and version."""
+    """The uncompressed export, made once per model, runtime and version, and compared with the user's module."""
     runtime = discover.runtime(runtime_name)
-    identity = [model.sha256, repr(model.net), _shapes(model), runtime_name, runtime.version()]
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    key = stage_key("original", model.sha256, _shapes(model), runtime_name, runtime.version())[:16]
     path = cache_folder("originals", f"{model.name}-{key}") / f"original{runtime.SUFFIX}"
     if not path.exists():
         progress.note("exporting the original")
-        runtime.export(model.net, model.example_inputs, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+            made = Path(temporary) / path.name
+            runtime.export(with_plain_transposed(model.net), model.example_inputs, made)
+            prove_original(model, runtime_name, made)
+            made.replace(path)
     return path
 
 
@@ -137,40 +139,95 @@ def _shapes(model: Model) -> str:
     return str([(tuple(x.shape), str(x.dtype)) for x in model.example_inputs])
 
 
+def file_outputs(model: Model, runtime_name: str, path: Path, inputs: Tensors, threads: int = 1) -> Tensors:
+    """All outputs of an exported file of this model on this machine, for samples (N, …), as a net would give them."""
+    signature = signature_of(model, runtime_name, path)
+    return outputs_on_host(runtime_name, path, signature, inputs, batch_of(model.example_inputs), threads)
+
+
+def signature_of(model: Model, runtime_name: str, path: Path) -> Signature:
+    """What a file of this model takes and gives."""
+    with torch.inference_mode():
+        outputs = as_tuple(model.net(*model.example_inputs))
+    return discover.runtime(runtime_name).signature(path, model.example_inputs, outputs)
+
+
+# --- the proof --------------------------------------------------------------------------------------------
+
+
+def prove_original(model: Model, runtime_name: str, path: Path) -> None:
+    """Compares all outputs of the uncompressed file with those of the user's module.
+
+    Raises:
+        BuildError: they differ.
+    """
+    if model.given is None:  # it is a file itself
+        return
+    inputs, _ = proof_inputs(model)
+    wanted = module_outputs(model, inputs)
+    off = distance(file_outputs(model, runtime_name, path, inputs), wanted)
+    limit = HALF if other_precision(model.given) else _EXACT
+    if not off <= limit:
+        raise BuildError(
+            f"{model.name}: uncompressed, the file of {runtime_name} gives other outputs than the model "
+            f"({100 * off:.2f} % off, limit {100 * limit:.2f} %)",
+            "The runtime does not compute what this model does; try the other one with --runtime.",
+        )
+
+
+def module_outputs(model: Model, inputs: Tensors) -> Tensors:
+    """What the user's module gives for samples, so many at a time as its examples have."""
+    batch = batch_of(model.example_inputs)
+    outputs = [given_outputs(model.given, record) for record in records(inputs, batch)]
+    return tuple(joined(output, batch, len(inputs[0])) for output in zip(*outputs, strict=True))
+
+
 def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof:
     runtime = discover.runtime(runtime_name)
+    coded, rounded, stock = _find_codes(runtime, net, path)
+    inputs, reference = proof_inputs(model)
+    expected = _expected(model, runtime_name, net, inputs)
+    got = file_outputs(model, runtime_name, path, inputs)
+    # What one layer rounds the other way the next ones may make more of.
+    limit = _EXACT + math.hypot(*map(_lookup_error, coded)) + min(rounded * _ROUNDING, _ROUNDED)
+    off = distance(got, expected)
+    if not off <= limit:
+        raise BuildError(
+            f"{path}: outputs differ from the torch module's by {100 * off:.2f} % (limit {100 * limit:.2f} %)"
+        )
+    return Proof(
+        codes_stored=len(coded) + stock + rounded > 0,
+        max_abs_difference=max(_largest(a - b) for a, b in zip(got, expected, strict=True)),
+        relative_difference=off,
+        reference=reference,
+    )
+
+
+def _find_codes(runtime: ModuleType, net: nn.Module, path: Path) -> tuple[list[Coded], int, int]:
+    """The codebook layers, and the numbers of integer ones and of such without custom ops, whose codes are all in the
+    file.
+
+    Raises:
+        BuildError: some are not, or the file needs custom ops that it should not need.
+    """
     stored = {hashlib.sha256(c.data).digest() for c in runtime.constants(path)}
-    looked_up: list[float] = []
+    coded: list[Coded] = []
     stock = rounded = 0
+    apart = inside_recurrences(net)
     for name, layer in net.named_modules():
         if isinstance(layer, (Coded, Stock)):
-            if isinstance(layer, Coded):
-                looked_up.append(_lookup_error(layer))
+            coded += [layer] if isinstance(layer, Coded) else []
             stock += isinstance(layer, Stock)
             _find(stored, [layer.codes], f"{path}: the codes of {name}")
             _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
         elif isinstance(layer, Quantized):
             rounded += 1
-            _find(stored, runtime.stored(layer), f"{path}: the int{layer.bits} weights of {name}")
+            forms = [layer.codes] if layer in apart else runtime.stored(layer)
+            _find(stored, forms, f"{path}: the int{layer.bits} weights of {name}")
     ours = sorted(name for name in runtime.operators(path) if "edgecomp" in name) if stock else []
     if ours:
         raise BuildError(f"{path} should need no custom op, and needs {', '.join(ours)}")
-    inputs, reference = proof_inputs(model)
-    expected = _expected(model, runtime_name, net, inputs)
-    got = run_on_host(runtime_name, path, inputs, expected.shape[1])
-    difference = (got - expected).norm() / expected.norm().clamp(min=1e-30)
-    # What one layer rounds the other way the next ones may make more of.
-    limit = _EXACT + math.hypot(*looked_up) + min(rounded * _ROUNDING, _ROUNDED)
-    if not difference <= limit:
-        raise BuildError(
-            f"{path}: outputs differ from the torch module's by {100 * difference:.2f} % (limit {100 * limit:.2f} %)"
-        )
-    return Proof(
-        codes_stored=len(looked_up) + stock + rounded > 0,
-        max_abs_difference=(got - expected).abs().max().item(),
-        relative_difference=difference.item(),
-        reference=reference,
-    )
+    return coded, rounded, stock
 
 
 def _lookup_error(layer: Coded) -> float:
@@ -180,17 +237,22 @@ def _lookup_error(layer: Coded) -> float:
     return _LOOKUP if tables.bits > 8 or known else _BYTES
 
 
-def _expected(model: Model, runtime_name: str, net: nn.Module, inputs: list[Tensor]) -> Tensor:
-    """What the net gives for every record, (N, values); that of a file with its weights in place of their codes."""
+def _expected(model: Model, runtime_name: str, net: nn.Module, inputs: Tensors) -> Tensors:
+    """What the net gives for samples; that of a file with its weights in place of their codes."""
     if isinstance(net, FileNet):
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary, "decoded")
             discover.runtime(runtime_name).export(net.decoded(), model.example_inputs, path)
-            return run_on_host(runtime_name, path, inputs, net.outputs)
+            return file_outputs(model, runtime_name, path, inputs)
+    batch = batch_of(model.example_inputs)
     with torch.inference_mode():
-        return torch.cat([flat_output(net(*record)) for record in zip(*inputs, strict=True)]).reshape(
-            len(inputs[0]), -1
-        )
+        outputs = [as_tuple(net(*record)) for record in records(inputs, batch)]
+    return tuple(joined(output, batch, len(inputs[0])) for output in zip(*outputs, strict=True))
+
+
+def _largest(difference: Tensor) -> float:
+    finite = difference.double().abs().nan_to_num(0, 0, 0)
+    return finite.max().item() if finite.numel() else 0.0
 
 
 def _find(stored: set[bytes], forms: list[Tensor], what: str) -> None:
@@ -200,74 +262,14 @@ def _find(stored: set[bytes], forms: list[Tensor], what: str) -> None:
         raise BuildError(f"{what} ({len(forms_bytes[0])} bytes) are not in the exported file")
 
 
-def proof_inputs(model: Model) -> tuple[list[Tensor], str]:
-    """Records, each of the shapes of the example inputs, and what the outputs are compared with."""
-    if model.data is not None:
+def proof_inputs(model: Model) -> tuple[Tensors, str]:
+    """Samples (N, …) that fill whole records, and what the outputs are compared with."""
+    batch = batch_of(model.example_inputs)
+    count = -(-_PROOF_SAMPLES // batch) * batch
+    if model.data is not None and len(model.data.calibration) >= batch:
         split = model.data.calibration
-        return [split.inputs[:_PROOF_SAMPLES, None]], f"torch module on {_PROOF_SAMPLES} samples of {split.name}"
+        count = min(count, len(split) // batch * batch)
+        return split.take(slice(0, count)), f"torch module on {count} samples of {split.name}"
     what = "the file with decoded weights" if isinstance(model.net, FileNet) else "torch module"
-    generator = torch.Generator().manual_seed(0)
-    inputs = []
-    for example in model.example_inputs:
-        if not example.is_floating_point():
-            return [x[None] for x in model.example_inputs], f"{what} on the example inputs"
-        inputs.append(torch.randn((_PROOF_SAMPLES, *example.shape), generator=generator))
-    return inputs, f"{what} on {_PROOF_SAMPLES} random inputs"
-
-
-def _ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, original: Path) -> tuple[LayerReport, ...]:
-    lines = []
-    for entry in plan.entries:
-        names = [names[0] for names in entry.units]
-        made = nn.ModuleList([compressed.net.get_submodule(name) for name in names])  # counts what they share once
-        size = parameter_bytes(made if entry.method else made[0], recurse=entry.method is not None)
-        found = [getattr(model.net.get_submodule(name), "weight", None) for name in names]
-        weights = sum(w.numel() if isinstance(w, Tensor) else entry.original_bytes // 4 for w in found)
-        lines.append(
-            LayerReport(
-                name=", ".join(entry.layers) or "(model)",
-                kind=entry.kind,
-                method="+".join(filter(None, [entry.pruned, entry.method])) or None,
-                settings=entry.settings,
-                weights=weights,
-                original_bytes=entry.original_bytes,
-                bytes=size,
-                bits_per_weight=8 * size / max(1, weights),
-                relative_error=_mean([compressed.weight_errors[n] for n in names if n in compressed.weight_errors]),
-                output_error=_mean([compressed.output_errors[n] for n in names if n in compressed.output_errors]),
-                tables=_tables(made),
-                reason="; ".join(dict.fromkeys(filter(None, [entry.reason, *_remarks(made)]))),
-            )
-        )
-    container = path.stat().st_size - sum(line.bytes for line in lines)
-    if container < 0:
-        raise BuildError(f"{path} is {-container} bytes smaller than the tensors it should hold")
-    lines.append(
-        LayerReport(
-            name="container",
-            kind="container",
-            method=None,
-            weights=0,
-            original_bytes=original.stat().st_size - sum(line.original_bytes for line in lines),
-            bytes=container,
-            bits_per_weight=0,
-            relative_error=None,
-            reason="graph, names and alignment of the file itself",
-        )
-    )
-    return tuple(lines)
-
-
-def _tables(made: nn.Module) -> str:
-    coded = [part for part in made.modules() if isinstance(part, Coded) and not isinstance(part, CodebookEmbedding)]
-    return "; ".join(dict.fromkeys(part.lookup.text for part in coded))
-
-
-def _remarks(made: nn.Module) -> list[str]:
-    """What became of codebook layers in a file without custom ops."""
-    return [layer.remark for layer in made.modules() if isinstance(layer, Stock)]
-
-
-def _mean(errors: list[float]) -> float | None:
-    """The root mean square of the errors of several layers; None for none."""
-    return math.sqrt(sum(error**2 for error in errors) / len(errors)) if errors else None
+    made = records_for(model.example_inputs, count=count // batch)
+    return tuple(torch.cat(x) for x in zip(*made, strict=True)), f"{what} on {count} random inputs"

@@ -2,53 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import io
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .discover import model_files
 from .errors import BuildError, EdgecompError, UsageError, unknown
-from .graph.trace import fold_norms, note_image_sizes, trace, with_layers
+from .graph.batches import records
+from .graph.canonical import batch_of, canonical, given_outputs, of_program, records_for
+from .graph.given import Given
+from .graph.net import CanonicalNet
+from .graph.order import note_image_sizes
+from .graph.precision import other_precision, single
 from .records import Data, Model, Request, Split
+from .training.splits import data_of, judged
 from .training.train import train
 from .util import progress
+from .util.weights import load_weights, refuse_foreign
 
 DEFAULT_MODEL = "fashion"
 
 
 def load(request: Request) -> Model:
-    """Loads the model that is asked for, with its trained weights, in evaluation mode and with batch norms folded.
+    """Loads the model that is asked for, with its trained weights, as a canonical net, see `edgecomp.graph`.
 
     Raises:
         UsageError: there is no such model.
-        BuildError: the file raises, lacks `build` or `example_inputs`, or its weights do not fit it.
+        BuildError: the file raises, lacks `build` or `example_inputs`, its weights or data do not fit it, or it cannot
+            be traced.
     """
     reference = request.model or DEFAULT_MODEL
     with progress.stage("load", reference):
         model = _from_anywhere(reference, request.quick)
-        _require_finite(model)
-        program = trace(model.net, model.example_inputs, model.name)
-        net = fold_norms(model.net, program)
-        note_image_sizes(net, model.example_inputs)
         progress.note(
             f"{model.name}: {model.parameters:,} parameters, {model.data.test.name if model.data else 'no data'}"
         )
-        return Model(**{**vars(model), "net": net, "trained": model.net})
+        return model
 
 
 def _from_anywhere(reference: str, quick: bool) -> Model:
+    refuse_foreign(Path(reference))
     if reference.endswith(".pt2"):
         return _from_archive(Path(reference))
     if reference.endswith(".tflite"):
@@ -61,10 +65,12 @@ def train_model(reference: str, quick: bool) -> tuple[Model, Path]:
     module, source = _module(reference)
     if not hasattr(module, "recipe") or not hasattr(module, "data"):
         raise UsageError(f"{source} has no `recipe` and `data`, so it cannot be trained here")
-    net, data = _build(module, source), _data(module, source)
+    net, (names, examples) = _build(module, source), _examples(module, source)
+    data = _data(module, source, net, names, examples)
+    assert data is not None
     path = _train(module, net, data, quick)
-    _load_weights(net, path)
-    return _model(Path(source).stem, source, net, _examples(module, source), data), path
+    load_weights(net, path)
+    return _model(source, net, names, examples, data), path
 
 
 def _train(module: ModuleType, net: nn.Module, data: Data, quick: bool) -> Path:
@@ -75,17 +81,42 @@ def _train(module: ModuleType, net: nn.Module, data: Data, quick: bool) -> Path:
 
 def _from_module(reference: str, quick: bool) -> Model:
     module, source = _module(reference)
-    net, data = _build(module, source), _data(module, source)
+    net, (names, examples) = _build(module, source), _examples(module, source)
+    data = _data(module, source, net, names, examples)
     weights = getattr(module, "weights", None)
     if weights is not None:
-        _load_weights(net, Path(source).parent / weights)
+        load_weights(net, Path(source).parent / weights)
     elif hasattr(module, "recipe") and data is not None:
-        _load_weights(net, _train(module, net, data, quick))
-    return _model(Path(source).stem, source, net, _examples(module, source), data)
+        load_weights(net, _train(module, net, data, quick))
+    return _model(source, net, names, examples, data)
 
 
-def _model(name: str, source: str, net: nn.Module, examples: tuple[Tensor, ...], data: Data | None) -> Model:
-    return Model(name, source, net.eval(), examples, data, _digest(net))
+def _model(
+    source: str, module: nn.Module, names: tuple[str, ...], examples: tuple[Tensor, ...], data: Data | None
+) -> Model:
+    """The model with its canonical net, for inputs in fp32 whose elements lie in order."""
+    name = Path(source).stem
+    _require_finite(module, source)
+    given = Given(module.eval(), names, tuple(x.dtype for x in examples))
+    examples = tuple(single(x).contiguous() for x in examples)
+    net = canonical(given, examples, records_for(examples, data and data.calibration.inputs), name)
+    _say_what_changed(given, net)
+    return _finished(Model(name, source, net, examples, data, "", given))
+
+
+def _finished(model: Model) -> Model:
+    note_image_sizes(model.net, model.example_inputs)
+    return replace(model, sha256=model.net.digest())
+
+
+def _say_what_changed(given: Given, net: CanonicalNet) -> None:
+    """Tells of another precision, and of weights that the forward pass does not use."""
+    if precision := other_precision(given):
+        progress.note(f"computed in fp32 from here on, not in {precision}")
+    learned = dict(given.module.named_parameters(remove_duplicate=False))
+    memory = {tensor.data_ptr() for name, tensor in learned.items() if name in net.used}
+    if unused := [name for name, tensor in learned.items() if tensor.numel() and tensor.data_ptr() not in memory]:
+        progress.note(f"not used in evaluation, and so not in the file: {', '.join(unused)}")
 
 
 # --- model files ------------------------------------------------------------------------------------------
@@ -158,91 +189,67 @@ def _build(module: ModuleType, source: str) -> nn.Module:
     return net
 
 
-def _examples(module: ModuleType, source: str) -> tuple[Tensor, ...]:
+def _examples(module: ModuleType, source: str) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
+    """The names of the example inputs, if they have some, and the tensors."""
     examples = _call(module, source, "example_inputs")
-    if not isinstance(examples, tuple) or not all(isinstance(x, Tensor) for x in examples):
-        raise BuildError(f"{source}: example_inputs() must return a tuple of tensors")
-    return examples
+    if isinstance(examples, Tensor):
+        raise BuildError(
+            f"{source}: example_inputs() returns a single tensor, not a tuple of them",
+            "Return (x,), with one entry for each argument of forward(), or a dict by their names.",
+        )
+    names = tuple(map(str, examples)) if isinstance(examples, Mapping) else ()
+    tensors = tuple(examples.values()) if isinstance(examples, Mapping) else examples
+    if not isinstance(tensors, tuple) or not tensors or not all(isinstance(x, Tensor) for x in tensors):
+        raise BuildError(f"{source}: example_inputs() must return a tuple of tensors, or a dict of them by name")
+    return names, tensors
 
 
-def _data(module: ModuleType, source: str) -> Data | None:
-    """The model's data: a `Data`, or a dict {train, calibration, test: (inputs, targets)} with an optional metric."""
+def _data(
+    module: ModuleType, source: str, net: nn.Module, names: tuple[str, ...], examples: tuple[Tensor, ...]
+) -> Data | None:
+    """The model's data, if there are any: a `Data`, or splits by name; checked, see `training.splits`."""
     if not hasattr(module, "data"):
         return None
-    data = _call(module, source, "data")
-    if isinstance(data, Data):
-        return data
+    data = data_of(_call(module, source, "data"), tuple(map(single, examples)), names, source)
+    checked = judged(data, _first_outputs(net, data.test, names, examples, source), source)
+    if data.metric is None:
+        progress.note(f"no metric is named; {checked.metric} is taken")
+    return checked
+
+
+def _first_outputs(
+    net: nn.Module, test: Split, names: tuple[str, ...], examples: tuple[Tensor, ...], source: str
+) -> Tensor:
+    """What metrics see of the first samples, whatever the weights."""
+    count = batch_of(examples)
+    (record,) = records(test.take(slice(count)), count)
     try:
-        splits = {name: Split(name, *data[name]) for name in ("train", "calibration", "test")}
-        return Data(**splits, metric=data.get("metric", "top1"))
-    except (KeyError, TypeError, AttributeError) as error:
+        first = given_outputs(Given(net.eval(), names, tuple(x.dtype for x in examples)), record)[0]
+    except Exception as error:
         raise BuildError(
-            f"{source}: data() returns neither edgecomp.Data nor a dict of splits ({error!r})",
-            "Return {'train': (inputs, targets), 'calibration': …, 'test': …, 'metric': 'top1'}.",
+            f"{source}: the model does not take the first samples of data(), test: {type(error).__name__}: {error}",
+            "They should be what forward() takes, as example_inputs() are.",
         ) from error
-
-
-# --- weights ----------------------------------------------------------------------------------------------
-
-
-def _load_weights(net: nn.Module, path: Path) -> None:
-    """Fills `net`; tensors are converted to the net's dtype (the zoo stores fp16)."""
-    state = _read_weights(path)
-    expected = net.state_dict()
-    for name, tensor in state.items():
-        if name in expected and expected[name].shape != tensor.shape:
-            raise BuildError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, the model expects {tuple(expected[name].shape)}",
-                "The weights belong to another version of the model.",
-            )
-    # Counters of batches do not matter for inference, and are often left out.
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
-    surplus = [name for name in state if name not in expected]
-    if missing or surplus:
-        parts = [f"{path}: does not fit the model"]
-        parts += [f"missing: {', '.join(missing[:5])}"] if missing else []
-        parts += [f"not in the model: {', '.join(surplus[:5])}"] if surplus else []
-        raise BuildError("; ".join(parts), "The weights belong to another version of the model.")
-    net.load_state_dict(state, strict=False)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise BuildError(f"weights file {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    if first.dim() == 0 or len(first) != count:
         raise BuildError(
-            f"{path} holds pickled Python objects, which run code when they are loaded; it is not opened",
-            "Save the weights alone: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors').",
-        ) from error
-    except (safetensors.SafetensorError, OSError, RuntimeError, EOFError) as error:
-        raise BuildError(f"cannot read weights from {path}: {error}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BuildError(f"{path} is not a state dict (names → tensors)", "Save model.state_dict().")
-    return state
+            f"{source}: the model's first output has shape {tuple(first.shape)} for {count} samples",
+            "With data() it must be (N, …), one row a sample; leave out data() to build without a metric.",
+        )
+    return first
 
 
-def _require_finite(model: Model) -> None:
-    for name, tensor in model.net.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            bad = int((~tensor.isfinite()).sum())
+def _require_finite(net: nn.Module, source: str) -> None:
+    """Minus infinity is for masks, which are buffers; what training has made is finite."""
+    learned = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    for name, tensor in net.state_dict().items():
+        statistic = name in learned or name.endswith(("running_mean", "running_var"))
+        good = tensor.isfinite() if statistic else ~tensor.isnan()
+        if tensor.is_floating_point() and not good.all():
+            bad = int((~good).sum())
             raise BuildError(
-                f"{model.source}: {name} holds {bad} NaN or infinite values of {tensor.numel()}",
+                f"{source}: {name} holds {bad} NaN or infinite values of {tensor.numel()}",
                 "The training has diverged; use an earlier checkpoint.",
             )
-
-
-def _digest(net: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 # --- .tflite files ----------------------------------------------------------------------------------------
@@ -270,13 +277,12 @@ def _from_archive(path: Path) -> Model:
     _refuse_pickles(path)
     try:
         program = torch.export.load(path)
-        net = with_layers(program)
-        examples = program.example_inputs[0] if program.example_inputs else ()
     except Exception as error:
         raise BuildError(f"{path} is not a readable torch.export archive: {error}") from error
-    if not examples:
+    if not program.example_inputs or not any(program.example_inputs):
         raise BuildError(f"{path} holds no example inputs", "Export it again with torch.export.save.")
-    return _model(path.stem, str(path), net, tuple(examples), None)
+    net, given, examples = of_program(program, path.stem)
+    return _finished(Model(path.stem, str(path), net, examples, None, "", given))
 
 
 def _refuse_pickles(path: Path) -> None:

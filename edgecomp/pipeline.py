@@ -31,7 +31,7 @@ def check(request: Request) -> None:
         auto.check(request)
     engines.check(request.engine, request.address, request.workers)
     names = choose.chosen(find_target(request.target), request.on, Place.of(request))
-    limits.check(request.limits, request.max_drop, names)
+    limits.check(request.limits, request.max_drop, names, request.max_error)
 
 
 def make_plan(model: Model, request: Request, work: Workspace, engine: engines.Engine | None = None) -> Plan:
@@ -84,7 +84,8 @@ def bench(request: Request) -> Report:
         raise UsageError("bench with --on none would measure nothing", "Name a device, or leave out --on.")
     old, plan = read_report(request.out / "report.json"), read_plan(request.out / "plan.json")
     place = Place.of(request)
-    limits.check(plan.limits, plan.max_drop_points, choose.chosen(find_target(plan.target), request.on, place))
+    names = choose.chosen(find_target(plan.target), request.on, place)
+    limits.check(plan.limits, plan.max_drop_points, names, plan.max_error_percent)
     with Workspace(request.out) as work:
         model = load(replace(request, model=old.model.source))
         if model.sha256 != old.model.sha256:

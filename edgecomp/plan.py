@@ -15,8 +15,9 @@ from . import chain, discover
 from .chain import Chain
 from .devices import probe
 from .errors import UsageError, unknown
-from .graph.trace import execution_order, trace
+from .graph.order import layer_order
 from .layers.matrix import KINDS, explicit_padding, kind_of, parameter_bytes
+from .layers.twins import own_bytes
 from .pruning import stage as prune
 from .records import Model, Plan, PlanEntry, Pruning, Request
 from .util import progress
@@ -61,6 +62,7 @@ def without_entries(model: Model, request: Request, runtime: str) -> Plan:
         seed=request.seed,
         budget_bytes=request.budget_bytes,
         max_drop_points=request.max_drop,
+        max_error_percent=request.max_error,
         limits=request.limits,
         recover_epochs=request.recover_epochs,
         stock=request.stock,
@@ -119,14 +121,15 @@ def runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
 
 
 def tied_groups(model: Model) -> list[tuple[str, ...]]:
-    """Names of the modules that own parameters, in the order of execution; those that share a weight together."""
-    owners = {name: m for name, m in model.net.named_modules() if any(True for _ in m.parameters(recurse=False))}
-    order = execution_order(trace(model.net, model.example_inputs, model.name))
-    ordered = [name for name in order if name in owners] + [name for name in owners if name not in order]
+    """Names of the modules that own parameters, in the order of execution; those that share a weight together, an
+    embedding before what multiplies with it."""
     by_weight: dict[int, list[str]] = defaultdict(list)
-    for name in ordered:
-        by_weight[id(next(owners[name].parameters(recurse=False)))].append(name)
-    return [tuple(names) for names in by_weight.values()]
+    for name in layer_order(model.net):
+        layer = model.net.get_submodule(name)
+        weight = layer.weight if kind_of(layer) in KINDS else next(layer.parameters(recurse=False))
+        by_weight[id(weight)].append(name)
+    groups = by_weight.values()
+    return [tuple(sorted(names, key=lambda n: kind_of(model.net.get_submodule(n)) != "embedding")) for names in groups]
 
 
 def named_groups(model: Model, request: Request) -> list[tuple[str, ...]]:
@@ -150,17 +153,24 @@ def decide(model: Model, groups: list[tuple[str, ...]], chains: list[Chain], req
 
 def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: Request) -> PlanEntry:
     """The first chain that takes the group, or the reasons of all of them."""
-    layer = model.net.get_submodule(names[0])
-    kind, size = kind_of(layer), parameter_bytes(layer)
+    layer, others = model.net.get_submodule(names[0]), [model.net.get_submodule(name) for name in names[1:]]
+    kind, beside = kind_of(layer), own_bytes(others, layer)
+    size = parameter_bytes(layer) + beside
     reasons = []
     for candidate in chains:
         reason, predicted = _filtered(names, layer, kind, candidate, request), size
         if not reason:
-            candidate = (candidate if model.data else candidate.without_data()).settled(layer)
-            reason = candidate.refuse(layer)
+            candidate = _rounding(candidate, model, names[0]).settled(layer)
+            reason = candidate.refuse(layer) or candidate.refuse_twins(layer, others)
         if not reason:
-            predicted = candidate.predict(layer).bytes
-            if predicted < size:
+            predicted = candidate.predict(layer).bytes + beside
+            named = any(fnmatch.fnmatch(name, glob) for name in names for glob in request.layers)
+            if predicted < size and candidate.codes and 2 * predicted > size and not named:
+                reason = (
+                    f"{candidate.name} would still take {format_bytes(predicted)} of {format_bytes(size)}, and be "
+                    f"slower for it; --layers '{names[0]}' asks for it"
+                )
+            elif predicted < size:
                 return PlanEntry(
                     layers=names,
                     kind=kind,
@@ -170,10 +180,19 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
                     original_bytes=size,
                     predicted_bytes=predicted,
                 )
-            reason = f"{candidate.name} would take {format_bytes(predicted)}, no less than {format_bytes(size)}"
+            else:
+                reason = f"{candidate.name} would take {format_bytes(predicted)}, no less than {format_bytes(size)}"
         reasons.append(reason)
     reason = "; ".join(dict.fromkeys(reasons))
     return PlanEntry(layers=names, kind=kind, method=None, reason=reason, original_bytes=size, predicted_bytes=size)
+
+
+def _rounding(candidate: Chain, model: Model, name: str) -> Chain:
+    """The chain with scales of inputs chosen at run time, where there are no data to fix them by, or where calls of one
+    layer share them, whose inputs may differ in size."""
+    layer, several = model.net.get_submodule(name), getattr(model.net, "calls", {}).get(name, 1) > 1
+    dynamic = candidate.without_data()
+    return dynamic if not model.data or (several and not dynamic.refuse(layer)) else candidate
 
 
 def _since_pruned(model: Model, left: Model, entry: PlanEntry, pruning: Pruning) -> PlanEntry:
@@ -229,7 +248,7 @@ def not_meant(names: tuple[str, ...], layer: nn.Module, kind: str, request: Requ
 def _not_a_layer(layer: nn.Module, kind: str) -> str:
     if kind in KINDS:
         return ""
-    return getattr(layer, "reason", f"{type(layer).__name__} has no weight matrix to code")
+    return getattr(layer, "reason", "neither multiplied as a matrix nor looked up")
 
 
 def _not_named(names: tuple[str, ...], request: Request) -> str:

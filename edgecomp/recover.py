@@ -19,6 +19,7 @@ import shutil
 from .engines import Engine
 from .errors import UsageError
 from .layers import checkpoint
+from .pruning import stage as prune
 from .records import Compressed, Model, Plan
 from .training.distill import train_net
 from .util import progress
@@ -49,7 +50,7 @@ def recover(
         done = work.recall("recover", key)
         if done is not None:
             progress.note("cached")
-            net = checkpoint.restore(model.net, path)
+            net = checkpoint.restore(prune.base(model, plan.pruning), path)
         else:
             kept = work.stages / f"recover-{key[:16]}.safetensors"
             net, note = train_net(model, compressed.net, plan.recover_epochs, plan.seed, kept, engine)

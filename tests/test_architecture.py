@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,11 @@ def test_imports_are_all_seen():
         *("util.files", "devices.base", "util.progress", "util.units", "discover", "report.report", "load"),
     }
     assert imports("devices.__init__", "from . import adb\nfrom .adb import Adb\nimport torch\n") == {"devices.adb"}
+
+
+def test_only_one_file_splits_method_expressions():
+    """`a+b` and `a:b` are read by `chain.split`."""
+    pattern = re.compile(
+        r"""split\((["'])[+]\1\)|(method|expression|name|chain)\w*\.\w*(split|partition)\((["']):\4\)"""
+    )
+    assert {name for name, path in FILES.items() if pattern.search(path.read_text(encoding="utf-8"))} == {"chain"}

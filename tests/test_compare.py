@@ -1,6 +1,7 @@
 """The gate against regressions: what is better, the same, worse, noisy, or not comparable; and its statistics."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -11,10 +12,12 @@ from edgecomp.errors import UsageError
 from edgecomp.report.compare import compare
 from edgecomp.util import statistics
 
+pytestmark = pytest.mark.xdist_group("judged")
+
 
 @pytest.fixture
-def folder(built):
-    return built[0]
+def folder(judged):
+    return judged[0]
 
 
 @pytest.fixture
@@ -80,6 +83,26 @@ def test_accuracy_is_judged_in_points(result):
     other = result.model_copy(update={"accuracy": result.accuracy.model_copy(update={"samples": 50})})
     (finding,) = [f for f in compare(result, other).findings if f.figure == "accuracy, top1"]
     assert finding.verdict == "not comparable" and finding.reason == "samples: 100 → 50"
+
+
+def test_other_metrics_are_judged_by_their_share_and_direction(result):
+    def with_score(score, **more):
+        facts = {"metric": "mse", "unit": "", "higher_is_better": False, "compressed": score, **more}
+        return result.model_copy(update={"accuracy": result.accuracy.model_copy(update=facts)})
+
+    found = [verdicts(with_score(2.0), with_score(score))["accuracy, mse"] for score in (2.05, 2.2, 1.8)]
+    assert found == ["same", "worse", "better"]
+    higher = {"metric": "psnr", "unit": "dB", "higher_is_better": True}
+    assert verdicts(with_score(30, **higher), with_score(28, **higher))["accuracy, psnr"] == "worse"
+
+
+def test_outputs_that_are_further_off_are_worse(result):
+    def off(percent):
+        return result.model_copy(update={"error": result.error.model_copy(update={"percent": percent})})
+
+    found = [verdicts(off(2.0), off(percent))["outputs off by"] for percent in (2.05, 2.2, 1.8, None)]
+    assert found == ["same", "worse", "better", "worse"]
+    assert verdicts(result.model_copy(update={"error": None}), result)["outputs off by"] == "not comparable"
 
 
 def test_a_few_pages_of_memory_mean_nothing(result):
@@ -166,11 +189,10 @@ def test_times_of_few_processes_are_noisy(result):
 
 
 def test_tails_of_small_samples_are_those_of_students_t():
-    from scipy import stats
-
-    for n in (5, 6, 10, 30):
-        expected = stats.norm.cdf(-stats.t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1)))
-        assert statistics._tail(n) == pytest.approx(expected, rel=0.05)
+    """With quantiles as they are tabled."""
+    for n, quantile in ((3, 4.303), (5, 2.776), (6, 2.571), (10, 2.262), (30, 2.045)):
+        expected = 0.5 * math.erfc(quantile * math.sqrt(n / (n - 1)) / math.sqrt(2))
+        assert statistics._tail(n) == pytest.approx(expected, rel=0.02)
 
 
 # --- the command line -------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from edgecomp.layers.matrix import parameter_bytes
 from edgecomp.load import load
 from edgecomp.methods import coupled_tt, tt
 from edgecomp.records import Request
-from edgecomp.training.distill import _Run
+from edgecomp.training.distill import Task, _Run
+from edgecomp.training.outputs import OutputLoss
 from edgecomp.util.workspace import Workspace
 
 MODEL = """
@@ -57,11 +58,13 @@ def pair(tmp_path):
     return path
 
 
-@pytest.fixture
-def built(pair, tmp_path):
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory):
     """The model, its plan and the compressed net."""
-    method, settings = EXPRESSION
-    request = Request(model=str(pair), method=method, settings=settings, out=tmp_path / "made", recover_epochs=3)
+    (method, settings), folder = EXPRESSION, tmp_path_factory.mktemp("pair")
+    (folder / "pair.py").write_text(MODEL + TINY_DATA)
+    model, out = f"{folder}/pair.py", folder / "made"
+    request = Request(model=model, method=method, settings=settings, out=out, recover_epochs=3)
     with Workspace(request.out) as work:
         model = load(request)
         made = plan.plan(model, request, work)
@@ -130,8 +133,8 @@ def test_shared_parts_are_the_same_modules_and_counted_once():
         assert stored < 2 * tt.predict(layers[0], tt.Config(rank=6)).bytes
 
 
-def test_layers_of_equal_shape_are_one_entry_of_the_plan(built):
-    _, made, _ = built
+def test_layers_of_equal_shape_are_one_entry_of_the_plan(compressed):
+    _, made, _ = compressed
     entries = {entry.layers: entry for entry in made.entries}
     assert entries["left", "right"].coupled and entries["left", "right"].settings["rank"] == 6
     assert entries["strided",].method == "coupled_tt" and not entries["strided",].coupled
@@ -148,8 +151,8 @@ def test_layers_left_out_by_name_are_not_coupled(pair, tmp_path):
     assert [entry.layers for entry in made.entries if entry.method] == [("left",), ("strided",)]
 
 
-def test_coupled_layers_are_fitted_in_the_order_of_execution(built):
-    model, made, _ = built
+def test_coupled_layers_are_fitted_in_the_order_of_execution(compressed):
+    model, made, _ = compressed
     names = [job.names[0] for job in compress._jobs(model.net, model, made)]
     assert names == ["first", "left", "between", "right", "strided"]
 
@@ -165,14 +168,14 @@ def test_the_last_core_suits_the_inputs_of_its_layer():
     assert (fitted - wanted).norm() < (plain - wanted).norm()
 
 
-def test_checkpoint_and_recovery_keep_what_is_shared(built, tmp_path):
-    model, _, net = built
+def test_checkpoint_and_recovery_keep_what_is_shared(compressed, tmp_path):
+    model, _, net = compressed
     path = tmp_path / "net.safetensors"
     checkpoint.save(net, path)
     with safe_open(path, "pt") as file:
         assert "left.1.weight" in file.keys() and "right.1.weight" not in file.keys()  # noqa: SIM118
     again = checkpoint.restore(model.net, path)
-    run = _Run(model.net, net, model.data.train, 1, 0, tmp_path / "kept.safetensors")
+    run = _Run(Task(model.net, net, model.data.train, 1, 0, OutputLoss(1)), tmp_path / "kept.safetensors")
     before = net.left[1].weight.clone()
     while run.step < run.total:
         run.advance()
@@ -180,7 +183,7 @@ def test_checkpoint_and_recovery_keep_what_is_shared(built, tmp_path):
     for other in (net, again, trained):
         assert other.left[1] is other.right[1] and other.left[2] is other.right[2]
         assert other.left[0] is not other.right[0] and other.left[3] is not other.right[3]
-    x = model.data.test.inputs
+    (x,) = model.data.test.inputs
     assert torch.equal(again(x), net(x))
     assert not torch.equal(trained.left[1].weight, before)
     assert not torch.equal(trained(x), net(x))

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import read_first
 from torch import nn
 
 from edgecomp import discover
 from edgecomp.devices import choose
-from edgecomp.devices.bench import read_outputs, write_records
 from edgecomp.devices.bundle import BENCH, host_bundle, make_bundle
 from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.qemu import Qemu
 from edgecomp.devices.target import find_target
+from edgecomp.devices.tensors import write_records
 from edgecomp.errors import DeviceError, UsageError
 from edgecomp.load import load
 from edgecomp.methods import pq
@@ -23,6 +24,7 @@ from edgecomp.records import Request
 from edgecomp.runtimes import executorch
 
 ANDROID = find_target("android-arm64")
+pytestmark = pytest.mark.xdist_group("devices")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def scene(tmp_path_factory):
     for name in ("conv2", "dense1", "dense2"):
         net.set_submodule(name, pq.compress(net.get_submodule(name), pq.Config(), None, 0))
     executorch.export(net, model.example_inputs, folder / "m.pte")
-    write_records(folder / "inputs", [model.data.test.inputs[:8]])
+    write_records(folder / "inputs", list(model.data.test.take(slice(8))))
     make_bundle(ANDROID, "executorch", folder / "arm64")
     return folder, host_bundle(find_target(HOST_TARGET), "executorch")
 
@@ -46,7 +48,7 @@ def test_host_and_emulator_give_the_same_outputs(scene, tmp_path):
     folder, host = scene
     Host().run(host, folder / "m.pte", folder / "inputs", tmp_path / "host", threads=1)
     Qemu(ANDROID).run(folder / "arm64", folder / "m.pte", folder / "inputs", tmp_path / "qemu", threads=1)
-    a, b = (read_outputs(tmp_path / name, 8, 10) for name in ("host", "qemu"))
+    a, b = (read_first(tmp_path / name, 8, 10) for name in ("host", "qemu"))
     assert torch.allclose(a, b, rtol=0, atol=0.01 * a.abs().max())
     assert a.abs().max() > 0
 

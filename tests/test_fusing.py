@@ -5,11 +5,11 @@ import pytest
 import torch
 from executorch.exir._serialize._program import deserialize_pte_binary
 from executorch.exir.schema import KernelCall
+from running import run_on_host
 from torch import nn
 from torch.nn import functional as F
 
 from edgecomp import discover
-from edgecomp.devices.host import run_on_host
 from edgecomp.errors import BuildError, DeviceError
 from edgecomp.layers.codebook import CodebookConv2d, Coded
 from edgecomp.methods import binary, int8, kmeans, pq

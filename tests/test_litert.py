@@ -1,13 +1,16 @@
 """What is LiteRT's own: alignment, the delegate for Python's interpreter, errors inside of custom ops."""
 
 import copy
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_DATA, TINY_MODEL
+from running import run_on_host
 
 from edgecomp.devices import bundle
-from edgecomp.devices.host import run_on_host
 from edgecomp.errors import DeviceError
 from edgecomp.load import load
 from edgecomp.methods import kmeans, pq
@@ -15,17 +18,28 @@ from edgecomp.records import Request
 from edgecomp.runtimes import litert
 from edgecomp.runtimes.litert import flatbuffer
 
+pytestmark = pytest.mark.xdist_group("export litert")
 
-@pytest.fixture
-def coded(tiny_model, tmp_path):
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
     """The tiny model's net with a coded convolution and two coded dense layers, and its file."""
-    model = load(Request(model=str(tiny_model)))
+    folder = tmp_path_factory.mktemp("coded")
+    (folder / "tiny.py").write_text(TINY_MODEL + TINY_DATA)
+    model = load(Request(model=str(folder / "tiny.py")))
     net = copy.deepcopy(model.net)
     net.conv2 = kmeans.compress(net.conv2, kmeans.Config(k=8), None, 0)
     net.dense1 = pq.compress(net.dense1, pq.Config(), None, 0)
     net.dense2 = pq.compress(net.dense2, pq.Config(k=32, axis="y"), None, 0)
-    litert.export(net, model.example_inputs, tmp_path / "m.tflite")
-    return model, net.eval(), tmp_path / "m.tflite"
+    litert.export(net, model.example_inputs, folder / "m.tflite")
+    return model, net.eval(), folder / "m.tflite"
+
+
+@pytest.fixture
+def coded(exported, tmp_path):
+    """The same, with a file that the test may change."""
+    model, net, path = exported
+    return model, net, Path(shutil.copy(path, tmp_path))
 
 
 def interpreter(path):
@@ -70,7 +84,7 @@ def test_codes_are_custom_ops_and_everything_else_is_builtin(coded):
 
 def test_pythons_interpreter_computes_the_same_with_the_delegate(coded):
     model, net, path = coded
-    x = model.data.test.inputs[:5]
+    (x,) = model.data.test.take(slice(5))
     got = answers(interpreter(path), x)
     assert torch.equal(got, run_on_host("litert", path, [x], 10))
     with torch.inference_mode():
@@ -85,6 +99,6 @@ def test_an_error_inside_an_op_is_reported(coded):
             file.buffers[tensor.buffer].data = np.full(32, 77, np.uint8)  # settings that make no sense
     flatbuffer.write(file, path)
     with pytest.raises(DeviceError, match="codebook_linear: the arguments do not fit together"):
-        run_on_host("litert", path, [model.data.test.inputs[:1]], 10)
+        run_on_host("litert", path, list(model.data.test.take(0)), 10)
     with pytest.raises(RuntimeError, match="codebook_linear: the arguments do not fit together"):
-        answers(interpreter(path), model.data.test.inputs[:1])
+        answers(interpreter(path), model.data.test.take(0)[0])

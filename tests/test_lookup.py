@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from running import run_on_host
 from test_layers import filled as filled_linear
 from torch import nn
 from torch.nn import functional as F
 
 from edgecomp import chain, discover, pipeline
-from edgecomp.devices.host import run_on_host
 from edgecomp.fitting import tables as lookup
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, checkpoint
 from edgecomp.layers.codebook import Tables
@@ -69,6 +69,7 @@ def test_tables_cost_what_they_do_in_kernels(form, kind, runs):
     assert 0.001 < found[0] < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", discover.runtime_names())
 @pytest.mark.parametrize(
     "layer,shape,method,config",
@@ -183,6 +184,7 @@ def test_a_checkpoint_keeps_them_and_older_ones_have_none(tmp_path):
     assert CodebookLinear.from_structure(structure).lookup == Tables(bits=16)
 
 
+@pytest.mark.slow
 def test_the_report_says_which(tiny_model, tmp_path):
     request = {"model": str(tiny_model), "on": "none", "settings": ("kinds=dense,conv",)}
     result = pipeline.build(Request(**request, out=tmp_path / "auto"))

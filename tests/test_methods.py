@@ -93,7 +93,7 @@ def inputs_for(layer, seed=0):
         * torch.rand(n, generator=generator)
     )
     x[:, : n // 4] = 0
-    return Inputs(x.T @ x / len(x), x, x.mean(0))
+    return Inputs.of(x)
 
 
 def compressed(name, layer, settings="", inputs=None, seed=0):

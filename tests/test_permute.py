@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from edgecomp.fitting import channel_order
-from edgecomp.graph.trace import channel_producers, trace
+from edgecomp.graph.order import channel_producers
+from edgecomp.graph.trace import exported
 
 
 class Plain(nn.Sequential):
@@ -56,7 +57,7 @@ class OverWidth(nn.Module):
 def test_channels_are_reordered_only_where_nothing_changes(kind, expected):
     torch.manual_seed(0)
     net, x = kind().eval(), torch.randn(64, 2, 8, 8)
-    producers = channel_producers(trace(net, (x,), "net"))
+    producers = channel_producers(exported(net, (x,), "net"))
     assert producers == expected
     before = copy.deepcopy(net)
     channel_order.order_by_energy(net, producers, x)
@@ -70,4 +71,4 @@ def test_channels_are_reordered_only_where_nothing_changes(kind, expected):
 def test_a_shared_weight_stays():
     net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
     net[4].weight = net[0].weight
-    assert channel_producers(trace(net, (torch.randn(2, 6),), "net")) == {}
+    assert channel_producers(exported(net, (torch.randn(2, 6),), "net")) == {}

@@ -1,17 +1,20 @@
 """What each method of channel pruning sees in channels."""
 
 import copy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from edgecomp import chain, discover
+from edgecomp.graph.given import Given
 from edgecomp.methods import lasso, thinet
 from edgecomp.pruning import discrimination
 from edgecomp.pruning.groups import find_groups
 from edgecomp.pruning.job import Job
-from edgecomp.pruning.tuning import Tuning
+from edgecomp.pruning.tuning import OwnLoss, Tuning, batch
 from edgecomp.records import Data, Model, Split
 from edgecomp.training.train import save_state
 
@@ -40,7 +43,7 @@ def plain_model(samples=512):
         net.second.weight[:, ::2] *= 0.01
     inputs = torch.randn(samples, 1, 8, 8)
     split = Split("random", inputs, net.eval()(inputs).argmax(1).detach())
-    model = Model("plain", "plain", net, (inputs[:1],), Data(split, split, split), "0", copy.deepcopy(net))
+    model = Model("plain", "plain", net, (inputs[:1],), Data(split, split, split), "0", Given(copy.deepcopy(net)))
     return model
 
 
@@ -75,6 +78,42 @@ def test_lasso_leaves_as_many_as_wanted_and_finds_what_others_cannot_replace():
         assert sorted(lasso.selected((z.T @ z / 400).double(), keep).tolist()) == [0, 2, 4][:keep]
 
 
+def test_lasso_keeps_what_coordinate_descent_does():
+    """At the penalty where the last of the wanted units has come in, both have the same units."""
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(300, 10, generator=generator) @ torch.randn(10, 10, generator=generator)
+    gram = (z.T @ z / 300).double()
+    path = [_lasso(gram, penalty) for penalty in np.geomspace(gram.sum(1).abs().max(), 1e-2, 60)]
+    for keep in range(1, 11):
+        units = lasso.selected(gram, keep)
+        assert len(set(units.tolist())) == keep
+        sets = [set(beta.nonzero()[0].tolist()) for beta in path if (beta != 0).sum() == keep]
+        assert not sets or set(units.tolist()) in sets
+
+
+def _lasso(gram, penalty):
+    """Coordinate descent on βᵀGβ/2 − βᵀG1 + λ‖β‖₁."""
+    gram, beta = gram.numpy(), np.zeros(len(gram))
+    wanted = gram.sum(1)
+    for _ in range(300):
+        before = beta.copy()
+        for unit in range(len(beta)):
+            left = wanted[unit] - gram[unit] @ beta + gram[unit, unit] * beta[unit]
+            beta[unit] = np.sign(left) * max(abs(left) - penalty, 0) / gram[unit, unit]
+        if np.abs(beta - before).max() < 1e-7:
+            break
+    return beta
+
+
+def test_lasso_of_equal_and_dead_channels():
+    z = torch.randn(100, 5, generator=torch.Generator().manual_seed(2)).double()
+    z[:, 1], z[:, 3] = z[:, 0], 0
+    gram = z.T @ z / 100
+    for keep in range(1, 6):
+        assert len(set(lasso.selected(gram, keep).tolist())) == keep
+    assert 3 not in lasso.selected(gram, 4).tolist() and {0, 1} <= set(lasso.selected(gram, 2).tolist())
+
+
 def test_thinet_removes_what_adds_least_to_the_squared_sum():
     z = torch.randn(50, 7)
     order = thinet.removal_order((z.T @ z).double())
@@ -106,7 +145,7 @@ def residual_model():
     inputs = torch.randn(512, 1, 8, 8)
     split = Split("random", inputs, torch.randint(0, 10, (512,)))
     net = Residual().eval()
-    return Model("residual", "residual", net, (inputs[:1],), Data(split, split, split), "0", copy.deepcopy(net))
+    return Model("residual", "residual", net, (inputs[:1],), Data(split, split, split), "0", Given(copy.deepcopy(net)))
 
 
 def residual_job(method="dcp", *given):
@@ -134,7 +173,7 @@ def test_the_joint_loss_is_the_error_of_the_features_and_the_loss_of_the_stage()
     stage.head.eval()
     reference = copy.deepcopy(job.net)
     greedy = discrimination._Greedy(job, job.groups[0], stage, reference, False)
-    x, y = job.data.train.inputs[:32], job.data.train.targets[:32]
+    (x,), y = job.data.train.take(slice(32)), job.data.train.targets[:32]
     block = job.net.blocks[0]
     with torch.no_grad():
         block[1].weight[:, :5] = 0
@@ -144,13 +183,13 @@ def test_the_joint_loss_is_the_error_of_the_features_and_the_loss_of_the_stage()
         got = block[1](block[0](first).relu())
         expected = (got - wanted).square().sum() / (2 * got.numel())
         expected += 0.7 * nn.functional.cross_entropy(stage.head(features), y)
-        assert greedy._loss(x, y).item() == pytest.approx(expected.item(), rel=1e-4)
+        assert greedy._loss((x,), y).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_first_channel_chosen_has_the_largest_gradient_and_only_chosen_ones_learn():
     job = residual_job("dcp", "rounds=16", "updates=3")
     group = job.groups[-1]
-    stage = discrimination.Stage([group])
+    stage = discrimination.Stage([group], job.loss)
     layer = job.net.blocks[2][1]
     before = layer.weight.detach().clone()
     greedy = discrimination._Greedy(job, group, stage, copy.deepcopy(job.net), False)
@@ -194,7 +233,7 @@ def test_what_was_chosen_before_an_interruption_stays_and_the_rest_comes_out_the
 def test_training_goes_on_where_it_was_interrupted(tmp_path):
     def tuning():
         model = residual_model()
-        return Tuning(model.net, model.data.train, 4, 0.01, 0)
+        return Tuning(model.net, model.data.train, 4, 0.01, 0, OwnLoss(model, model.net))
 
     whole, cut, again = tuning(), tuning(), tuning()
     whole.run("")
@@ -209,3 +248,33 @@ def test_training_goes_on_where_it_was_interrupted(tmp_path):
         cut.run("", stop)
     again.run("", kept=tmp_path / "kept")
     assert all(torch.equal(t, again.net.state_dict()[name]) for name, t in whole.net.state_dict().items())
+
+
+# --- nets whose outputs are no classes --------------------------------------------------------------------
+
+
+def other_model(targets):
+    """The plain net with an output that is no choice of a class, and targets made from it."""
+    model = plain_model(256)
+    inputs = model.data.train.inputs
+    outputs = model.net(*inputs).detach()
+    split = Split("random", inputs, targets(outputs))
+    return replace(model, data=Data(split, split, split))
+
+
+@pytest.mark.parametrize("targets", [lambda y: y, lambda y: None, lambda y: y[:, :1]])
+def test_other_nets_learn_from_the_original(targets):
+    model = other_model(targets)
+    own, worse = OwnLoss(replace(model, data=replace(model.data, metric="mse")), model.net), copy.deepcopy(model.net)
+    with torch.no_grad():
+        worse.dense.weight.mul_(0.5)
+    x, y = batch(model.data.train, 0, 0)
+    assert own(model.net, x, y).item() == pytest.approx(0, abs=1e-6) and own(worse, x, y) > 1e-3
+    assert own.labels is False
+
+
+def test_discrimination_without_classes(tmp_path):
+    job = job_of("dcp", other_model(lambda y: y), "choosing=0.1", "rounds=2")
+    assert all(discrimination._stage(job, stage).head is None for stage in discrimination.stages(job))
+    job.select(discover.method("dcp"), tmp_path / "chosen")
+    assert len(job.kept(job.keeps)["first"]) == 4

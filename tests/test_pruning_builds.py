@@ -88,7 +88,7 @@ def test_planned_bytes_are_what_is_left_and_the_wish_is_met(name, small, tmp_pat
             before, after = getattr(made.pruning, what)
             assert float(value) - 0.12 < after / before <= float(value)
         again = checkpoint.restore(model.net, done.checkpoint)
-        assert torch.equal(again(model.data.test.inputs), done.net(model.data.test.inputs))
+        assert torch.equal(again(*model.data.test.inputs), done.net(*model.data.test.inputs))
 
 
 def test_widths_are_multiples_where_asked_for(small, tmp_path):

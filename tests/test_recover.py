@@ -12,8 +12,8 @@ from edgecomp.errors import UsageError
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, checkpoint, ops
 from edgecomp.records import Compressed, Data, Model, Plan, Split
 from edgecomp.training import distill, trainable
-from edgecomp.training.distill import _Run, train_net
-from edgecomp.training.outputs import divergence
+from edgecomp.training.distill import Task, _Run, train_net
+from edgecomp.training.outputs import OutputLoss, divergence
 from edgecomp.util.workspace import Workspace
 
 
@@ -69,8 +69,8 @@ def plan(epochs=3.0):
 def test_divergence_falls_and_codes_stay(model, coded, tmp_path):
     recovered, note = train_net(model, coded, 3, 0, tmp_path / "kept.safetensors")
     assert "→" in note and "undone" not in note
-    wanted = model.net(model.data.test.inputs)
-    before, after = (divergence(net(model.data.test.inputs), wanted).item() for net in (coded, recovered))
+    wanted = model.net(*model.data.test.inputs)
+    before, after = (divergence(net(*model.data.test.inputs), wanted).item() for net in (coded, recovered))
     assert after < 0.7 * before
     assert torch.equal(recovered.dense.codes, coded.dense.codes)
     assert not torch.equal(recovered.dense.codebook, coded.dense.codebook)
@@ -99,7 +99,7 @@ def test_a_run_that_diverges_goes_back_and_on_more_slowly(model, factored, tmp_p
 
 def test_an_interrupted_recovery_ends_the_same(model, factored, tmp_path):
     def run(kept):
-        return _Run(model.net, factored, model.data.train, 3, 0, kept)
+        return _Run(Task(model.net, factored, model.data.train, 3, 0, OutputLoss(1)), kept)
 
     whole, first = run(tmp_path / "a"), run(tmp_path / "b")
     for _ in range(4):

@@ -10,28 +10,29 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgecomp import report
+from edgecomp import measure, report
 from edgecomp.errors import UsageError
-from edgecomp.records import Accuracy, Limits, Measured, Measurement, Plan, SizeReport
+from edgecomp.records import Accuracy, Limits, Measured, Measurement, OutputError, Plan, SizeReport
+from edgecomp.report import figures, limits, markdown
 from edgecomp.report import html as page
 from edgecomp.report import junit as junit_file
-from edgecomp.report import limits, markdown
 from edgecomp.util.units import parse_bytes, parse_count, parse_ms, parse_share
 
+pytestmark = pytest.mark.xdist_group("judged")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 
 
 @pytest.fixture
-def result(built):
-    return report.read_report(built[0])
+def result(judged):
+    return report.read_report(judged[0])
 
 
 # --- limits -----------------------------------------------------------------------------------------------
 
 
-def test_every_limit_has_a_verdict_and_one_missed_exits_1(built, result):
-    _, done = built
+def test_every_limit_has_a_verdict_and_one_missed_exits_1(judged, result):
+    _, done = judged
     assert done.returncode == 1, done.stderr
     verdicts = {limit.name: (limit.verdict, limit.evidence) for limit in result.limits}
     assert verdicts == {
@@ -119,6 +120,56 @@ def test_a_drop_is_decided_by_its_interval_if_it_has_one():
         *["inconclusive"] * 2,
         "pass",
     ]
+
+
+def test_a_drop_of_a_metric_in_its_own_unit(result):
+    facts = {"metric": "psnr", "unit": "dB", "split": "s", "samples": 9, "original": 31.25, "compressed": 30.5}
+    accuracy = Accuracy(**facts, drop_points=0.75, agreement=None)
+    found = _judged((), accuracy, 0.5)
+    assert (found.unit, found.verdict) == ("score", "fail")
+    told = result.model_copy(update={"accuracy": accuracy, "limits": [found]})
+    assert figures.limits(told)[0].sentence == "accuracy lost 0.75 dB of at most 0.5 dB"
+    assert ("psnr, 9 test samples", "31.25 dB", "30.5 dB", "drop +0.75 dB", "host") in figures.figures(told)
+    text = page.html(told)
+    assert "31.25 dB before, 30.5 dB in the exported file, a drop of 0.75 dB" in page and "same answer" not in text
+
+
+@pytest.mark.parametrize("percent,limit,verdict", [(2.0, 2.0, "pass"), (2.1, 2.0, "fail"), (None, 100.0, "fail")])
+def test_the_error_of_all_outputs_is_a_limit(result, percent, limit, verdict):
+    error = OutputError(percent=percent, samples=32, inputs="random inputs", reference="the model as it was given")
+    plan = Plan(
+        **dict.fromkeys(("model", "model_sha256", "target", "runtime", "method"), ""),
+        seed=0,
+        budget_bytes=10,
+        max_drop_points=None,
+        max_error_percent=limit,
+        entries=(),
+    )
+    size = SizeReport(original_bytes=100, artifact_bytes=10, ratio=10, download_bytes=9, installed_bytes=20)
+    judged = limits.judge(plan, size, Measured((), None, error=error))
+    assert (judged[-1].name, judged[-1].verdict) == ("error", verdict)
+    budget = result.budget.model_copy(update={"verdict": "pass", "drop_verdict": None})
+    told = result.model_copy(update={"accuracy": None, "error": error, "limits": judged, "budget": budget})
+    assert told.exit_code == (verdict == "fail")
+    row = next(row for row in figures.figures(told) if row[0].startswith("outputs off by"))
+    assert row[2] == ("not finite" if percent is None else f"{percent:.3g} %")
+    for text in (page.html(told), markdown.report(told), junit_file.report(told)):
+        assert "outputs off by" in text
+    assert (measure._warnings(error, None) != []) == (percent is None)
+
+
+def test_what_is_far_off_is_probably_broken():
+    error = OutputError(percent=35.0, samples=32, inputs="random inputs", reference="the model as it was given")
+    (text,) = measure._warnings(error, None)
+    assert "35 % off" in text and "this model is probably broken" in text
+    facts = {"metric": "top1", "split": "s", "samples": 9, "original": 90, "compressed": 90, "drop_points": 0}
+    assert not measure._warnings(error, Accuracy(**facts, agreement=99))
+
+
+@pytest.mark.parametrize("asked", ["-1", "nan", "inf"])
+def test_an_error_that_is_no_limit(edgecomp, tiny_model, asked):
+    done = edgecomp("build", tiny_model, "--max-error", asked)
+    assert done.returncode == 2 and "is not a number of percent" in " ".join(done.stderr.split())
 
 
 def test_units():
@@ -247,8 +298,8 @@ def test_names_cannot_break_out(result):
 # --- Markdown, JUnit, rendering again ---------------------------------------------------------------------
 
 
-def test_for_a_pull_request(built, result):
-    text = (built[0] / "report.md").read_text()
+def test_for_a_pull_request(judged, result):
+    text = (judged[0] / "report.md").read_text()
     assert text.startswith("### ❌ fail: tiny")
     tables = re.findall(r"(?:^\|.*\|\n)+", text, re.M)
     assert len(tables) == 3
@@ -257,8 +308,8 @@ def test_for_a_pull_request(built, result):
     assert "dense1" in text and len(text) < 4000
 
 
-def test_for_a_ci(built, result):
-    suite = ElementTree.parse(built[0] / "report.junit.xml").getroot().find("testsuite")
+def test_for_a_ci(judged, result):
+    suite = ElementTree.parse(judged[0] / "report.junit.xml").getroot().find("testsuite")
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("5", "1", "0")
     failed = [case for case in suite if case.find("failure") is not None]
     assert [case.get("name") for case in failed] == ["memory at most 1.00 kB"]
@@ -267,8 +318,8 @@ def test_for_a_ci(built, result):
     assert ElementTree.fromstring(junit_file.report(unsure).encode()).find("testsuite").get("errors") == "1"
 
 
-def test_a_report_renders_again(built, edgecomp, tmp_path):
-    out = shutil.copytree(built[0], tmp_path / "out", ignore=shutil.ignore_patterns("bundle"))
+def test_a_report_renders_again(judged, edgecomp, tmp_path):
+    out = shutil.copytree(judged[0], tmp_path / "out", ignore=shutil.ignore_patterns("bundle"))
     names = ("report.html", "report.md", "report.junit.xml")
     before = {name: (out / name).read_text() for name in names}
     for name in names:
@@ -278,9 +329,9 @@ def test_a_report_renders_again(built, edgecomp, tmp_path):
     assert {name: (out / name).read_text() for name in names} == before
 
 
-def test_reports_without_limits_are_still_read(built, result, tmp_path):
+def test_reports_without_limits_are_still_read(judged, result, tmp_path):
     """Those of before there were any."""
-    old = json.loads((built[0] / "report.json").read_text())
+    old = json.loads((judged[0] / "report.json").read_text())
     for name in ("limits", "artifact_sha256", "measure_notes"):
         del old[name]
     for measurement in old["measurements"]:

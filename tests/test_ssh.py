@@ -21,6 +21,7 @@ from edgecomp.devices.target import find_target
 from edgecomp.errors import DeviceError
 
 LINUX = find_target(HOST_TARGET)
+pytestmark = pytest.mark.xdist_group("ssh")
 
 
 class Computer:

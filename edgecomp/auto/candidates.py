@@ -60,6 +60,21 @@ class Candidate(Record):
     def name(self) -> str:
         return self.method or "leave"
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of the chain; none where the layers are left alone."""
+        return chain.split(self.method)[0] if self.method else ()
+
+    @property
+    def chained(self) -> bool:
+        """It codes the parts that a factorization makes."""
+        return len(self.methods) > 1
+
+    @property
+    def factorizes(self) -> bool:
+        """Its first method makes parts of a layer."""
+        return bool(self.methods) and hasattr(discover.method(self.methods[0]), "structure")
+
 
 def candidates(net: nn.Module, group: Group, names: tuple[str, ...], runtime: str) -> list[Candidate]:
     """All that could become of a group, without such as take no fewer bytes; leaving it alone comes first.
@@ -96,9 +111,9 @@ def _candidate(layer: nn.Module, group: Group, method: Chain) -> Candidate:
 def chains(names: tuple[str, ...], runtime: str) -> Iterator[Chain]:
     """The methods and chains of these names, each with all the settings to try; empty for all there are."""
     for name in names or every_name():
-        first, _, coding = name.partition(":")
+        first, *codings = chain.names_in(name)
         own = _settings(first, bool(names))
-        coded = _CODINGS.get(coding, ("",)) if coding else ("",)
+        coded = _CODINGS.get(codings[0], ("",)) if codings else ("",)
         for mine, its in itertools.product(own, coded):
             texts = [f"{first}.{text}" for text in mine.split()] + its.split()
             yield from chain.parse(name, tuple(texts), runtime)
@@ -109,7 +124,7 @@ def every_name() -> list[str]:
     layered = [name for name in discover.method_names() if not discover.prunes(name)]
     single = [name for name in layered if _settings(name, False)]
     parted = [name for name in single if hasattr(discover.method(name), "structure") and not _couples(name)]
-    return single + [f"{name}:{coding}" for name in parted for coding in _CODINGS]
+    return single + [chain.join(name, coding) for name in parted for coding in _CODINGS]
 
 
 def _settings(name: str, asked: bool) -> tuple[str, ...]:

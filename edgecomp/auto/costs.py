@@ -22,8 +22,8 @@ def takes(candidate: Candidate, kind: str, instructions_per_mac: float | None = 
     Args:
         kind: of its layers.
     """
-    last = candidate.name.rpartition(":")[2]
-    coded = candidate.method is not None and getattr(discover.method(last), "CODES", False)
+    last = candidate.methods[-1] if candidate.methods else ""
+    coded = bool(last) and getattr(discover.method(last), "CODES", False)
     rates = _CONV if kind == "conv" else _DENSE
     arithmetic = last if last in rates else "codes" if coded else "plain"
     return {

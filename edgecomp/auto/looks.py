@@ -11,15 +11,20 @@ from torch import Tensor, nn
 from .. import discover
 from ..compress import compress, permute_channels
 from ..devices import probe
-from ..devices.host import run_on_host
+from ..export import file_outputs
+from ..graph.batches import records
+from ..graph.given import Outputs
+from ..graph.trace import batch_of
 from ..layers.stock import without_custom_ops
 from ..measure import compare_answers
 from ..records import Model, Plan
-from ..training.outputs import divergence, flat_output, predict
+from ..training.outputs import output_loss, predict_all
 from ..util import progress
+from ..util.cache import RUNNING
 from ..util.workspace import Workspace, stage_key
-from .trials import judges
+from .trials import identity, judges
 
+_CODE = (*RUNNING, "auto.looks", "auto.trials")
 _MORE = 4  # times the samples that judge a candidate judge a plan
 
 
@@ -45,12 +50,15 @@ class Looker:
         self.model, self.samples, self.work, self.resources = model, samples, work, resources
         self.emulated = emulated
         self.judges = judges(model.data.calibration, _MORE * samples)
-        self.wanted = flat_output(predict(model.net, self.judges.inputs))
+        self.identity = identity(model, self.judges, samples)
+        self.wanted = predict_all(model.net, self.judges.inputs)
+        self.loss = output_loss(model.data, self.wanted, self.judges)
 
     def look(self, plan: Plan, number: int) -> Looked:
         """What becomes of the plan."""
         name = f"look-{number}"
-        key = stage_key("look", plan.model_dump_json(exclude={"search", "budget_bytes"}), self.samples, self.resources)
+        what = plan.model_dump_json(exclude={"search", "budget_bytes"})
+        key = stage_key("look", what, self.identity, self.resources, code=_CODE)
         with progress.stage("look", f"plan {number}"):
             done = self.work.recall(name, key)
             if done is None:
@@ -59,7 +67,8 @@ class Looker:
             else:
                 progress.note("cached")
             looked = Looked(**done)
-            progress.note(f"{looked.file_bytes:,} bytes, KL {looked.damage:.5f}, drop {looked.drop_points:+.2f} points")
+            text = f"{self.loss.name} {looked.damage:.5f}, drop {looked.drop_points:+.4g}"
+            progress.note(f"{looked.file_bytes:,} bytes, {text}")
             return looked
 
     def _look(self, plan: Plan) -> Looked:
@@ -69,23 +78,26 @@ class Looker:
         runtime.export(
             without_custom_ops(made, self.model.example_inputs) if plan.stock else made, self.model.example_inputs, path
         )
-        outputs = run_on_host(plan.runtime, path, [self.judges.inputs], self.wanted.shape[1], torch.get_num_threads())
-        size, sample = path.stat().st_size, self.judges.inputs
+        outputs = file_outputs(self.model, plan.runtime, path, self.judges.inputs, torch.get_num_threads())
+        batch = batch_of(self.model.example_inputs)
+        size, sample = path.stat().st_size, records(self.judges.take(slice(batch)), batch)[0]
         measured: dict[str, float] = {}
         if self.resources:
             found = probe.measured(path, plan.runtime, plan.target, sample, self.emulated)
             measured = {resource: found[resource] for resource in self.resources if resource in found}
         path.unlink()
         assert self.model.data is not None
-        accuracy = compare_answers(self.model.data, self.wanted, outputs, "host", self.judges)
-        damage = divergence(outputs, self.wanted).item()
-        return Looked(size, damage, accuracy.drop_points, accuracy.interval[1], self._alone(plan, made), measured)
+        accuracy = compare_answers(self.model.data, self.wanted[0], outputs[0], "host", self.judges)
+        damage, drop = self.loss(outputs, self.wanted).item(), accuracy.drop_points
+        at_most = accuracy.interval[1] if accuracy.interval else drop
+        return Looked(size, damage, drop, at_most, self._alone(plan, made), measured)
 
     def _alone(self, plan: Plan, made: nn.Module) -> dict[str, float]:
         """What each group's replacement adds to the damage of all others."""
         original = copy.deepcopy(self.model.net)
         permute_channels(original, self.model, plan)
-        inputs, wanted = self.judges.inputs[: self.samples], self.wanted[: self.samples]
+        inputs = self.judges.take(slice(self.samples))
+        wanted = tuple(y[: self.samples] for y in self.wanted)
         whole = self._damage(made, inputs, wanted)
         found = {}
         for entry in (entry for entry in plan.entries if entry.method):
@@ -97,5 +109,5 @@ class Looker:
                 made.set_submodule(name, module)
         return found
 
-    def _damage(self, net: nn.Module, inputs: Tensor, wanted: Tensor) -> float:
-        return divergence(flat_output(predict(net, inputs)), wanted).item()
+    def _damage(self, net: nn.Module, inputs: tuple[Tensor, ...], wanted: Outputs) -> float:
+        return self.loss(predict_all(net, inputs), wanted).item()

@@ -52,7 +52,7 @@ def options(settings: tuple[str, ...], runtime: str = "") -> Options:
         key = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"--set auto.{key}={given.get(key)}: {first['msg']}") from error
     for name in found.chains:
-        if "+" in name:
+        if len(chain.split(name)) > 1:
             raise UsageError(f"auto.methods={name}: auto finds by itself which layer gets which", "Use commas, not +.")
         if any(candidate.prunes for candidate in chain.parse(name, (), runtime)):
             raise UsageError(f"auto.methods={name}: channel pruning is not among the candidates", "Leave it out.")

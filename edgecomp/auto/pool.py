@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import nn
 
-from .. import discover
+from .. import chain
 from ..fitting import lowrank
 from ..layers.matrix import kind_of
 from ..records import Model, Request
@@ -146,10 +146,10 @@ class Pool:
         every = self.every[place]
         found = [c for c in found if self._matters(c, group, limit)]
         large = self._large(group)
-        chained = [c for c in found if ":" in c.name]
-        coded = [c for c in found if large and ":" not in c.name and not _factorizes(c)]
+        chained = [c for c in found if c.chained]
+        coded = [c for c in found if large and c.method and not c.factorizes]
         wanted = {_base(c) for c in chained}  # the factorizations of chains may be too large themselves
-        plain = [c for c in every if ":" not in c.name and (c in found or (c.method, _values(c)) in wanted)]
+        plain = [c for c in every if not c.chained and (c in found or (c.method, _values(c)) in wanted)]
         self._try(group, [c for c in plain if c not in coded])
         self._screen(coded)
         self._try(group, self._promising(chained, every))
@@ -161,7 +161,7 @@ class Pool:
         smallest = any(candidate is c for c in self.smallest)
         if candidate.method is None or costs.limits(self.request.limits) or (smallest and group.bytes > _LEFT * limit):
             return True
-        return group.bytes > (_CODED if _factorizes(candidate) else _LEFT) * limit
+        return group.bytes > (_CODED if candidate.factorizes else _LEFT) * limit
 
     def refine(self, picks: tuple[Candidate, ...], limit: int) -> int:
         """Finds out about settings beside those of the picks; returns how many were new."""
@@ -249,15 +249,10 @@ def _work(layer: nn.Module) -> int:
     return lowrank.total_macs(layer, [layer])
 
 
-def _factorizes(candidate: Candidate) -> bool:
-    return candidate.method is None or hasattr(discover.method(candidate.method.partition(":")[0]), "structure")
-
-
 def _base(candidate: Candidate) -> tuple[str, str]:
     """The factorization that a chain codes, and its settings."""
-    first = candidate.name.partition(":")[0]
-    own = {k.partition(".")[2]: v for k, v in candidate.settings.items() if k.startswith(f"{first}.")}
-    return first, str(own)
+    first = candidate.methods[0]
+    return first, str(chain.settings_of(first, candidate.settings))
 
 
 def _values(candidate: Candidate) -> str:

@@ -6,6 +6,7 @@ more. After each look every group's damages are scaled by what its candidate rea
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ..devices.target import find_target
@@ -15,6 +16,7 @@ from ..export import original_file
 from ..layers.matrix import kind_of, parameter_bytes
 from ..plan import named_groups, not_meant, runtime_and_chains, without_entries, written
 from ..records import Look, Model, Plan, PlanEntry, Request, RunnerUp, Search
+from ..training.metrics import metric_of
 from ..util import progress
 from ..util.units import format_bytes, format_count
 from ..util.workspace import Workspace
@@ -109,7 +111,7 @@ class _Searcher:
         model, request = self.pool.model, self.pool.request
         original = original_file(model, self.base.runtime).stat().st_size
         self.seeks_least = request.budget_bytes is None and request.max_drop is not None
-        self.most_drop = self.pool.options.drop if request.max_drop is None else request.max_drop
+        self.most_drop = self._most_drop()
         self.budget = request.budget_bytes or (original if self.seeks_least else original // _DEFAULT_BUDGET)
         self.original_bytes = original
         with progress.stage("candidates", f"for {format_bytes(self.budget)}"):
@@ -120,6 +122,14 @@ class _Searcher:
             return self._rounds()
         finally:
             forget()
+
+    def _most_drop(self) -> float:
+        """What may be lost: as stated, else some points of a metric in percent; of another anything."""
+        data, stated = self.pool.model.data, self.pool.request.max_drop
+        if stated is not None:
+            return stated
+        percent = data is None or data.metric is None or metric_of(data.metric).unit == "%"
+        return self.pool.options.drop if percent else math.inf
 
     def _damage_of(self, candidate: Candidate) -> float:
         return self.scales.get(candidate.layers[0], 1.0) * (self.pool.damage(candidate) or 0.0)
@@ -170,6 +180,7 @@ class _Searcher:
         request = self.pool.request
         emulated = (request.on or find_target(request.target).devices[0]) == "qemu"
         looker = Looker(self.pool.model, self.pool.options.samples, self.work, list(self.resources), emulated)
+        self.loss_text = looker.loss.text
         looked = self._looks(looker, {})
         best, found = self._best(looked)
         if self._fits(found) and found.drop_points > self.most_drop and not self.seeks_least:
@@ -351,6 +362,7 @@ class _Searcher:
             limits=self._limits(),
             container_bytes=self.container + self._size(choice) - sum(pick.bytes for pick in choice.picks),
             looks=looks,
+            loss=self.loss_text,
         )
         return self.base.model_copy(update={"entries": entries, "search": found})
 

@@ -8,8 +8,8 @@ one: a smaller one of the same kind takes as many per multiply-add. What was fou
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from .. import chain, discover
 from ..compress import replace_weights
 from ..devices import probe
 from ..fitting import calibration, lowrank
-from ..graph.trace import note_image_sizes
+from ..graph.order import note_image_sizes
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
-from ..util.files import cache_folder, write_text
-from ..util.workspace import stage_key
+from ..util.cache import FITTING, RUNNING, key_of, remembered
+from ..util.files import cache_folder
 from .candidates import Candidate
 
+_CODE, _RUN_CODE = (*FITTING, "auto.single"), (*RUNNING, "auto.single")
 _SMALL, _LARGE = 16, 1024  # channels or features of a stand-in
 _SIZES = ("rank", "s", "k")  # settings that change sizes, and not what a layer is made of
 
@@ -35,9 +36,10 @@ def container_bytes(layer: nn.Module, candidate: Candidate, runtime: str) -> int
     """What a file has beside weights for one more layer of that kind."""
     kind, point = kind_of(layer), all(size == 1 for size in getattr(layer, "kernel_size", ()))
     alike = [type(layer).__name__, point, getattr(layer, "groups", 1) > 1, getattr(layer, "bias", None) is not None]
-    key = stage_key("container", runtime, alike, candidate.method, _settings(candidate, _SIZES))
+    settings = _settings(candidate, _SIZES)
+    key = key_of("container", runtime, _version(runtime), alike, candidate.method, settings, code=_CODE)
 
-    def find() -> float:
+    def weigh() -> float:
         modules, weights, beside = [], 0, []
         for seed in range(2):  # a file holds equal weights once
             small, x = _stand_in(layer, _SMALL * (8 if kind == "dense" else 1), seed)
@@ -50,7 +52,7 @@ def container_bytes(layer: nn.Module, candidate: Candidate, runtime: str) -> int
                 return beside[0]
         return beside[1] - beside[0]
 
-    return int(_once(key, find))
+    return int(_remembered(key, weigh))
 
 
 def instructions_per_mac(layer: nn.Module, x: Tensor, candidate: Candidate, runtime: str, target: str) -> float:
@@ -63,9 +65,10 @@ def instructions_per_mac(layer: nn.Module, x: Tensor, candidate: Candidate, runt
     small, x = _stand_in(layer, _LARGE, x=x) if dense and max(layer.weight.shape) > _LARGE else (layer, x)
     geometry = [str(getattr(small, key, "")) for key in ("stride", "padding", "dilation")]
     shape = [type(small).__name__, *small.weight.shape, *geometry, *x.shape]  # type: ignore[misc]
-    key = stage_key("instructions", runtime, target, shape, candidate.method, _settings(candidate, _SIZES[:2]))
+    settings, version = _settings(candidate, _SIZES[:2]), _version(runtime)
+    key = key_of("instructions", runtime, version, target, shape, candidate.method, settings, code=_RUN_CODE)
 
-    def find() -> float:
+    def count() -> float:
         with tempfile.TemporaryDirectory() as folder:
             made, method = _made(small, candidate, runtime, x)
             macs = method.predict(small).macs if method else lowrank.cost(small, [small]).macs
@@ -74,20 +77,21 @@ def instructions_per_mac(layer: nn.Module, x: Tensor, candidate: Candidate, runt
             )
             return found["instructions"] / max(1, macs * lowrank.outputs_of(small))
 
-    return _once(key, find)
+    return _remembered(key, count)
 
 
 def input_of(net: nn.Module, examples: tuple[Tensor, ...], layer: nn.Module) -> Tensor:
     """What the layer gets for the model's example inputs."""
-    return next(calibration.inputs_of(net, layer, examples[0]))
+    return next(calibration.inputs_of(net, layer, examples))
 
 
-def _once(key: str, find: Any) -> float:
-    path = cache_folder("single-layers") / f"{key[:32]}.json"
-    if not path.exists():
-        with torch.no_grad():
-            write_text(path, json.dumps(find()))
-    return json.loads(path.read_text())
+def _remembered(key: str, find: Callable[[], float]) -> float:
+    with torch.no_grad():
+        return remembered(cache_folder("single-layers"), key, find)
+
+
+def _version(runtime: str) -> str:
+    return discover.runtime(runtime).version()
 
 
 def _settings(candidate: Candidate, without: tuple[str, ...]) -> list[tuple[str, Any]]:

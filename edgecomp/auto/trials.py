@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,18 +22,24 @@ from ..compress import replace_weights
 from ..engines import Engine
 from ..fitting import calibration, channel_order
 from ..fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs
-from ..graph.trace import channel_producers, execution_order, trace
+from ..graph.given import Outputs, as_tuple
+from ..graph.order import channel_producers, execution_order
+from ..graph.trace import exported
 from ..layers.codebook import Coded
+from ..layers.hooks import capture
+from ..layers.layout import channels_last, laid_out
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..load import load
 from ..records import Model, Record, Request, Split
-from ..training.outputs import divergence, flat_output
+from ..training.metrics import metric_of
+from ..training.outputs import output_loss
 from ..util import progress
-from ..util.files import cache_folder, write_text
-from ..util.workspace import stage_key
+from ..util.cache import FITTING, keep, key_of, recall
+from ..util.files import cache_folder
 from .candidates import Candidate
 
+_CODE = (*FITTING, "auto.trials")
 _BATCH = 256
 _REMEMBERED = 1 << 29  # numbers that layers gave, 2 GB; what is beyond is computed again
 
@@ -56,7 +60,7 @@ class Task:
 
 class Trial(Record):
     """error: ‖Y' − Y‖/‖Y‖ of the layer's outputs, inputs rounded as its arithmetic does. damage: of the net's outputs,
-    the Kullback–Leibler divergence of the class probabilities from the original's, a mean over samples, in nats."""
+    the loss that fits the model (see `training.outputs.OutputLoss`)."""
 
     error: float
     damage: float | None
@@ -69,6 +73,16 @@ class Runner:
     model: Model
     engine: Engine | None = None
     _shared: Any = field(default=None, init=False)
+    _identities: dict[tuple[int, int], str] = field(default_factory=dict, init=False)
+
+    def identity(self, task: Task) -> str:
+        """Of what all tasks of the model with that many samples have in common, see `identity`."""
+        samples, seed = task.samples, task.request.seed
+        if (samples, seed) not in self._identities:
+            assert self.model.data is not None
+            judging = judges(self.model.data.calibration, samples)
+            self._identities[samples, seed] = identity(self.model, judging, seed)
+        return self._identities[samples, seed]
 
     def run(self, tasks: list[Task], done: Callable[[int, Trial], None]) -> None:
         """`done` is called with the index of a task and what came out, as soon as it is known."""
@@ -83,15 +97,25 @@ class Runner:
 def judges(split: Split, samples: int) -> Split:
     """The samples that judge: those behind the ones that codes are fitted to, where there are so many."""
     start = max(0, min(CALIBRATION_SAMPLES, len(split) - samples))
-    return Split(split.name, split.inputs[start : start + samples], split.targets[start : start + samples])
+    return split.part(slice(start, start + samples))
+
+
+def identity(model: Model, judging: Split, seed: int) -> str:
+    """A digest of the net, of the samples that candidates are fitted to and judged by, of what judges them, and of the
+    code that does all this."""
+    assert model.data is not None
+    fitting = model.data.calibration.take(slice(max(CALIBRATION_SAMPLES, ENERGY_SAMPLES)))
+    metric = model.data.metric and metric_of(model.data.metric).name  # which decides what the loss is
+    return key_of(model.sha256, fitting, judging.inputs, judging.targets, metric, seed, code=_CODE)
 
 
 def trials(runner: Runner, tasks: list[Task]) -> list[Trial]:
     """What each task's candidate does; what was found out before is not again."""
     if not tasks:
         return []
-    folder = cache_folder("auto", _identity(runner.model, tasks[0])[:24])
-    known = [_recalled(folder, task) for task in tasks]
+    folder = cache_folder("auto", runner.identity(tasks[0])[:24])
+    keys = [_key_of(task, runner.identity(task)) for task in tasks]
+    known = [_known(folder, key, task) for key, task in zip(keys, tasks, strict=True)]
     waiting = [number for number, trial in enumerate(known) if trial is None]
     with progress.bar("candidates", len(tasks)) as advance:
         advance(len(tasks) - len(waiting))
@@ -101,7 +125,7 @@ def trials(runner: Runner, tasks: list[Task]) -> list[Trial]:
             known[number] = trial
             candidate = tasks[number].candidate
             what = candidate.model_dump(include={"layers", "method", "settings"})
-            write_text(_path(folder, tasks[number]), json.dumps({**trial.model_dump(), "candidate": what}))
+            keep(folder, keys[number], {**trial.model_dump(), "candidate": what})
             advance(1, text=f"{candidate.layers[0]}: {candidate.name}")
 
         runner.run([tasks[number] for number in waiting], done)
@@ -139,15 +163,15 @@ class Bench:
     def __init__(self, model: Model, samples: int, seed: int) -> None:
         assert model.data is not None
         split = model.data.calibration
-        self.seed, self.fitting = seed, split.inputs[:CALIBRATION_SAMPLES]
-        self.batches = judges(split, samples).inputs.split(_BATCH)
-        if split.inputs.dim() == 4:
-            self.batches = tuple(batch.contiguous(memory_format=torch.channels_last) for batch in self.batches)
-        self.net = copy.deepcopy(model.net).to(memory_format=torch.channels_last)
-        program = trace(model.net, model.example_inputs, model.name)
+        self.seed, self.fitting = seed, split.take(slice(CALIBRATION_SAMPLES))
+        judging = judges(split, samples)
+        self.batches = [tuple(map(laid_out, batch)) for batch in judging.batches(_BATCH)]
+        self.net = channels_last(copy.deepcopy(model.net))
+        program = exported(model.net, model.example_inputs, model.name)
         self.order = execution_order(program)
-        channel_order.order_by_energy(self.net, channel_producers(program), split.inputs[:ENERGY_SAMPLES])
+        channel_order.order_by_energy(self.net, channel_producers(program), split.take(slice(ENERGY_SAMPLES)))
         self.wanted, self.given = self._listen()
+        self.loss = output_loss(model.data, self.wanted, judging)
         self._inputs: dict[str, Inputs | None] = {}
         self._at = ""  # the layer that the next two are of
         self._seen: list[Tensor] = []  # what the judging samples give it, and it gives for them
@@ -177,8 +201,11 @@ class Bench:
         """Of the net with other modules in these places."""
         first = min((self.order.index(name) for name in replacements if name in self.order), default=0)
         with _replaced(self.net, {**self._recalled(first), **replacements}):
-            outputs = torch.cat([flat_output(self.net(batch)) for batch in self.batches])
-        return divergence(outputs, self.wanted).item()
+            return self.loss(self._all_outputs(), self.wanted).item()
+
+    def _all_outputs(self) -> Outputs:
+        parts = [as_tuple(self.net(*batch)) for batch in self.batches]
+        return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
     def _recalled(self, first: int) -> dict[str, nn.Module]:
         """In place of the layers before one: what they gave."""
@@ -200,17 +227,16 @@ class Bench:
         self._outputs = [layer(x) for x in self._seen]
 
     @torch.no_grad()
-    def _listen(self) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    def _listen(self) -> tuple[Outputs, dict[str, list[Tensor]]]:
         """The net's outputs, and those of layers that are called once, batch by batch."""
         given: dict[str, list[Tensor]] = {}
         layers = [name for name in self.order if kind_of(self.net.get_submodule(name)) != "other"]
-        handles = []
-        for name in layers:
-            hook = lambda _, __, output, name=name: given.setdefault(name, []).append(output)  # noqa: E731
-            handles.append(self.net.get_submodule(name).register_forward_hook(hook))
-        outputs = torch.cat([flat_output(self.net(batch)) for batch in self.batches])
-        for handle in handles:
-            handle.remove()
+
+        def note(name: str, _: tuple[Tensor, ...], output: Tensor) -> None:
+            given.setdefault(name, []).append(output)
+
+        with capture({name: self.net.get_submodule(name) for name in layers}, note):
+            outputs = self._all_outputs()
         kept, total = {}, 0
         for name in layers:
             total += sum(output.numel() for output in given[name])
@@ -221,7 +247,7 @@ class Bench:
 
 def _numbers(inputs: Inputs | None) -> int:
     """In what is kept of a layer's inputs."""
-    return 0 if inputs is None else 5 * inputs.second_moment.numel()
+    return 0 if inputs is None else 5 * inputs.covariance.numel()
 
 
 def _part(layer: nn.Module, part: int) -> nn.Module:
@@ -259,26 +285,20 @@ def _replaced(net: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
             net.set_submodule(name, module)
 
 
-def _identity(model: Model, task: Task) -> str:
-    """What all tasks of a model have in common: its weights and samples, and this code."""
-    assert model.data is not None
-    inputs = model.data.calibration.inputs[: CALIBRATION_SAMPLES + task.samples]
-    data = hashlib.sha256(inputs.contiguous().numpy().tobytes()).hexdigest()
-    return stage_key("auto", model.sha256, repr(model.net), data, len(inputs), task.samples, task.request.seed)
+def _key_of(task: Task, given: str) -> str:
+    """What a task's result is kept under, whether or not the whole net was asked for.
 
-
-def _path(folder: Path, task: Task) -> Path:
+    Args:
+        given: see `identity`.
+    """
     candidate = task.candidate
-    what = json.dumps([candidate.layers, candidate.method, candidate.settings, task.runtime, task.part])
-    return folder / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
+    return key_of(given, candidate.layers, candidate.method, candidate.settings, task.runtime, task.part)
 
 
-def _recalled(folder: Path, task: Task) -> Trial | None:
+def _known(folder: Path, key: str, task: Task) -> Trial | None:
     if task.candidate.method is None:
         return Trial(error=0.0, damage=0.0)
-    path = _path(folder, task)
-    if not path.exists():
+    known = recall(folder, key)
+    if known is None or (task.whole and known["damage"] is None):
         return None
-    known = json.loads(path.read_text())
-    trial = Trial(error=known["error"], damage=known["damage"])
-    return None if task.whole and trial.damage is None else trial
+    return Trial(error=known["error"], damage=known["damage"])

@@ -130,7 +130,13 @@ def build(
         str | None, typer.Option(help="executorch or litert. Default: litert for a .tflite, else executorch.")
     ] = None,
     budget: Budget = None,
-    max_drop: Annotated[float | None, typer.Option(metavar="POINTS", help="Accuracy that may be lost.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="Accuracy that may be lost; else in the metric's unit.")
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", help="How far outputs may be from the original's, relative, all of them."),
+    ] = None,
     max_installed: MaxInstalled = None,
     max_ram: MaxRam = None,
     max_latency: MaxLatency = None,
@@ -175,6 +181,7 @@ def build(
         runtime=runtime,
         budget_bytes=parse_bytes(budget) if budget else None,
         max_drop=max_drop,
+        max_error=max_error,
         limits=_limits(max_installed, max_ram, max_latency, max_instructions),
         on=on,
         serial=serial,
@@ -336,12 +343,16 @@ def train(
 ) -> None:
     """Train a model of the zoo (or any model file with a recipe) and keep the weights for this user."""
     from ..load import train_model
+    from ..training.metrics import metric_of
     from ..training.outputs import predict
+    from ..training.scores import score
+    from ..util.units import format_score
 
     trained, path = train_model(model, quick)
-    test = trained.data.test
-    accuracy = 100 * (predict(trained.net, test.inputs).argmax(1) == test.targets).float().mean().item()
-    print(f"{trained.name}: {accuracy:.2f} % of {len(test):,} samples of {test.name}\n{path}")
+    assert trained.data is not None
+    metric, test = metric_of(trained.data.metric or "top1"), trained.data.test
+    found = format_score(score(trained.data, predict(trained.net, test.inputs)), metric.unit)
+    print(f"{trained.name}: {metric.name} {found} of {len(test):,} samples of {test.name}\n{path}")
 
 
 @app.command()

@@ -9,13 +9,10 @@ import json
 import signal
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import DeviceError
 from .base import Run
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def bench_arguments(
@@ -85,19 +82,3 @@ def _cause(done: subprocess.CompletedProcess[str]) -> str:
     if number := _signal(done.returncode):
         return f"the program was killed by {signal.Signals(number).name}" + (f" ({last})" if last else "")
     return last or f"the program ended with code {done.returncode}"
-
-
-def write_records(path: Path, inputs: list[Tensor]) -> None:
-    """The bench program's inputs file: record after record, each the bytes of all inputs."""
-    with open(path, "wb") as file:
-        for record in zip(*inputs, strict=True):
-            for tensor in record:
-                file.write(tensor.contiguous().numpy().tobytes())
-
-
-def read_outputs(path: Path, records: int, outputs: int) -> Tensor:
-    """First output of every record: (records, outputs) fp32."""
-    import numpy as np
-    import torch
-
-    return torch.from_numpy(np.fromfile(path, np.float32).reshape(records, -1)[:, :outputs].copy())

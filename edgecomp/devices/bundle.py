@@ -5,7 +5,6 @@ Everything is made once and kept in the user's cache under a digest of what it i
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import shutil
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from ..errors import BuildError, DeviceError
 from ..util import compiler, progress
-from ..util.files import atomic_folder, cache_folder, data_folder, sha256_file
+from ..util.cache import key_of, remembered_folder
+from ..util.files import cache_folder, data_folder, sha256_file
 from .target import Sdk, Target
 
 BENCH = "edgecomp_bench"
@@ -65,14 +65,16 @@ def sdk(target: Target, runtime: str) -> Path:
         return _installed_sdk(info, runtime)
     wanted = tuple(f"{info.module}/{header}/" for header in info.headers)
     wanted += tuple(str(Path(info.module, info.folder, library)) for library in info.libraries)
-    folder = cache_folder("sdk") / Path(info.wheel).stem
-    if not folder.exists():
+
+    def unpack(folder: Path) -> None:
         progress.note(f"fetching {info.wheel}")
         with tempfile.TemporaryDirectory() as temporary:
             wheel = _download_wheel(info, Path(temporary))
-            with atomic_folder(folder) as partial, zipfile.ZipFile(wheel) as archive:
-                archive.extractall(partial, [member for member in archive.namelist() if member.startswith(wanted)])
-    return folder / info.module
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(folder, [member for member in archive.namelist() if member.startswith(wanted)])
+
+    key = key_of(info.sha256, wanted)
+    return remembered_folder(cache_folder("sdk") / f"{Path(info.wheel).stem}-{key[:8]}", unpack) / info.module
 
 
 def make_bundle(target: Target, runtime: str, folder: Path) -> None:
@@ -99,14 +101,15 @@ def make_bundle(target: Target, runtime: str, folder: Path) -> None:
     run.chmod(0o755)
 
 
-def host_bundle(target: Target, runtime: str) -> Path:
-    """A bundle for this machine, kept in the cache."""
-    key = hashlib.sha256(sha256_file(bench_program(target, runtime)).encode()).hexdigest()[:16]
-    folder = cache_folder("native") / f"bundle-{key}"
-    if not folder.exists():
-        with atomic_folder(folder) as partial:
-            make_bundle(target, runtime, partial)
-    return folder
+def kept_bundle(target: Target, runtime: str) -> Path:
+    """A bundle in the cache, for runs on this machine or its emulator; what goes into a build is made anew."""
+    key = key_of(bench_program(target, runtime), target, runtime)
+    return remembered_folder(
+        cache_folder("native") / f"bundle-{key[:16]}", lambda folder: make_bundle(target, runtime, folder)
+    )
+
+
+host_bundle = kept_bundle  # what it is called where the target is this machine
 
 
 def _find_library(target: Target, name: str) -> Path:

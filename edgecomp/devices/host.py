@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import tempfile
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..records import Evidence
 from .base import Run, Steady
-from .bench import bench_arguments, read_outputs, run_bench, to_run, write_records
+from .bench import bench_arguments, run_bench, to_run
 from .bundle import host_bundle
 from .facts import SCRIPT, Facts
 from .target import find_target
+
+if TYPE_CHECKING:  # listing devices must not wait for torch
+    from .tensors import Signature, Tensors
 
 
 class Host(Steady):
@@ -50,19 +50,15 @@ def _processor() -> str:
 HOST_TARGET = "linux-x86_64"
 
 
-def run_on_host(runtime: str, path: Path, inputs: list[Tensor], outputs: int, threads: int = 1) -> Tensor:
-    """Runs an exported file on this machine, in a child process.
+def outputs_on_host(
+    runtime: str, path: Path, signature: Signature, inputs: Tensors, batch: int = 1, threads: int = 1
+) -> Tensors:
+    """What an exported file gives on this machine, in a child process: see `tensors.outputs_of`."""
+    from .tensors import outputs_of
 
-    Args:
-        inputs: one tensor per input of the model, each (N, …) with N records.
-        outputs: values per record of the first output.
+    bundle = host_bundle(find_target(HOST_TARGET), runtime)
 
-    Returns:
-        (N, outputs) fp32.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        records, result = Path(temporary, "inputs"), Path(temporary, "outputs")
-        write_records(records, inputs)
-        bundle = host_bundle(find_target(HOST_TARGET), runtime)
+    def run(records: Path, result: Path) -> None:
         Host().run(bundle, path, records, result, threads=threads)
-        return read_outputs(result, len(inputs[0]), outputs)
+
+    return outputs_of(run, signature, inputs, batch)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from ..records import Model
 from ..util import progress
 from . import timing
-from .bench import write_records
-from .bundle import host_bundle, make_bundle
+from .base import Run
+from .bundle import kept_bundle
 from .choose import make_device
 from .host import HOST_TARGET
 from .target import find_target
+from .tensors import write_records
 
 _ROUNDS, _SECONDS = 3, 0.2
 
@@ -38,7 +39,7 @@ def meter(wish: str, runtime: str, target: str, model: Model, export: Export) ->
 
 def _time(runtime: str, model: Model, export: Export, net: nn.Module) -> float:
     """Both run in turns."""
-    bundle = host_bundle(find_target(HOST_TARGET), runtime)
+    bundle = kept_bundle(find_target(HOST_TARGET), runtime)
     with tempfile.TemporaryDirectory() as temporary:
         jobs = {}
         for name, one in (("original", model.net), ("pruned", net)):
@@ -61,11 +62,8 @@ class _Counter:
 
     def _count(self, net: nn.Module) -> int:
         with tempfile.TemporaryDirectory() as temporary:
-            bundle = Path(temporary, "bundle")
-            make_bundle(find_target(self.target), self.runtime, bundle)
             files = _exported(self.export, self.model, net, Path(temporary, "net"))
-            emulator = make_device("qemu", find_target(self.target))
-            return int(np.median(emulator.run(bundle, *files, threads=1, warmup=1, repeat=3).instructions[1:]))
+            return count_instructions(*files, self.runtime, self.target)[0]
 
 
 def _exported(export: Export, model: Model, net: nn.Module, path: Path) -> tuple[Path, Path]:
@@ -76,18 +74,32 @@ def _exported(export: Export, model: Model, net: nn.Module, path: Path) -> tuple
     return path, inputs
 
 
-def measured(file: Path, runtime: str, target: str, sample: Tensor, emulated: bool) -> dict[str, float]:
+def count_instructions(file: Path, inputs: Path, runtime: str, target: str) -> tuple[int, Run]:
+    """Instructions of one warm inference on the emulated target, one thread: the median of three; and the whole run.
+
+    Args:
+        file: exported by the runtime. inputs: the records that it is fed with.
+    """
+    place = find_target(target)
+    run = make_device("qemu", place).run(kept_bundle(place, runtime), file, inputs, threads=1, warmup=1, repeat=3)
+    return int(np.median(run.instructions[1:])), run
+
+
+def measured(file: Path, runtime: str, target: str, sample: tuple[Tensor, ...], emulated: bool) -> dict[str, float]:
     """What one inference of an exported file takes on the emulated target, by resource; on the host, memory alone.
-    Memory is what the model adds to the program."""
+    Memory is what the model adds to the program.
+
+    Args:
+        sample: what the file takes for one inference.
+    """
     with tempfile.TemporaryDirectory() as temporary:
-        records, bundle = Path(temporary, "inputs"), Path(temporary, "bundle")
-        write_records(records, [sample[:1]])
-        if not emulated:
-            host = host_bundle(find_target(HOST_TARGET), runtime)
-            device = make_device("host", find_target(target))
-            return {"ram": float(device.run(host, file, records).peak_rss_bytes - device.empty_rss_bytes(host))}
-        make_bundle(find_target(target), runtime, bundle)
-        device = make_device("qemu", find_target(target))
-        run = device.run(bundle, file, records, threads=1, warmup=1, repeat=3)
-        added = run.peak_rss_bytes - device.empty_rss_bytes(bundle)
-        return {"ram": float(added), "instructions": float(np.median(run.instructions[1:]))}
+        records = Path(temporary, "inputs")
+        write_records(records, [x[None] for x in sample])
+        place = find_target(target if emulated else HOST_TARGET)
+        device, bundle = make_device("qemu" if emulated else "host", place), kept_bundle(place, runtime)
+        if emulated:
+            count, run = count_instructions(file, records, runtime, target)
+        else:
+            count, run = None, device.run(bundle, file, records)
+        found = {"ram": float(run.peak_rss_bytes - device.empty_rss_bytes(bundle))}
+        return found if count is None else {**found, "instructions": float(count)}

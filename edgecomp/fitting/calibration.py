@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..layers.layout import laid_out
 from ..layers.matrix import input_rows
 from ..layers.quantized import Quantized, static_parts
+from ..layers.recurrent import recurrence_around
 from .error_feedback import damped, triangle
 
 CALIBRATION_SAMPLES = 3072
 ENERGY_SAMPLES = 1024  # enough for variances
+
+Samples = Tensor | tuple[Tensor, ...]  # (N, …) each
 
 _BATCH = 256
 _ROWS_PER_BATCH = 4096
@@ -26,18 +30,36 @@ _SAMPLE = 512
 
 @dataclass(frozen=True)
 class Inputs:
-    """Calibration statistics of one layer.
+    """Calibration statistics of one layer, over all its calls.
 
     Attributes:
-        second_moment: H = XᵀX/N, (n, n) fp32, for inputs X (N, n).
+        covariance: of the inputs X (N, n), (n, n) fp32.
         sample: some of the rows of X, (≤ 512, n).
         mean: of the rows of X, (n,).
+        rows: N.
     """
 
-    second_moment: Tensor
+    covariance: Tensor
     sample: Tensor
     mean: Tensor
+    rows: int = 1
     _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, x: Tensor) -> Inputs:
+        """Those of rows (N, n)."""
+        return _moments(iter([x]))
+
+    @property
+    def second_moment(self) -> Tensor:
+        """H = XᵀX/N, (n, n)."""
+        return self.known("second moment", lambda: self.covariance + torch.outer(self.mean, self.mean))
+
+    @property
+    def constant(self) -> bool:
+        """The inputs never vary, but for rounding: there is nothing to fit weights to."""
+        size = self.covariance.diagonal().mean() + self.mean.square().mean()
+        return not self.covariance.diagonal().mean() > 1e-12 * size
 
     def known(self, what: str, make: Callable[[], Any], matrix: Tensor | None = None) -> Any:
         """What `make` gives, which depends on these inputs alone, and on the weights W if given: made once, for several
@@ -52,8 +74,7 @@ class Inputs:
         """The same for X less its mean: what counts if a bias makes up for the error of the mean."""
 
         def make() -> Inputs:
-            covariance = self.second_moment - torch.outer(self.mean, self.mean)
-            return Inputs(covariance, self.sample - self.mean, torch.zeros_like(self.mean))
+            return Inputs(self.covariance, self.sample - self.mean, torch.zeros_like(self.mean), self.rows)
 
         return self.known("centered", make)
 
@@ -69,33 +90,56 @@ class Inputs:
 
     def through(self, matrix: Tensor) -> Inputs:
         """The same for X·matrixᵀ: what a layer after a dense one sees."""
-        moment = matrix @ self.second_moment @ matrix.T
-        return Inputs(moment, self.sample @ matrix.T, matrix @ self.mean)
+        return Inputs(matrix @ self.covariance @ matrix.T, self.sample @ matrix.T, matrix @ self.mean, self.rows)
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the layer of interest."""
+    """Ends a forward pass behind the last call of the layer of interest."""
 
 
-def gather(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int = 0) -> Inputs:
-    """Runs `samples` (N, …) through `net` up to `layer`, and accumulates the moments of its inputs."""
-    moment = total = sample = torch.empty(0)
+def gather(net: nn.Module, layer: nn.Module, samples: Samples, seed: int = 0) -> Inputs:
+    """Runs `samples` through `net` as far as `layer` is called, and accumulates the moments of its inputs."""
+    return _moments(_rows(net, layer, samples, seed))
+
+
+def pooled(statistics: list[Inputs]) -> Inputs:
+    """Those of the inputs of several layers together, as of such that share a weight."""
+    if len(statistics) == 1:
+        return statistics[0]
+    rows = sum(inputs.rows for inputs in statistics)
+    shares = [inputs.rows / rows for inputs in statistics]
+    mean = sum(share * inputs.mean for share, inputs in zip(shares, statistics, strict=True))
+    covariance = torch.zeros_like(statistics[0].covariance)
+    for share, inputs in zip(shares, statistics, strict=True):
+        apart = inputs.mean - mean
+        covariance += share * (inputs.covariance + torch.outer(apart, apart))
+    sample = torch.cat([inputs.sample for inputs in statistics])
+    return Inputs(covariance, sample[:: -(-len(sample) // _SAMPLE)], mean, rows)
+
+
+def _moments(matrices: Iterator[Tensor]) -> Inputs:
+    """Sums of products are taken about a point near the mean: about zero the covariance of inputs that hardly vary
+    would be lost in rounding."""
+    moment = total = sample = pivot = torch.empty(0)
     rows = 0
-    for matrix in _rows(net, layer, samples, seed):
+    for matrix in matrices:
         if rows == 0:
-            n = matrix.shape[1]
+            n, pivot = matrix.shape[1], matrix.mean(0)
             moment, total, sample = torch.zeros(n, n), torch.zeros(n), matrix[:: -(-len(matrix) // _SAMPLE)].clone()
         rows += len(matrix)
+        apart = matrix - pivot
         for start in range(0, len(moment), _STRIP):  # the part below the diagonal is enough
             stop = start + _STRIP
-            moment[start:stop, :stop].addmm_(matrix[:, start:stop].T, matrix[:, :stop])
-        total += matrix.sum(0)
-    moment = moment.tril_().div_(rows)
-    return Inputs(moment + moment.tril(-1).T, sample, total.div_(rows))
+            moment[start:stop, :stop].addmm_(apart[:, start:stop].T, apart[:, :stop])
+        total += apart.sum(0)
+    if rows == 0:
+        raise ValueError("no rows to take statistics of")
+    moment, apart = moment.tril_().div_(rows), total.div_(rows)
+    return Inputs((moment + moment.tril(-1).T).addr_(apart, apart, alpha=-1), sample, pivot + apart, rows)
 
 
 def cross_moment(
-    net: nn.Module, layer: nn.Module, seen_net: nn.Module, seen_layer: nn.Module, samples: Tensor, seed: int = 0
+    net: nn.Module, layer: nn.Module, seen_net: nn.Module, seen_layer: nn.Module, samples: Samples, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """How the inputs x of a layer go with those x̂ of its twin in another net, for the same samples: the covariance of
     x with x̂ (n, n), and the mean of x (n,)."""
@@ -114,7 +158,7 @@ def cross_moment(
 
 
 @torch.no_grad()
-def fix_ranges(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples: Tensor) -> None:
+def fix_ranges(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples: Samples) -> None:
     """Gives the static int8 layers in `replacement` the ranges of their inputs and outputs when it is called with what
     `layer` gets in `net`."""
     seen: dict[Quantized, list[Tensor]] = {part: [] for part in static_parts(replacement)}
@@ -132,40 +176,91 @@ def fix_ranges(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples
     for part, batches in seen.items():
         low, high = torch.stack(batches).amin(0).tolist(), torch.stack(batches).amax(0).tolist()
         part.ranges = [(low[0], high[1]), (low[2], high[3])]
+    if _rectified(net, layer) and (last := _last(replacement)) in seen:
+        inputs, (_, highest) = last.ranges
+        last.ranges = [inputs, (0.0, max(highest, 0.0))]  # what a ReLU cuts off needs no levels
 
 
-def _rows(net: nn.Module, layer: nn.Module, samples: Tensor, seed: int) -> Iterator[Tensor]:
+def _rectified(net: nn.Module, layer: nn.Module) -> bool:
+    names: set[str] = getattr(net, "rectified", set())
+    return any(net.get_submodule(name) is layer for name in names)
+
+
+def _last(replacement: nn.Module) -> nn.Module:
+    return _last(replacement[-1]) if isinstance(replacement, nn.Sequential) else replacement
+
+
+def _rows(net: nn.Module, layer: nn.Module, samples: Samples, seed: int) -> Iterator[Tensor]:
     """The inputs of a layer as rows of what its matrix multiplies; the same seed takes the same rows."""
     generator = torch.Generator().manual_seed(seed)
-    return _large(input_rows(layer, x.float(), _ROWS_PER_BATCH, generator) for x in inputs_of(net, layer, samples))
+    matrices = (input_rows(layer, x.float(), _ROWS_PER_BATCH, generator) for x in inputs_of(net, layer, samples))
+    return _large(matrices, _ROWS_PER_PRODUCT * calls_of(net, layer))
 
 
-def _large(matrices: Iterator[Tensor]) -> Iterator[Tensor]:
+def _large(matrices: Iterator[Tensor], least: int) -> Iterator[Tensor]:
     """The same rows in matrices of many: a product of few rows with themselves is slow."""
     waiting: list[Tensor] = []
     for matrix in matrices:
         waiting.append(matrix)
-        if sum(map(len, waiting)) >= _ROWS_PER_PRODUCT:
+        if sum(map(len, waiting)) >= least:
             yield torch.cat(waiting)
             waiting = []
     if waiting:
         yield torch.cat(waiting)
 
 
-def inputs_of(net: nn.Module, layer: nn.Module, samples: Tensor) -> Iterator[Tensor]:
-    """What `layer` is called with when `net` is with the samples (N, …), at most 256 of them at a time."""
+def inputs_of(net: nn.Module, layer: nn.Module, samples: Samples) -> Iterator[Tensor]:
+    """What `layer` is called with when `net` is with the samples, at most 256 of them at a time; call by call. Of one
+    inside a recurrence some rows from all steps."""
     caught: list[Tensor] = []
-    format = torch.channels_last if samples.dim() == 4 else torch.contiguous_format
+    recurrence, tensors = recurrence_around(net, layer), samples if isinstance(samples, tuple) else (samples,)
+    left = calls = calls_of(net, layer)
 
     def catch(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         caught.append(arguments[0].detach())
-        raise _Reached
 
-    handle = layer.register_forward_pre_hook(catch)
+    def stop(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise _Reached
+
+    handles = [layer.register_forward_pre_hook(catch)]
+    handles += [layer.register_forward_pre_hook(stop) if recurrence is None else recurrence.register_forward_hook(stop)]
     try:
-        for batch in samples.split(_BATCH):
+        for batch in zip(*(x.split(getattr(net, "batch", None) or _BATCH) for x in tensors), strict=True):
+            left = calls
             with torch.no_grad(), contextlib.suppress(_Reached):
-                net(batch.contiguous(memory_format=format))
-            yield caught.pop()
+                net(*map(laid_out, batch))
+            yield from caught if recurrence is None else [_some_rows(torch.cat(caught))]
+            caught.clear()
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _some_rows(rows: Tensor) -> Tensor:
+    """As many as are looked at, from everywhere."""
+    return rows[:: -(-len(rows) // _ROWS_PER_BATCH)]
+
+
+def calls_of(net: nn.Module, layer: nn.Module) -> int:
+    """How often a forward pass calls a layer, or the recurrence around it; once in nets that are not canonical."""
+    counts: dict[str, int] = getattr(net, "calls", {})
+    if not counts:
+        return 1
+    (name,) = (name for name, module in net.named_modules() if module is layer)
+    return next((count for called, count in counts.items() if f"{name}.".startswith(f"{called}.")), 1)
+
+
+def first(samples: Samples, count: int) -> Samples:
+    """So many of them."""
+    return tuple(x[:count] for x in samples) if isinstance(samples, tuple) else samples[:count]
+
+
+def alike(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Those that differ in their first dimension alone, put together."""
+    found: dict[tuple[int, ...], list[Tensor]] = {}
+    for x in tensors:
+        found.setdefault(tuple(x.shape[1:]), []).append(x)
+    return [torch.cat(group) if len(group) > 1 else group[0] for group in found.values()]

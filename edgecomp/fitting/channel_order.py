@@ -10,16 +10,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..layers.hooks import capture
 from ..training.outputs import predict
+from .calibration import Samples
 
 
 @torch.no_grad()
-def order_by_energy(net: nn.Module, producers: dict[str, str], samples: Tensor) -> None:
+def order_by_energy(net: nn.Module, producers: dict[str, str], samples: Samples) -> None:
     """Reorders, in place, the input channels of each layer and the output channels of its producer.
 
     Args:
         producers: by layer, the one that its input channels come from (see `graph.trace.channel_producers`).
-        samples: (N, …) inputs of the net, from which the variance of each channel is taken.
+        samples: inputs of the net, from which the variance of each channel is taken.
     """
     energies = _energies(net, producers, samples)
     for name, producer in producers.items():
@@ -31,24 +33,19 @@ def order_by_energy(net: nn.Module, producers: dict[str, str], samples: Tensor) 
         layer.weight.copy_(weight.reshape(layer.weight.shape))
 
 
-def _energies(net: nn.Module, producers: dict[str, str], samples: Tensor) -> dict[str, Tensor]:
+def _energies(net: nn.Module, producers: dict[str, str], samples: Samples) -> dict[str, Tensor]:
     """The variance of each channel, by layer (channels,)."""
     sums: dict[str, list[Tensor]] = {name: [] for name in producers}
 
-    def observe(name: str, channels: int, x: Tensor) -> None:
+    def observe(name: str, arguments: tuple[Tensor, ...]) -> None:
+        x, channels = arguments[0], len(net.get_submodule(producers[name]).weight)
         dense = isinstance(net.get_submodule(name), nn.Linear)
         rows = (x if dense else x.movedim(1, -1)).flatten(0, -2).double()  # (…, inputs)
         moments = torch.stack([rows.sum(0), rows.square().sum(0), torch.full_like(rows[0], len(rows))])
         sums[name].append(moments.unflatten(1, (channels, -1)))
 
-    handles = []
-    for name, producer in producers.items():
-        channels = len(net.get_submodule(producer).weight)
-        hook = lambda _, x, name=name, channels=channels: observe(name, channels, x[0])  # noqa: E731
-        handles.append(net.get_submodule(name).register_forward_pre_hook(hook))
-    predict(net, samples)
-    for handle in handles:
-        handle.remove()
+    with capture({name: net.get_submodule(name) for name in producers}, observe, before=True):
+        predict(net, samples)
     energies = {}
     for name, parts in sums.items():
         total, squares, count = sum(parts)  # type: ignore[misc]

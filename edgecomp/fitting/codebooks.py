@@ -25,6 +25,8 @@ from .tables import Lookup
 
 _SAMPLE = 1 << 20  # segments from which a codebook that many blocks share is fitted
 
+_LARGEST_HALF, _LEAST_HALF = 3e4, 1e-4
+
 # Settings that some of the methods have.
 Codewords = Annotated[int, Field(ge=2, le=256, description="Codewords per codebook; a code takes ⌈log2 k⌉ bits.")]
 SegmentLength = Annotated[int, Field(ge=1, le=64, description="Segment length: weights per code.")]
@@ -67,15 +69,31 @@ def interface(
     def refuse(layer: nn.Module, config: Fitting) -> str:
         return unsupported(layer)
 
+    def chosen(layer: nn.Module, config: Fitting) -> CodeFormat:
+        form = format_of(layer, config)
+        return form if _fits_half(layer) else form.model_copy(update={"half": False})
+
     def predict(layer: nn.Module, config: Fitting) -> Cost:
-        return format_of(layer, config).cost(has_bias(layer))
+        return chosen(layer, config).cost(has_bias(layer))
 
     def compress(layer: nn.Module, config: Fitting, inputs: Inputs | None, seed: int) -> Coded:
-        format = format_of(layer, config)
-        coding = fit(weight_matrix(layer), format, config, inputs, seed)
-        return coded_layer(layer, format, coding.codes, coding.codebook, tables=config.tables_for(format))
+        form, matrix = chosen(layer, config), weight_matrix(layer)
+        unit = 1.0 if _fits_half(layer) else _size(matrix)
+        coding = fit(matrix if unit == 1 else matrix / unit, form, config, inputs, seed)
+        return coded_layer(layer, form, coding.codes, coding.codebook * unit, tables=config.tables_for(form))
 
     return refuse, predict, compress
+
+
+def _fits_half(layer: nn.Module) -> bool:
+    """fp16 can hold codewords of this size: it has no numbers beyond 65,504, and few below 0.0001."""
+    largest = layer.weight.detach().abs().max().item()
+    return largest == 0 or (largest < _LARGEST_HALF and _size(layer.weight.detach()) > _LEAST_HALF)
+
+
+def _size(weights: Tensor) -> float:
+    """Root mean square."""
+    return weights.double().square().mean().sqrt().item()
 
 
 def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coding:

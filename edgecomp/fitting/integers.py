@@ -11,7 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..layers.matrix import has_bias, kind_of, quantized_layer, unpaddable, weight_matrix
+from ..layers import CodeFormat
+from ..layers.codebook import Coded
+from ..layers.matrix import coded_layer, has_bias, kind_of, quantized_layer, unpaddable, weight_matrix
 from ..layers.quantized import LEVELS_OF_WEIGHTS, Arithmetic
 from ..records import Cost, Record
 from .calibration import Inputs
@@ -47,12 +49,12 @@ def interface(bits: int) -> tuple[Callable[..., str], Callable[..., Cost], Calla
     """`refuse`, `predict`, `compress` and `arithmetic` of the method that stores so many bits a weight."""
 
     def refuse(layer: nn.Module, config: Config) -> str:
-        if kind_of(layer) == "embedding":
-            return f"int{bits} is for layers that multiply; kmeans and pq take embeddings"
         return unpaddable(layer)
 
     def predict(layer: nn.Module, config: Config) -> Cost:
         weights = layer.weight.numel()
+        if kind_of(layer) == "embedding":
+            return _rows_format(layer, bits).cost(bias=False)
         return Cost(bytes=-(-weights * bits // 8) + 4 * len(layer.weight) * (1 + has_bias(layer)), macs=weights)
 
     def arithmetic(config: Config) -> Arithmetic:
@@ -69,9 +71,24 @@ def interface(bits: int) -> tuple[Callable[..., str], Callable[..., Cost], Calla
                     matrix, inputs.damped, inputs.triangle, codes, scale, _rounder(bits), config.passes
                 )
                 scale = _spread(scale)
+        if kind_of(layer) == "embedding":
+            return _rows_of_integers(layer, codes, scale, bits)
         return quantized_layer(layer, codes, scale, arithmetic(config))
 
     return refuse, predict, compress, arithmetic
+
+
+def _rows_format(layer: nn.Module, bits: int) -> CodeFormat:
+    rows, columns = layer.weight.shape
+    return CodeFormat(rows=rows, columns=columns, k=2**bits, s=1, scaled=True)
+
+
+def _rows_of_integers(layer: nn.Module, codes: Tensor, scale: Tensor, bits: int) -> Coded:
+    """What is looked up is not multiplied: the integers are codes, and the levels they stand for the codebook."""
+    format, lowest = _rows_format(layer, bits), -(2 ** (bits - 1))
+    levels = torch.arange(lowest, lowest + format.k, dtype=torch.float32)
+    index = (codes - lowest).to(torch.uint8).T
+    return coded_layer(layer, format, index[None], levels[None, None, :, None], scale)
 
 
 def nearest(matrix: Tensor, bits: int) -> tuple[Tensor, Tensor]:

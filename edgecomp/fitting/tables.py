@@ -44,17 +44,19 @@ class Lookup(Record):
 
 
 @torch.no_grad()
-def choose_tables(net: nn.Module, layer: nn.Module, replacement: nn.Module, samples: Tensor, seed: int = 0) -> None:
+def choose_tables(
+    net: nn.Module, layer: nn.Module, replacement: nn.Module, samples: calibration.Samples, seed: int = 0
+) -> None:
     """Gives the coded layers in `replacement` their tables, by what they get when it is called with what `layer` gets
     in `net`, and says of tables of bytes what they cost."""
     waiting = [part for part in replacement.modules() if isinstance(part, Coded) and _depends(part)]
     if not waiting:
         return
     generator = torch.Generator().manual_seed(seed)
-    (given,) = calibration.inputs_of(net, layer, samples[:_SAMPLES])
+    given = calibration.alike(calibration.inputs_of(net, layer, calibration.first(samples, _SAMPLES)))
     for part in waiting:
-        (x,) = calibration.inputs_of(replacement, part, given)
-        part.tables = _choice(part, sampled_rows(part, x, generator))
+        seen = calibration.alike(x for one in given for x in calibration.inputs_of(replacement, part, one))
+        part.tables = _choice(part, torch.cat([sampled_rows(part, x, generator) for x in seen]))
 
 
 def table_errors(layer: Coded, x: Tensor, groups: tuple[int, ...] = _GROUPS) -> Iterator[float]:

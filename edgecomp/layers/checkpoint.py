@@ -45,6 +45,13 @@ def save(net: nn.Module, path: Path) -> None:
         _order_metadata(partial)
 
 
+def _share(net: nn.Module, name: str, source: str) -> None:
+    """Makes one tensor serve under both names."""
+    places = [name.rpartition("."), source.rpartition(".")]
+    (module, one), (other, another) = ((net.get_submodule(path), last) for path, _, last in places)
+    setattr(module, one, getattr(other, another))
+
+
 def _order_metadata(path: Path) -> None:
     """Sorts the metadata, which safetensors writes in a random order, so that equal nets give equal files."""
     with open(path, "r+b") as file:
@@ -80,6 +87,8 @@ def restore(net: nn.Module, path: Path) -> nn.Module:
             net.set_submodule(name, net.get_submodule(twin))
         state.update({name: state[source] for name, source in json.loads(metadata["aliases"]).items()})
         net.load_state_dict(state)
+        for name, source in json.loads(metadata["aliases"]).items():
+            _share(net, name, source)
     except (SafetensorError, OSError, KeyError, RuntimeError, ValueError) as error:
         raise BuildError(f"{path} is not a compressed checkpoint of this model: {error}") from error
     return net.eval()

@@ -151,6 +151,10 @@ class Coded(nn.Module):
         f = self.format
         return ops.decode(self.codes, self.codebook, self.scale, f.rows, f.columns, f.axis, f.tile)
 
+    def words(self) -> Tensor:
+        """The codewords, (stages, groups, k, s), as `store` takes them."""
+        return self.codebook.transpose(2, 3)
+
     def unpacked(self) -> Tensor:
         """The codes, (stages, blocks, lanes) uint8."""
         f = self.format

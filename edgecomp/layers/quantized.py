@@ -10,7 +10,7 @@ et al. 2018, §2.1).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -102,7 +102,7 @@ class Quantized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.static:
-            return self.product(_rounded(x, *_chosen_grid(x, self.dims)), self.bias)
+            return self.product(rounded(x, self.dims), self.bias)
         if self.ranges is None:
             return self.product(x, self.bias)
         inputs, outputs = (grid(*range) for range in self.ranges)
@@ -184,9 +184,10 @@ def static_parts(module: nn.Module) -> list[Quantized]:
 
 
 @contextlib.contextmanager
-def exportable(net: nn.Module) -> Iterator[None]:
-    """Within it the codes of `net` are all int8 of torch's shape, for `torch.export` to find."""
-    packed = {part: part.codes for part in net.modules() if isinstance(part, Quantized)}
+def exportable(net: nn.Module, packed_ones: Set[nn.Module] = frozenset()) -> Iterator[None]:
+    """Within it the codes of `net` are int8 of torch's shape, for `torch.export` to find; not of `packed_ones`."""
+    found = [part for part in net.modules() if isinstance(part, Quantized) and part not in packed_ones]
+    packed = {part: part.codes for part in found}
     try:
         for part in packed:
             part.codes = part.levels().contiguous()
@@ -201,6 +202,11 @@ def grid(low: float, high: float) -> tuple[float, int]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / 255, _LEAST_SCALE)
     return scale, round(-128 - low / scale)
+
+
+def rounded(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """x in the 256 levels that its range over `dims` asks for."""
+    return _rounded(x, *_chosen_grid(x, dims))
 
 
 def _chosen_grid(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:

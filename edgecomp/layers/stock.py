@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import BuildError
 from .codebook import CodebookConv2d, CodebookEmbedding, CodebookLinear, Coded, CodeFormat
+from .recurrent import Recurrence
 
 _CHUNK = 1 << 18  # numbers gathered at a time
 _CHUNKS = 32  # at most, for the sake of the graph
@@ -31,8 +33,18 @@ _OFFSET = 128  # a stored byte is its value less this
 
 
 def without_custom_ops(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> nn.Module:
-    """A copy of `net` whose codebook layers are `Stock` layers, in the form that is cheapest for these inputs."""
+    """A copy of `net` whose codebook layers are `Stock` layers, in the form that is cheapest for these inputs.
+
+    Raises:
+        BuildError: a recurrent layer needs a custom op.
+    """
     net = copy.deepcopy(net).eval()
+    recurrences = [name for name, module in net.named_modules() if isinstance(module, Recurrence)]
+    if recurrences:
+        raise BuildError(
+            f"{', '.join(recurrences)}: the steps of a recurrent layer run in a custom op of edgecomp",
+            "Leave --stock out.",
+        )
     batches: dict[nn.Module, int] = {}
 
     def note(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:

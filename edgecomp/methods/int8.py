@@ -9,6 +9,6 @@ from ..fitting.integers import Config, interface
 
 __all__ = ["KINDS", "Config", "arithmetic", "compress", "predict", "refuse"]
 
-KINDS = ("dense", "conv")
+KINDS = ("dense", "conv", "embedding")
 
 refuse, predict, compress, arithmetic = interface(8)

@@ -1,11 +1,12 @@
 """Channel pruning by LASSO regression on the next layer's outputs, then least squares (He, Zhang & Sun 2017).
 
-min_β ‖Y − Σ_c β_c Z_c‖²/2N + λ‖β‖₁, Z_c what channel c contributes to sampled outputs Y of the next layer; λ rises
-until as few β as wanted are left. Channels that stay get the weights that come nearest to what the layer gave before
-pruning, given what it gets now.
+min_β ‖Y − Σ_c β_c Z_c‖²/2N + λ‖β‖₁, Z_c what channel c contributes to sampled outputs Y of the next layer; λ falls, by
+least-angle regression, until as many β as wanted are not 0. Channels that stay get the weights that come nearest to
+what the layer gave before pruning, given what it gets now.
 """
 
 import torch
+from sklearn.linear_model import lars_path_gram
 from torch import Tensor, nn
 
 from ..fitting import calibration
@@ -18,8 +19,7 @@ from ..pruning.widths import Pruned
 
 KINDS = ("conv",)
 PRUNES = True
-_SWEEPS, _HALVINGS = 50, 20
-_RIDGE = 1e-3
+_RIDGE, _TIE_BREAKER = 1e-3, 1e-9
 
 
 class Config(Pruned):
@@ -40,30 +40,14 @@ def rank(job: Job, groups: list[Group]) -> None:
 
 def selected(gram: Tensor, keep: int) -> Tensor:
     """The `keep` units that LASSO leaves, given E[Z_a Z_b] (units, units); the largest β first. Y is their sum."""
-    wanted = gram.sum(1)
-    low, high = 0.0, wanted.abs().max().item()  # β = 0 at `high`
-    beta = best = torch.ones(len(gram), dtype=gram.dtype)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        beta = _coordinate_descent(gram, wanted, middle, best)
-        if (beta != 0).sum() >= keep:
-            low, best = middle, beta
-        else:
-            high = middle
-    strength = best.abs() * gram.diagonal().sqrt()
+    ridge = _TIE_BREAKER * gram.diagonal().mean().clamp(min=1e-30)  # equal channels share what one of them would get
+    matrix = (gram + ridge * torch.eye(len(gram), dtype=gram.dtype)).numpy()
+    steps = 8 * len(gram)  # β that come and go
+    _, _, path = lars_path_gram(gram.sum(1).numpy(), matrix, n_samples=1, max_iter=steps, method="lasso")
+    enough = (path != 0).sum(0) >= keep  # λ falls along the path
+    beta = torch.from_numpy(path[:, enough.argmax() if enough.any() else -1].copy())
+    strength = beta.abs() * gram.diagonal().sqrt()
     return strength.sort(descending=True, stable=True).indices[:keep]
-
-
-def _coordinate_descent(gram: Tensor, wanted: Tensor, penalty: float, start: Tensor) -> Tensor:
-    beta, power = start.clone(), gram.diagonal().clamp(min=1e-12)
-    for _ in range(_SWEEPS):
-        before = beta.clone()
-        for unit in range(len(beta)):
-            left = wanted[unit] - gram[unit] @ beta + power[unit] * beta[unit]
-            beta[unit] = left.sign() * (left.abs() - penalty).clamp(min=0) / power[unit]
-        if (beta - before).abs().max() < 1e-4:
-            break
-    return beta
 
 
 def _refit(job: Job, part: Part, order: Tensor) -> None:
@@ -74,7 +58,7 @@ def _refit(job: Job, part: Part, order: Tensor) -> None:
     inputs = calibration.gather(job.net, layer, job.samples, job.seed)
     moment = inputs.second_moment
     if has_bias(layer):
-        moment = inputs.centered().second_moment
+        moment = inputs.covariance
     else:
         cross = cross + torch.outer(mean, inputs.mean)
     kept = _columns(layer, part, order)

@@ -5,7 +5,6 @@ The smallest scales of the whole net go, so that every group gets a width of its
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..pruning.groups import Group
@@ -36,9 +35,9 @@ def rank(job: Job, groups: list[Group]) -> None:
     assert job.data is not None
     norms = [m for m in job.net.modules() if isinstance(m, _BatchNorm) and m.weight is not None]
 
-    def loss(net: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(net: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor | None) -> Tensor:
         penalty = sum(norm.weight.abs().sum() for norm in norms)
-        return F.cross_entropy(net(inputs), targets) + job.config.sparsity * penalty
+        return job.loss(net, inputs, targets) + job.config.sparsity * penalty
 
     steps = steps_of(job.config.choosing, job.data.train)
     Tuning(job.net, job.data.train, steps, job.config.rate, job.seed * 1009 + 1, loss).run("training sparse scales")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,16 @@ from .. import chain
 from ..compress import replace_weights
 from ..fitting import calibration
 from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
+from ..layers.hooks import capture
 from ..layers.matrix import kind_of, parameter_bytes
 from ..records import Model, Record
 from ..report import markdown
+from ..training.metrics import average_precisions
 from ..training.outputs import predict
 from ..util import progress
-from ..util.files import write_text
-from ..util.workspace import stage_key
+from ..util.cache import FITTING, key_of, remembered
+
+_CODE = (*FITTING, "papers._bench")
 
 
 class Claim(Record):
@@ -55,24 +57,16 @@ class Result(Record):
         return 100 * different**0.5 / samples
 
 
-def recalled(path: Path, key: str, measure: Callable[[], Any]) -> Any:
-    """What the file keeps under a key, as JSON; measured and kept if it is not there yet."""
-    known = json.loads(path.read_text()) if path.exists() else {}
-    if key not in known:
-        known[key] = measure()
-        write_text(path, json.dumps(known, indent=1))
-    return known[key]
-
-
 @dataclass
 class DenseBench:
     """Compresses the dense layers of a net whose `features` come first, and measures on the test split.
 
-    The inputs of all layers are gathered once, from the original net.
+    The inputs of all layers are gathered once, from the original net. What was measured is kept in `results`,
+    a folder.
     """
 
     model: Model
-    results_path: Path
+    results: Path
     test_samples: int = 10_000
     calibration_samples: int = CALIBRATION_SAMPLES
 
@@ -84,9 +78,9 @@ class DenseBench:
         self.tail = copy.deepcopy(net)
         self.tail.features = nn.Identity()
         with progress.stage("prepare", "inputs of the dense layers"):
-            self.test = predict(net.get_submodule("features"), data.test.inputs[: self.test_samples])
+            self.test = predict(net.get_submodule("features"), data.test.take(slice(self.test_samples)))
             self.calibration = predict(
-                net.get_submodule("features"), data.calibration.inputs[: self.calibration_samples]
+                net.get_submodule("features"), data.calibration.take(slice(self.calibration_samples))
             )
             self.inputs: dict[str, Inputs] = {}
             for name in self.names:
@@ -98,11 +92,10 @@ class DenseBench:
 
     def run(self, expression: str, *settings: str, layers: list[str] | None = None) -> Result:
         """The net with its dense layers (or those named) compressed; a layer that would not shrink is left alone."""
-        key = stage_key(self.model.sha256, len(self.test), len(self.calibration), expression, sorted(settings), layers)
+        samples = len(self.test), len(self.calibration)
+        key = key_of(self.model.sha256, samples, expression, sorted(settings), layers, code=_CODE)
         return Result(
-            **recalled(
-                self.results_path, key, lambda: self._run(expression, settings, layers or self.names).model_dump()
-            )
+            **remembered(self.results, key, lambda: self._run(expression, settings, layers or self.names).model_dump())
         )
 
     def _run(self, expression: str, settings: tuple[str, ...], layers: list[str]) -> Result:
@@ -136,31 +129,15 @@ class DenseBench:
         """In percent: top-1 error, agreement with the first net measured, and the mean average precision of retrieval
         by the last hidden layer."""
         hidden: list[Tensor] = []
-        handle = net.get_submodule(self.names[-1]).register_forward_pre_hook(lambda _, x: hidden.append(x[0]))
-        answers = predict(net, self.test).argmax(1)
-        handle.remove()
+        last = {"last": net.get_submodule(self.names[-1])}
+        with capture(last, lambda _, x: hidden.append(x[0]), before=True):
+            answers = predict(net, self.test).argmax(1)
         assert self.model.data is not None
         targets = self.model.data.test.targets[: len(self.test)]
         error = 100 * (answers != targets).double().mean().item()
         self.answers = answers if self.answers is None else self.answers
         agreement = 100 * (answers == self.answers).double().mean().item()
-        return error, agreement, 100 * mean_average_precision(torch.cat(hidden), targets)
-
-
-def mean_average_precision(features: Tensor, targets: Tensor, queries: int = 1000) -> float:
-    """Of retrieving the images of the same class by cosine similarity, the first `queries` against all others."""
-    features = nn.functional.normalize(features.float(), dim=1)
-    precisions = []
-    queries = min(queries, len(features))
-    for start in range(0, queries, 100):
-        chosen = torch.arange(start, min(start + 100, queries))
-        similarity = features[chosen] @ features.T
-        similarity[torch.arange(len(chosen)), chosen] = -torch.inf
-        order = similarity.argsort(1, descending=True)[:, :-1]
-        relevant = (targets[order] == targets[chosen][:, None]).double()
-        precision = relevant.cumsum(1) / torch.arange(1, relevant.shape[1] + 1)
-        precisions.append((precision * relevant).sum(1) / relevant.sum(1).clamp(min=1))
-    return torch.cat(precisions).mean().item()
+        return error, agreement, 100 * average_precisions(torch.cat(hidden), targets).mean().item()
 
 
 def claim_table(claims: list[Claim], figures: str) -> str:

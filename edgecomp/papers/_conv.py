@@ -7,30 +7,30 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .. import chain, discover
 from ..compress import aim_at_original, replace_weights
 from ..devices import timing
-from ..devices.bench import write_records
-from ..devices.bundle import host_bundle, make_bundle
-from ..devices.choose import make_device
+from ..devices.bundle import kept_bundle
 from ..devices.host import HOST_TARGET
+from ..devices.probe import count_instructions
 from ..devices.target import find_target
+from ..devices.tensors import write_records
 from ..fitting import calibration
 from ..fitting.calibration import CALIBRATION_SAMPLES, Inputs
+from ..layers.layout import channels_last, contiguous
 from ..layers.matrix import parameter_bytes
 from ..load import load
 from ..records import Model, Record, Request
 from ..training.distill import train_net
 from ..training.outputs import predict
 from ..util import progress
+from ..util.cache import RUNNING, key_of, remembered
 from ..util.files import cache_folder
-from ..util.workspace import stage_key
-from ._bench import recalled
 
+_CODE = (*RUNNING, "papers._conv")
 _ROUNDS = 7
 _ROUND_SECONDS = 0.3
 
@@ -79,11 +79,12 @@ class ConvBench:
     """Factorizes some convolutions of a net and measures on its test split.
 
     Attributes:
+        results: the folder that keeps what has been measured.
         epochs: of fine-tuning.
     """
 
     model: Model
-    results_path: Path
+    results: Path
     epochs: float
     test_samples: int = 10_000
     calibration_samples: int = CALIBRATION_SAMPLES
@@ -93,14 +94,14 @@ class ConvBench:
     def of(cls, paper: str, quick: bool, epochs: float) -> ConvBench:
         """CharNet, with results kept under the paper's name. quick: after a quick training, with fewer samples."""
         model = load(Request(model="charnet", quick=quick))
-        path = cache_folder("reproduce") / f"{paper}.json"
-        return cls(model, path, 0.1, 1000, 300) if quick else cls(model, path, epochs)
+        results = cache_folder("reproduce", paper)
+        return cls(model, results, 0.1, 1000, 300) if quick else cls(model, results, epochs)
 
     def __post_init__(self) -> None:
         assert self.model.data is not None
-        self.net = copy.deepcopy(self.model.net).to(memory_format=torch.channels_last)
-        self.calibration = self.model.data.calibration.inputs[: self.calibration_samples]
-        self.test = self.model.data.test.inputs[: self.test_samples]
+        self.net = channels_last(copy.deepcopy(self.model.net))
+        self.calibration = self.model.data.calibration.take(slice(self.calibration_samples))
+        self.test = self.model.data.test.take(slice(self.test_samples))
         self.targets = self.model.data.test.targets[: self.test_samples]
         with progress.stage("prepare", f"answers of {self.model.name}"):
             self.answers = predict(self.net, self.test).argmax(1)
@@ -108,19 +109,20 @@ class ConvBench:
 
     def run(self, wanted: Approximation, tune: bool = False) -> Accuracy:
         """Accuracy of the net with these layers factorized, kept once it is measured."""
-        key = stage_key(self.model.sha256, len(self.test), len(self.calibration), wanted, tune and self.epochs)
-        return Accuracy(**recalled(self.results_path, key, lambda: self._run(wanted, tune).model_dump()))
+        samples = len(self.test[0]), len(self.calibration[0])
+        key = key_of(self.model.sha256, samples, wanted, tune and self.epochs, code=_CODE)
+        return Accuracy(**remembered(self.results, key, lambda: self._run(wanted, tune).model_dump()))
 
     def costs(self, wanted: list[Approximation]) -> dict[str, Cost]:
         """What nets with these layers factorized cost, by str(), and each of these layers by `alone`, measured in one
         run. The original net is "original", its layers alone have their names."""
-        key = stage_key("costs", self.model.sha256, sorted(map(str, wanted)))
+        key = key_of("costs", self.model.sha256, sorted(map(str, wanted)), code=_CODE)
 
         def measure() -> dict[str, dict[str, float]]:
             with progress.stage("time", f"{len(wanted)} nets and their layers"):
                 return {name: cost.model_dump() for name, cost in measured(self._structures(wanted)).items()}
 
-        return {name: Cost(**cost) for name, cost in recalled(self.results_path, key, measure).items()}
+        return {name: Cost(**cost) for name, cost in remembered(self.results, key, measure).items()}
 
     def _run(self, wanted: Approximation, tune: bool) -> Accuracy:
         net = self._factorized(wanted)
@@ -130,7 +132,7 @@ class ConvBench:
         progress.note(f"{wanted}: {accuracy:.2f} %")
         tuned = None
         if tune:
-            kept = self.results_path.with_suffix(".tuning")
+            kept = self.results / "tuning"
             kept.unlink(missing_ok=True)
             net, note = train_net(self.model, net, self.epochs, 0, kept)
             kept.unlink(missing_ok=True)
@@ -155,7 +157,7 @@ class ConvBench:
             parts[name] = replace_weights(layer, method.settled(layer), inputs, 0)
         for name, part in parts.items():
             net.set_submodule(name, part)
-        return net.to(memory_format=torch.contiguous_format)
+        return contiguous(net)
 
     def _original_inputs(self, name: str) -> Inputs:
         if name not in self._inputs:
@@ -187,23 +189,20 @@ class ConvBench:
 
 
 def measured(nets: dict[str, tuple[nn.Module, tuple[int, ...]]]) -> dict[str, Cost]:
-    """Of nets, each with the shape of its inputs."""
-    """Exports all, runs them on the emulator for their instructions, and on the host in turns."""
-    runtime, android = discover.runtime("executorch"), find_target("android-arm64")
-    emulator = make_device("qemu", android)
-    bundle = host_bundle(find_target(HOST_TARGET), "executorch")
+    """Exports nets, each with the shape of its inputs, runs them on the emulator for their instructions, and on the
+    host in turns."""
+    runtime = "executorch"
+    bundle = kept_bundle(find_target(HOST_TARGET), runtime)
     instructions: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        make_bundle(android, "executorch", folder / "android")
         jobs = {name: timing.Job(bundle, folder / f"{i}.pte", folder / f"{i}.inputs") for i, name in enumerate(nets)}
         with progress.bar("exporting, counting instructions", len(nets)) as advance:
             for name, (net, shape) in nets.items():
                 inputs, job = torch.randn(shape, generator=torch.Generator().manual_seed(0)), jobs[name]
-                runtime.export(net, (inputs,), job.model)
+                discover.runtime(runtime).export(net, (inputs,), job.model)
                 write_records(job.inputs, [inputs])
-                run = emulator.run(folder / "android", job.model, job.inputs, threads=1, warmup=1, repeat=3)
-                instructions[name] = int(np.median(run.instructions[1:]))
+                instructions[name] = count_instructions(job.model, job.inputs, runtime, "android-arm64")[0]
                 advance(text=name)
         timings = timing.in_turns(jobs, _ROUNDS, _ROUND_SECONDS, most=2000)
         return {

@@ -23,9 +23,9 @@ from ..layers.matrix import kind_of, unsupported
 from ..records import Model, Record, Split
 from ..training.outputs import predict
 from ..util import progress
-from ..util.workspace import stage_key
-from ._bench import recalled
+from ..util.cache import FITTING, key_of, remembered
 
+_CODE = (*FITTING, "papers._ranks")
 Ranks = dict[str, int]  # by layer; a layer that is not there is left alone
 
 
@@ -116,7 +116,7 @@ class RankBench:
     """Cuts the layers of a model, and measures what is left.
 
     Args:
-        results: the file that keeps what has been measured.
+        results: the folder that keeps what has been measured.
         chains: the first that has a form for a kind of layer is what layers of this kind are given.
         samples: of the calibration split, by which ranks are chosen.
     """
@@ -126,7 +126,7 @@ class RankBench:
         self.model, self._results, self.samples = model, results, samples
         self._key = (model.sha256, chains, samples)
         self._test, split = model.data.test, model.data.calibration
-        self._chosen_by = Split(split.name, split.inputs[:samples], split.targets[:samples])
+        self._chosen_by = split.first(samples)
         self.layers = [
             Layer(name, module, forms[0])
             for name, module in model.net.named_modules()
@@ -150,13 +150,13 @@ class RankBench:
                     chosen[layer.name] = rank
             return chosen
 
-        return self.recalled(choose, "ranks", cosine, strategy)
+        return self.remembered(choose, "ranks", cosine, strategy)
 
     def cut(self, ranks: Ranks) -> Cut:
         """The net with these ranks; nothing is measured of the net as it is."""
         if not ranks:
             return UNCHANGED
-        return Cut(**self.recalled(lambda: self._cut(ranks).model_dump(), "cut", sorted(ranks.items())))
+        return Cut(**self.remembered(lambda: self._cut(ranks).model_dump(), "cut", sorted(ranks.items())))
 
     def drop(self, ranks: Ranks, fitted: bool = False) -> float:
         """Points of accuracy lost on the test split. fitted: with the parts fitted to calibration inputs."""
@@ -167,19 +167,19 @@ class RankBench:
             progress.note(f"{'fitted to inputs' if fitted else 'as cut'}: {drop:+.2f} points on the test split")
             return drop
 
-        return self.recalled(measure, "drop", sorted(ranks.items()), fitted) if ranks else 0.0
+        return self.remembered(measure, "drop", sorted(ranks.items()), fitted) if ranks else 0.0
 
     def accuracy(self, split: str) -> float:
         """Of the net as it is, in percent, on `test` or on the samples ranks are chosen by."""
         samples = self._test if split == "test" else self._chosen_by
-        return self.recalled(lambda: _accuracy(self.model.net, samples), "accuracy", split)
+        return self.remembered(lambda: _accuracy(self.model.net, samples), "accuracy", split)
 
     def decomposition_seconds(self) -> float:
         """To decompose all layers, once."""
-        return self.recalled(lambda: self._timed_decompositions[1], "decomposition")
+        return self.remembered(lambda: self._timed_decompositions[1], "decomposition")
 
-    def recalled(self, measure: Callable[[], Any], *what: object) -> Any:
-        return recalled(self._results, stage_key(*self._key, *what), measure)
+    def remembered(self, measure: Callable[[], Any], *what: object) -> Any:
+        return remembered(self._results, key_of(*self._key, *what, code=_CODE), measure)
 
     @property
     def _decompositions(self) -> dict[str, _Decomposition]:
@@ -217,7 +217,7 @@ class RankBench:
     def _fitted_net(self, ranks: Ranks) -> nn.Module:
         """With decoded weights, each layer fitted to what those before it now give."""
         net = copy.deepcopy(self.model.net)
-        samples = self._chosen_by.inputs[:CALIBRATION_SAMPLES]
+        samples = self._chosen_by.take(slice(CALIBRATION_SAMPLES))
         for layer in self._cut_layers(ranks):
             module = net.get_submodule(layer.name)
             replace_weights(module, layer.fitted(ranks[layer.name]), calibration.gather(net, module, samples), 0)

@@ -138,7 +138,7 @@ def _optuna() -> ModuleType:
 
 def _measured(name: str, quick: bool, optuna: ModuleType) -> _Net:
     chains = chain.parse(_EXPRESSION, _SETTINGS)
-    results = cache_folder("reproduce") / "cosine_svd.json"
+    results = cache_folder("reproduce", "cosine_svd")
     bench = RankBench(load(Request(model=name)), results, chains, samples=2000 if quick else 3000)
     cosines = _QUICK_COSINES if quick else _COSINES
     sweeps: dict[str, dict[float, Cut]] = {}
@@ -147,7 +147,7 @@ def _measured(name: str, quick: bool, optuna: ModuleType) -> _Net:
             sweeps[title] = {cosine: bench.cut(bench.ranks(cosine, strategy)) for cosine in cosines}
     trials = _QUICK_TRIALS if quick else _TRIALS
     with progress.stage("search", f"{name}, Bayesian optimisation of the ranks"):
-        search = Search(**bench.recalled(lambda: _search(bench, trials, optuna).model_dump(), "search", trials))
+        search = Search(**bench.remembered(lambda: _search(bench, trials, optuna).model_dump(), "search", trials))
     return _Net(name, bench, sweeps, search)
 
 

@@ -58,7 +58,7 @@ def run(folder: Path, quick: bool) -> list[Claim]:
     """
     name = "fashion" if quick else "zfnet"
     smaller = {"test_samples": 2000, "calibration_samples": 1000} if quick else {}
-    bench = DenseBench(load(Request(model=name)), cache_folder("reproduce") / "gong2014.json", **smaller)
+    bench = DenseBench(load(Request(model=name)), cache_folder("reproduce", "gong2014"), **smaller)
     grid = _grid(bench, quick)
     ladders = _ladders(bench, quick)
     alone = {layer: bench.run("pq", "codebooks=shared", _PLAIN, layers=[layer]) for layer in bench.names}

@@ -23,14 +23,15 @@ from .. import chain, discover
 from ..layers.matrix import parameter_bytes
 from ..load import load
 from ..pruning import stage as prune
-from ..pruning.tuning import Tuning, steps_of
+from ..pruning.tuning import OwnLoss, Tuning, steps_of
 from ..records import Model, Pruning, Record, Request
 from ..report import markdown
 from ..training.outputs import predict
 from ..util import progress
+from ..util.cache import RUNNING, key_of, remembered
 from ..util.files import cache_folder, write_text
-from ..util.workspace import Workspace, stage_key
-from ._bench import Claim, axes, claim_table, recalled
+from ..util.workspace import Workspace
+from ._bench import Claim, axes, claim_table
 from ._conv import Cost, measured
 
 METHODS = ("dcp", "dcp_adapt", "random_dcp", "l1", "apoz", "thinet", "lasso", "slimming")
@@ -58,17 +59,17 @@ class Point(Record):
 
 @dataclass
 class PruneBench:
-    """Prunes a model and measures on its test split; every point is kept once it is measured."""
+    """Prunes a model and measures on its test split; what was measured is kept in the folder `results`."""
 
     model: Model
-    results_path: Path
+    results: Path
     epochs: float
     test_samples: int = 10_000
     cuts: dict[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.model.data is not None
-        self.test = self.model.data.test.inputs[: self.test_samples]
+        self.test = self.model.data.test.take(slice(self.test_samples))
         self.targets = self.model.data.test.targets[: self.test_samples]
         with progress.stage("prepare", f"answers of {self.model.name}"):
             self.answers = predict(self.model.net, self.test).argmax(1)
@@ -76,7 +77,7 @@ class PruneBench:
 
     def run(self, method: str, share: float, seed: int) -> Point:
         key = self._key("point", method, share, seed)
-        return Point(**recalled(self.results_path, key, lambda: self._run(method, share, seed).model_dump()))
+        return Point(**remembered(self.results, key, lambda: self._run(method, share, seed).model_dump()))
 
     def untrained(self, method: str, share: float, seed: int) -> float:
         """The error right after channels have been taken out, without the training that follows."""
@@ -85,11 +86,11 @@ class PruneBench:
             net, _ = self._cut(method, share, seed, 0)
             return self._percent(predict(net, self.test).argmax(1) != self.targets)
 
-        return recalled(self.results_path, self._key("untrained", method, share, seed), measure)
+        return remembered(self.results, self._key("untrained", method, share, seed), measure)
 
     def trained_on(self, seed: int) -> float:
         """The error of the net itself after as much training."""
-        return recalled(self.results_path, self._key("trained on", seed), lambda: self._trained_on(seed))
+        return remembered(self.results, self._key("trained on", seed), lambda: self._trained_on(seed))
 
     def costs(self, points: list[Point]) -> dict[str, Cost]:
         """What the original and nets of these widths cost, by `widths`, measured in one run."""
@@ -102,11 +103,12 @@ class PruneBench:
             with progress.stage("time", f"{len(nets)} nets of {self.model.name}"):
                 return {name: cost.model_dump() for name, cost in measured(nets).items()}
 
-        found = recalled(self.results_path, self._key("costs", sorted(shapes)), measure)
+        found = remembered(self.results, self._key("costs", sorted(shapes)), measure)
         return {name: Cost(**cost) for name, cost in found.items()}
 
     def _key(self, *parts: object) -> str:
-        return stage_key("zhuang2018", self.model.sha256, len(self.test), self.epochs, _RATE, *parts)
+        samples = len(self.test[0])
+        return key_of(self.model.sha256, samples, self.epochs, _RATE, *parts, code=(*RUNNING, "papers._conv"))
 
     def _run(self, method: str, share: float, seed: int) -> Point:
         start = time.monotonic()
@@ -143,7 +145,8 @@ class PruneBench:
         net = copy.deepcopy(self.model.trained)
         assert net is not None
         train = self.model.data.train
-        Tuning(net, train, steps_of(self.epochs, train), _RATE, seed).run("training the original on")
+        loss = OwnLoss(self.model, net)
+        Tuning(net, train, steps_of(self.epochs, train), _RATE, seed, loss).run("training the original on")
         return self._percent(predict(net, self.test).argmax(1) != self.targets)
 
     def _shaped(self, point: Point) -> nn.Module:
@@ -208,7 +211,7 @@ def run(folder: Path, quick: bool) -> list[Claim]:
     names, seeds = (("fashion",), {_HALF: (0,)}) if quick else (_MODELS, _SEEDS)
     budget = (0.02, 1000) if quick else (_EPOCHS, 10_000)
     benches = {
-        name: PruneBench(load(Request(model=name)), cache_folder("reproduce") / f"zhuang2018-{name}.json", *budget)
+        name: PruneBench(load(Request(model=name)), cache_folder("reproduce", f"zhuang2018-{name}"), *budget)
         for name in names
     }
     table = _measure(benches, seeds)

@@ -6,8 +6,9 @@ after the other, each time those along which the gradient of the joint loss is l
 
     L(W) = ‖O − Ô(W)‖² / 2Q + λ·L_S(W),
 
-Q numbers in the layer's outputs O, and W of the chosen channels takes a few steps of SGD on L. In the last stage L_S is
-the net's own loss. Where several layers take in the channels of a group, W is all of them.
+Q numbers in the layer's outputs O, and W of the chosen channels takes a few steps of SGD on L. In the last stage, and
+where there are no labels of classes, L_S is the net's own loss. Where several layers take in the channels of a group,
+W is all of them.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers.hooks import Enough, capture, named
 from .groups import Group
 from .job import Job
 from .surgery import columns
-from .tuning import Tuning, batch, steps_of
+from .tuning import Inputs, OwnLoss, Tuning, batch, steps_of
 from .widths import Pruned
 
 _BATCH = 64
@@ -57,26 +59,27 @@ class Head(nn.Module):
 
 @dataclass
 class Stage:
-    """Groups, and the loss for them: `head` on what `place` is called with; without them the net's own."""
+    """Groups, and the loss for them: `head` on what `place` is called with; without them the net's `own`."""
 
     groups: list[Group]
+    own: OwnLoss
     place: str = ""
     head: Head | None = None
 
-    def loss(self, net: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, net: nn.Module, inputs: Inputs, targets: Tensor | None) -> Tensor:
         """What the net is trained with: its own loss and that of the stage."""
-        if self.head is None:
-            return F.cross_entropy(net(inputs), targets)
+        if self.head is None or targets is None:
+            return self.own(net, inputs, targets)
         with _caught(net, self.place, stop=False) as features:
-            loss = F.cross_entropy(net(inputs), targets)
+            loss = self.own(net, inputs, targets)
         return loss + F.cross_entropy(self.head(features[0]), targets)
 
-    def discrimination(self, net: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def discrimination(self, net: nn.Module, inputs: Inputs, targets: Tensor | None) -> Tensor:
         """L_S; layers behind those it needs are not run."""
-        if self.head is None:
-            return F.cross_entropy(net(inputs), targets)
-        with _caught(net, self.place) as features, contextlib.suppress(_Stopped):
-            net(inputs)
+        if self.head is None or targets is None:
+            return self.own(net, inputs, targets)
+        with _caught(net, self.place) as features:
+            self.own.outputs(net, inputs)
         return F.cross_entropy(self.head(features[0]), targets)
 
 
@@ -113,10 +116,12 @@ def rank(job: Job, groups: list[Group], randomly: bool = False, everything: bool
 def _stage(job: Job, groups: list[Group]) -> Stage:
     assert job.data is not None
     place, channels = _next_features(job, groups[-1].consumers[-1])
-    if not place or groups[-1].name == job.groups[-1].name:
-        return Stage(groups)
+    targets = job.data.train.targets
+    classes = job.loss.labels and targets is not None and targets.dim() == 1  # which a head can tell apart
+    if not place or groups[-1].name == job.groups[-1].name or not classes:
+        return Stage(groups, job.loss)
     torch.manual_seed(job.seed)
-    return Stage(groups, place, Head(channels, int(job.data.train.targets.max()) + 1))
+    return Stage(groups, job.loss, place, Head(channels, int(targets.max()) + 1))  # type: ignore[union-attr]
 
 
 def _next_features(job: Job, layer: str) -> tuple[str, int]:
@@ -126,21 +131,19 @@ def _next_features(job: Job, layer: str) -> tuple[str, int]:
     found: list[tuple[str, int]] = []
     ran = False
 
-    def see(name: str, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    layers = named(job.net, nn.Conv2d, nn.Linear)
+
+    def see(name: str, arguments: tuple[Tensor, ...]) -> None:
         nonlocal ran
         x = arguments[0]
         known = any(x is other for other in seen)
         if ran and not known and not found:
-            found.append((name, x.shape[1]) if isinstance(module, nn.Conv2d) else ("", 0))
+            found.append((name, x.shape[1]) if isinstance(layers[name], nn.Conv2d) else ("", 0))
         seen.append(x)
         ran = ran or name == layer
 
-    with contextlib.ExitStack() as stack, torch.no_grad():
-        for name, module in job.net.named_modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                hook = lambda module, x, name=name: see(name, module, x)  # noqa: E731
-                stack.callback(module.register_forward_pre_hook(hook).remove)
-        job.net(job.samples[:1])
+    with torch.no_grad(), capture(layers, see, before=True):
+        job.loss.outputs(job.net, job.some(1))
     return found[0] if found else ("", 0)
 
 
@@ -217,10 +220,10 @@ class _Greedy:
         with torch.no_grad():
             return self._loss(*batch(self.job.data.train, self.job.seed + 1, 0, _JUDGED)).item()
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, inputs: Inputs, targets: Tensor | None) -> Tensor:
         names = [part.layer for part in self.parts]
-        with torch.no_grad(), _outputs_of(self.reference, names) as wanted, contextlib.suppress(_Stopped):
-            self.reference(inputs)
+        with torch.no_grad(), _outputs_of(self.reference, names) as wanted:
+            self.job.loss.outputs(self.reference, inputs)
         with _outputs_of(self.job.net, names, stop=False) as got:
             loss = self.job.config.weight * self.stage.discrimination(self.job.net, inputs, targets)
         for name in names:
@@ -229,25 +232,18 @@ class _Greedy:
         return loss
 
 
-class _Stopped(Exception):
-    """Ends a forward pass."""
-
-
 @contextlib.contextmanager
 def _caught(net: nn.Module, place: str, stop: bool = True) -> Iterator[list[Tensor]]:
     """What a layer is called with; the pass ends there if told."""
     found: list[Tensor] = []
 
-    def see(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    def see(_: str, arguments: tuple[Tensor, ...]) -> None:
         found.append(arguments[0])
         if stop:
-            raise _Stopped
+            raise Enough
 
-    handle = net.get_submodule(place).register_forward_pre_hook(see)
-    try:
+    with capture({place: net.get_submodule(place)}, see, before=True):
         yield found
-    finally:
-        handle.remove()
 
 
 @contextlib.contextmanager
@@ -255,17 +251,12 @@ def _outputs_of(net: nn.Module, names: list[str], stop: bool = True) -> Iterator
     """What layers give out; the pass ends with the last of them if told."""
     found: dict[str, Tensor] = {}
 
-    def see(name: str, output: Tensor) -> None:
-        found[name] = output
-        if stop and len(found) == len(set(names)):
-            raise _Stopped
+    modules = {name: net.get_submodule(name) for name in names}
 
-    handles = [
-        net.get_submodule(name).register_forward_hook(lambda _, x, output, name=name: see(name, output))
-        for name in names
-    ]
-    try:
+    def see(name: str, _: tuple[Tensor, ...], output: Tensor) -> None:
+        found[name] = output
+        if stop and len(found) == len(modules):
+            raise Enough
+
+    with capture(modules, see):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

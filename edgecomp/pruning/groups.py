@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import BuildError
+from ..layers.hooks import capture
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,11 @@ def _order(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, int]
     """When each layer runs first."""
     order: dict[str, int] = {}
 
-    def note(name: str) -> None:
+    def note(name: str, _: tuple[Tensor, ...]) -> None:
         order.setdefault(name, len(order))
 
-    handles = [
-        module.register_forward_pre_hook(lambda _, x, name=name: note(name)) for name, module in net.named_modules()
-    ]
-    with torch.no_grad():
+    with torch.no_grad(), capture(dict(net.named_modules()), note, before=True):
         net(*example_inputs)
-    for handle in handles:
-        handle.remove()
     return order
 
 

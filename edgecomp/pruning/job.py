@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,11 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..layers.layout import channels_last, laid_out
 from ..records import Model
 from ..util import progress
 from ..util.files import atomic_file
 from .groups import Group, Part
 from .surgery import mask
+from .tuning import OwnLoss
 
 CALIBRATION_SAMPLES = 1024
 
@@ -35,7 +38,7 @@ class Job:
 
     def __init__(self, model: Model, groups: list[Group], keeps: dict[str, int], config: Any, seed: int) -> None:
         assert model.trained is not None
-        self.original = copy.deepcopy(model.trained).eval().to(memory_format=torch.channels_last)
+        self.model, self.original = model, channels_last(copy.deepcopy(model.trained).eval())
         self.net = copy.deepcopy(self.original)
         self.data, self.groups, self.keeps, self.config, self.seed = model.data, groups, keeps, config, seed
         self.orders: dict[str, Tensor] = {}
@@ -56,11 +59,19 @@ class Job:
         return {name: order[: keeps[name]].sort().values for name, order in self.orders.items()}
 
     @property
-    def samples(self) -> Tensor:
-        """Some inputs of the calibration split (≤ 1,024, …)."""
+    def samples(self) -> tuple[Tensor, ...]:
+        """Inputs of some samples of the calibration split, each (≤ 1,024, …)."""
+        return self.some(CALIBRATION_SAMPLES)
+
+    def some(self, samples: int) -> tuple[Tensor, ...]:
+        """Of so many of them."""
         assert self.data is not None
-        samples = self.data.calibration.inputs[:CALIBRATION_SAMPLES]
-        return samples.contiguous(memory_format=torch.channels_last) if samples.dim() == 4 else samples
+        return tuple(map(laid_out, self.data.calibration.take(slice(samples))))
+
+    @cached_property
+    def loss(self) -> OwnLoss:
+        """What the net is trained with."""
+        return OwnLoss(self.model, self.original)
 
     def per_unit(self, parts: tuple[Part, ...], of: Callable[[nn.Module], Tensor]) -> Tensor:
         """The sums (units,) of what is known of every channel (channels,) of some layers."""

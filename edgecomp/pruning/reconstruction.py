@@ -27,7 +27,7 @@ def _part(job: Job, part: Part, outputs: int, generator: torch.Generator) -> Ten
     layer = job.net.get_submodule(part.layer)
     weight = dense_weight(layer)  # (outputs, inputs, taps)
     found = []
-    for x in inputs_of(job.net, layer, job.samples[:512]):
+    for x in inputs_of(job.net, layer, job.some(512)):
         rows = patches(layer, x, _PLACES, generator)  # (N, inputs, taps)
         if outputs:
             which = torch.randint(len(weight), (len(rows), outputs), generator=generator)

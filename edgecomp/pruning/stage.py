@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from .. import discover
 from ..chain import Chain, restore
 from ..errors import UsageError
-from ..graph.trace import fold_norms, note_image_sizes, trace
+from ..graph.canonical import canonical, records_for
+from ..graph.given import Given
+from ..graph.order import note_image_sizes
+from ..layers.layout import channels_last
 from ..layers.matrix import kind_of
 from ..records import ChannelGroup, Model, Pruning, Request
 from ..util import progress
@@ -53,7 +56,7 @@ def plan_channels(model: Model, chain: Chain, request: Request, work: Workspace,
 
     def taken(keeps: dict[str, int]) -> float:
         assert meter is not None
-        return meter(_first_units(model.net, free, keeps))
+        return meter(_first_units(model, free, keeps).net)
 
     if not free:
         keeps = {}
@@ -89,7 +92,12 @@ def shaped(model: Model, pruning: Pruning) -> Model:
     """The model with layers of the planned numbers of channels, whatever their weights."""
     groups = _groups(model, pruning)
     keeps = {group.layers[0]: group.keep for group in pruning.groups}
-    return replace(model, net=_first_units(model.net, groups, keeps))
+    return _first_units(model, groups, keeps)
+
+
+def base(model: Model, pruning: Pruning | None) -> nn.Module:
+    """The net that a checkpoint's layers go into: the model's, or what pruning makes of it, whatever its weights."""
+    return shaped(model, pruning).net if pruning else model.net
 
 
 def pruned(model: Model, pruning: Pruning, seed: int, work: Workspace) -> Model:
@@ -102,11 +110,11 @@ def pruned(model: Model, pruning: Pruning, seed: int, work: Workspace) -> Model:
             progress.note("cached")
             small.net.load_state_dict(load_file(path))
             return small
-        net = _folded(small, _cut_and_trained(model, pruning, seed, work))
+        small = _with_module(model, _cut_and_trained(model, pruning, seed, work))
         with atomic_file(path) as partial:
-            save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, partial)
+            save_file({name: tensor.contiguous() for name, tensor in small.net.state_dict().items()}, partial)
         work.record("prune", key, [path], {})
-        return replace(small, net=net)
+        return small
 
 
 def _cut_and_trained(model: Model, pruning: Pruning, seed: int, work: Workspace) -> nn.Module:
@@ -124,7 +132,7 @@ def _cut_and_trained(model: Model, pruning: Pruning, seed: int, work: Workspace)
         return net
     kept = work.stages / f"tuning-{stage_key(model.sha256, pruning.model_dump_json(), seed)[:16]}.safetensors"
     steps = steps_of(config.epochs, model.data.train)
-    Tuning(net.to(memory_format=torch.channels_last), model.data.train, steps, config.rate, seed).run(
+    Tuning(channels_last(net), model.data.train, steps, config.rate, seed, job.loss).run(
         "training what is left", kept=kept
     )
     kept.unlink(missing_ok=True)
@@ -197,9 +205,9 @@ def _groups(model: Model, pruning: Pruning) -> list[Group]:
 
 
 def cut_to(model: Model, keeps: dict[str, int]) -> nn.Module:
-    """The folded net with so many units of each group that is named; its weights are those of the first ones."""
+    """The net with so many units of each group that is named; its weights are those of the first ones."""
     groups = [group for group in find_groups(_trained(model), model.example_inputs) if group.name in keeps]
-    return _first_units(model.net, groups, keeps)
+    return _first_units(model, groups, keeps).net
 
 
 def _trained(model: Model) -> nn.Module:
@@ -207,15 +215,18 @@ def _trained(model: Model) -> nn.Module:
     return model.trained
 
 
-def _first_units(net: nn.Module, groups: list[Group], keeps: dict[str, int]) -> nn.Module:
-    """The folded net cut to so many units of each group, the first ones."""
-    return removed(net, groups, {group.name: torch.arange(keeps[group.name]) for group in groups})
+def _first_units(model: Model, groups: list[Group], keeps: dict[str, int]) -> Model:
+    """The model cut to so many units of each group, the first ones."""
+    kept = {group.name: torch.arange(keeps[group.name]) for group in groups}
+    return _with_module(model, removed(_trained(model), groups, kept))
 
 
-def _folded(model: Model, net: nn.Module) -> nn.Module:
-    folded = fold_norms(net, trace(net, model.example_inputs, model.name))
-    note_image_sizes(folded, model.example_inputs)
-    return folded
+def _with_module(model: Model, module: nn.Module) -> Model:
+    """The model with another module in the place of the user's, and the canonical net of that."""
+    given = Given(module.eval(), model.given.names, model.given.dtypes)
+    net = canonical(given, model.example_inputs, records_for(model.example_inputs), model.name)
+    note_image_sizes(net, model.example_inputs)
+    return replace(model, net=net, given=given)
 
 
 def _random_like(examples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,4 +1,5 @@
-"""Training of nets that are being pruned: SGD with Nesterov momentum on the labels of the training split, as published.
+"""Training of nets that are being pruned: SGD with Nesterov momentum on the labels of the training split, as published;
+where they are not labels of classes, with the original as teacher.
 
 Batches follow from (seed, step), so that a run goes on where it stopped to the same weights.
 """
@@ -12,35 +13,66 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..records import Split
+from ..graph.given import Given, Outputs
+from ..layers.layout import laid_out
+from ..records import Model, Split
+from ..training.outputs import class_axis, output_loss
 from ..training.train import interruptible, load_state, one_cycle, save_state
 from ..util import progress
 
 BATCH = 128
 _MOMENTUM, _DECAY = 0.9, 1e-4
 _SAVE_EVERY = 50
+_SEEN = 256  # samples that tell what the outputs are
 
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Inputs = tuple[Tensor, ...]
+Loss = Callable[[nn.Module, Inputs, Tensor | None], Tensor]
 
 
-def label_loss(net: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(net(inputs), targets)
+class OwnLoss:
+    """What a pruned net is trained with: the cross entropy of the labels where it tells classes apart, else how far its
+    outputs are from the original's.
+
+    Attributes:
+        labels: the first; the second is `distance`.
+    """
+
+    def __init__(self, model: Model, original: nn.Module) -> None:
+        assert model.data is not None
+        self._names, self._dtypes = getattr(model.given, "names", ()), getattr(model.given, "dtypes", None)
+        self._original, train = original, model.data.train
+        with torch.no_grad():
+            outputs = self.outputs(original, train.take(slice(_SEEN)))
+        targets = None if train.targets is None else train.targets[:_SEEN]
+        axis = None if targets is None else class_axis(model.data, outputs[0], targets)
+        self.labels, self._axis = axis is not None, axis or 1
+        self.distance = output_loss(model.data, outputs, train)
+
+    def outputs(self, net: nn.Module, inputs: Inputs) -> Outputs:
+        """All of them, of the original or a net made from it."""
+        return Given(net, self._names, self._dtypes)(*inputs)
+
+    def __call__(self, net: nn.Module, inputs: Inputs, targets: Tensor | None) -> Tensor:
+        outputs = self.outputs(net, inputs)
+        if self.labels:
+            assert targets is not None
+            return F.cross_entropy(outputs[0].movedim(self._axis, 1), targets)
+        with torch.no_grad():
+            wanted = self.outputs(self._original, inputs)
+        return self.distance(outputs[: len(wanted)], wanted)  # more come in training from heads for that alone
 
 
 def steps_of(epochs: float, split: Split) -> int:
     return round(epochs * len(split) / BATCH)
 
 
-def batch(split: Split, seed: int, step: int, size: int = BATCH) -> tuple[Tensor, Tensor]:
+def batch(split: Split, seed: int, step: int, size: int = BATCH) -> tuple[Inputs, Tensor | None]:
     """The step-th batch of the training split, in an order that the seed decides."""
     size = min(size, len(split))
     epoch, index = divmod(step, len(split) // size)
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
     chosen = order[index * size : (index + 1) * size]
-    inputs = split.inputs[chosen]
-    if inputs.dim() == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-    return inputs, split.targets[chosen]
+    return tuple(map(laid_out, split.take(chosen))), None if split.targets is None else split.targets[chosen]
 
 
 class Tuning:
@@ -53,7 +85,7 @@ class Tuning:
         steps: int,
         rate: float,
         seed: int,
-        loss: Loss = label_loss,
+        loss: Loss,
         extra: Iterable[nn.Parameter] = (),
     ) -> None:
         self.net, self.split, self.steps, self.rate, self.seed, self.loss = net, split, steps, rate, seed, loss

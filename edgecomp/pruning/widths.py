@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..layers.channels import channels_of
+from ..layers.hooks import capture, named
 from ..records import Record
 from .groups import Group
 
@@ -81,21 +82,17 @@ def layer_sizes(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str,
     """The sizes of convolutions and dense layers of a net whose norms are folded; reused ones do all their work."""
     found: dict[str, LayerSize] = {}
 
-    def note(name: str, layer: nn.Module, output: Tensor) -> None:
+    layers = named(net, nn.Conv2d, nn.Linear)
+
+    def note(name: str, _: tuple[Tensor, ...], output: Tensor) -> None:
+        layer = layers[name]
         outputs, inputs, groups = channels_of(layer)  # type: ignore[misc]
         taps = math.prod(getattr(layer, "kernel_size", (1,)))
         pixels = output[0].numel() // outputs + (found[name].pixels if name in found else 0)
         found[name] = LayerSize(outputs, inputs, groups, taps, pixels, layer.bias is not None)
 
-    handles = [
-        layer.register_forward_hook(lambda layer, _, output, name=name: note(name, layer, output))
-        for name, layer in net.named_modules()
-        if isinstance(layer, (nn.Conv2d, nn.Linear))
-    ]
-    with torch.no_grad():
+    with torch.no_grad(), capture(layers, note):
         net(*example_inputs)
-    for handle in handles:
-        handle.remove()
     return found
 
 

@@ -5,7 +5,18 @@ Units are part of the names: `size_bytes`, `latency_ms`. Percentages are 0–100
 
 from .asked import Data, Limits, Model, Request, Split
 from .base import Evidence, Record, Verdict
-from .made import Accuracy, Artifact, Compressed, EmulatorCheck, LayerReport, LayerTime, Measured, Measurement, Proof
+from .made import (
+    Accuracy,
+    Artifact,
+    Compressed,
+    EmulatorCheck,
+    LayerReport,
+    LayerTime,
+    Measured,
+    Measurement,
+    OutputError,
+    Proof,
+)
 from .planned import ChannelGroup, Cost, Knob, Look, Plan, PlanEntry, Pruning, RunnerUp, Search
 from .reported import (
     BudgetReport,
@@ -40,6 +51,7 @@ __all__ = [
     "Measurement",
     "Model",
     "ModelReport",
+    "OutputError",
     "Plan",
     "PlanEntry",
     "Proof",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from .base import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import torch
 
@@ -36,6 +37,7 @@ class Request:
     runtime: str | None = None  # that of the model where it is a runtime's file, else executorch
     budget_bytes: int | None = None
     max_drop: float | None = None
+    max_error: float | None = None  # percent
     limits: Limits = field(default_factory=Limits)
     on: str | None = None
     serial: str | None = None  # of the phone, with `on` adb
@@ -56,29 +58,70 @@ class Request:
 
 @dataclass(frozen=True)
 class Split:
-    """A named part of a data set: `inputs` (N, …) float32 and `targets` (N,) int64."""
+    """A named part of a data set.
+
+    Attributes:
+        inputs: a tensor (N, …) for each input of the model, of any dtype. May be given as one tensor, a list, or a dict
+            by the names of the model's arguments; it is a tuple from then on.
+        targets: (N, …) of any dtype, or None where nothing is known of the right outputs.
+        names: of the inputs that were given as a dict.
+    """
 
     name: str
-    inputs: torch.Tensor
-    targets: torch.Tensor
+    inputs: tuple[torch.Tensor, ...]
+    targets: torch.Tensor | None = None
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given: Any = self.inputs
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "names", tuple(given))
+            given = given.values()
+        elif not isinstance(given, (tuple, list)):
+            given = (given,)
+        object.__setattr__(self, "inputs", tuple(given))
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.inputs[0])
+
+    def take(self, which: int | slice | torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The inputs of some samples, each (n, …): `net(*split.take(slice(32)))`. A single one is a batch of one."""
+        which = slice(which, which + 1 or None) if isinstance(which, int) else which
+        return tuple(x[which] for x in self.inputs)
+
+    def part(self, which: slice | torch.Tensor, name: str = "") -> Split:
+        """Some samples and their targets."""
+        targets = None if self.targets is None else self.targets[which]
+        return replace(self, name=name or self.name, inputs=self.take(which), targets=targets)
+
+    def first(self, samples: int) -> Split:
+        """The first samples and their targets."""
+        return self.part(slice(samples))
+
+    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The inputs of all samples in their order, at most `size` at a time."""
+        return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
 
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of a model and its metric: a name (`top1`) or a function (outputs, targets) → percent."""
+    """The splits of a model and its metric: one of `edgecomp.training.metrics`, by name, or a function (outputs,
+    targets) → number, where outputs (N, …) are the model's first. None: the one that the targets call for."""
 
     train: Split
     calibration: Split
     test: Split
-    metric: str | Callable[[torch.Tensor, torch.Tensor], float] = "top1"
+    metric: str | Callable[[torch.Tensor, torch.Tensor], float] | None = None
+
+    @property
+    def splits(self) -> tuple[Split, Split, Split]:
+        return self.train, self.calibration, self.test
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network, ready to compress: `net` with its batch norms folded, `trained` as it was trained."""
+    """A trained network, ready to compress: `net` is canonical (see `edgecomp.graph`), `given` calls the user's module;
+    None for a file. The digest is of the net's tensors and its program."""
 
     name: str
     source: str
@@ -86,7 +129,13 @@ class Model:
     example_inputs: tuple[torch.Tensor, ...]
     data: Data | None
     sha256: str
-    trained: torch.nn.Module | None = None
+    given: torch.nn.Module | None = None
+
+    @property
+    def trained(self) -> torch.nn.Module | None:
+        """What can be trained on, and lose channels: the user's module, or the net where that is but a program."""
+        program = self.given is None or hasattr(self.given.module, "graph")
+        return self.net if program else self.given.module  # type: ignore[union-attr, return-value]
 
     @property
     def parameters(self) -> int:

@@ -121,8 +121,11 @@ class Measurement(Record):
 
 
 class Accuracy(Record):
-    """In percent. `agreement`: test samples to which the two exported files give the same answer.
-    `interval`: 95 % of the drop, in points, by the method that `interval_method` names; None where it has none."""
+    """Of both exported files, by the model's metric, in `unit`; `drop_points` is positive where the compressed one is
+    worse, whatever the metric's direction; of percent it is in points.
+
+    `agreement`: percent of the samples to which both give the same answer; None where outputs are no answers to choose
+    from. `interval`: 95 % of the drop, by the method that `interval_method` names; None where it has none."""
 
     metric: str
     split: str
@@ -130,9 +133,24 @@ class Accuracy(Record):
     original: float
     compressed: float
     drop_points: float
-    agreement: float
+    agreement: float | None
     interval: tuple[float, float] | None = None
     interval_method: str = ""
+    unit: str = "%"
+    higher_is_better: bool = True
+    evidence: Evidence = "host"
+
+
+class OutputError(Record):
+    """How far the exported file's outputs, all of them, are from those of the user's own module: ‖difference‖/‖outputs‖
+    in percent; None where values are not finite in other places than the module's.
+
+    `inputs`: what both were given. `reference`: what the outputs were compared with."""
+
+    percent: float | None
+    samples: int
+    inputs: str
+    reference: str
     evidence: Evidence = "host"
 
 
@@ -145,7 +163,7 @@ class EmulatorCheck(Record):
     inputs: str = "test samples"
     max_abs_difference: float
     relative_difference: float
-    agreement: float
+    agreement: float | None
     accuracy: Accuracy | None = None
 
 
@@ -157,3 +175,4 @@ class Measured:
     accuracy: Accuracy | None
     check: EmulatorCheck | None = None
     notes: tuple[str, ...] = field(default=())
+    error: OutputError | None = None

@@ -118,8 +118,8 @@ class Look(Record):
 
 
 class Search(Record):
-    """How `auto` found the plan. Damage is the Kullback–Leibler divergence of the class probabilities from those of the
-    original, in nats, a mean over samples of the calibration split.
+    """How `auto` found the plan. Damage is how far outputs are from the original's, a mean over samples of the
+    calibration split: the Kullback–Leibler divergence of the class probabilities in nats, or what `loss` says.
 
     candidates: of all layers, whose damage was found out. limits: on bytes, instructions, memory or damage.
     container_bytes: what the file has beyond the layers. evidence: of the instructions.
@@ -131,6 +131,7 @@ class Search(Record):
     limits: dict[str, float]
     container_bytes: int
     looks: list[Look]
+    loss: str = "KL divergence of the class probabilities from the original's, nats"
     evidence: Evidence = "estimated"
 
 
@@ -145,6 +146,7 @@ class Plan(Record):
     seed: int
     budget_bytes: int | None
     max_drop_points: float | None
+    max_error_percent: float | None = None
     limits: Limits = Limits()
     recover_epochs: float = 0
     stock: bool = False

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from .asked import Request
 from .base import Evidence, Record, Verdict
-from .made import Accuracy, EmulatorCheck, LayerReport, Measurement, Proof
+from .made import Accuracy, EmulatorCheck, LayerReport, Measurement, OutputError, Proof
 from .planned import ChannelGroup, PlanEntry, Search
 
 
@@ -29,11 +29,12 @@ class BudgetReport(Record):
 
 
 class LimitReport(Record):
-    """One limit and what became of it; `limit`, `value` and `interval` (95 %, where it is known) in `unit`.
+    """One limit and what became of it; `limit`, `value` and `interval` (95 %, where it is known) in `unit`; `score` is
+    the unit of the report's metric.
     `stated`: somebody asked for it; else it is the default. `reason`: how it was decided, where that is not plain."""
 
-    name: Literal["file", "installed", "drop", "ram", "latency", "instructions"]
-    unit: Literal["bytes", "points", "ms", "instructions"]
+    name: Literal["file", "installed", "drop", "error", "ram", "latency", "instructions"]
+    unit: Literal["bytes", "points", "score", "percent", "ms", "instructions"]
     limit: float
     stated: bool = True
     value: float | None
@@ -87,6 +88,7 @@ class Report(Record):
     accuracy: Accuracy | None
     measurements: list[Measurement]
     check: EmulatorCheck | None
+    error: OutputError | None = None
     layers: list[LayerReport]
     channels: list[ChannelGroup] = Field(default_factory=list)
     search: Search | None = None

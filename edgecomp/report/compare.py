@@ -15,22 +15,25 @@ from typing import Any, Literal
 
 from ..records import Measurement, Record, Report
 from ..util import statistics
-from ..util.units import format_bytes, format_count, format_ms
+from ..util.units import format_bytes, format_count, format_ms, format_score
 from . import figures
 
 Change = Literal["better", "same", "worse", "noisy", "not comparable"]
 _LEAST_PROCESSES = 5
 _PAGES = 256 * 1024  # bytes that peaks of memory of the same program differ by, from run to run
+_COMPARED = ("samples", "inputs", "reference")  # of an error of outputs
+_UNITS = {"percent": "%"}
 _CHANGING = {"before", "after", "identity"}  # of a device: its state, and by which name it was reached
 
 
 class Finding(Record):
-    """What became of one figure. `change`: after / before; of accuracy the difference in points. `interval`: 95 % of
+    """What became of one figure. `change`: after / before; of accuracy in percent the difference in points. `score`: of
+    a metric that is not in percent. `interval`: 95 % of
     it. `relative_interval`: that of the change against the original's."""
 
     figure: str
     evidence: str
-    unit: Literal["bytes", "percent", "ms", "instructions"]
+    unit: Literal["bytes", "percent", "score", "ms", "instructions"]
     before: float | None
     after: float | None
     change: float | None = None
@@ -79,7 +82,7 @@ def compare(before: Report, after: Report, tolerance: float = 0.05, points: floa
         points: accuracy that may be lost.
     """
     gate = _Gate(tolerance, points)
-    found = [*_sizes(before, after, gate), *_accuracy(before, after, gate)]
+    found = [*_sizes(before, after, gate), *_accuracy(before, after, gate), *_errors(before, after, gate)]
     pairs = figures.pairs(before), figures.pairs(after)
     for evidence in dict.fromkeys([*pairs[0], *pairs[1]]):
         found += _measured(evidence, pairs[0].get(evidence, {}), pairs[1].get(evidence, {}), gate)
@@ -100,20 +103,56 @@ def _accuracy(before: Report, after: Report, gate: _Gate) -> Iterator[Finding]:
         return
     facts = ("metric", "split", "samples", "evidence")
     why = _missing(a, b) or "; ".join(filter(None, (_other(f, getattr(a, f), getattr(b, f)) for f in facts)))
-    change = None if why else b.compressed - a.compressed
-    verdict: Change = "not comparable"
-    if change is not None:
-        verdict = "worse" if change < -gate.points else "better" if change > gate.points else "same"
-    yield Finding(
-        figure=f"accuracy, {(a or b).metric}",
+    told = a or b
+    finding = Finding(
+        figure=f"accuracy, {told.metric}",
         evidence=(b or a).evidence,
-        unit="percent",
+        unit="percent" if told.unit == "%" else "score",
         before=a.compressed if a else None,
         after=b.compressed if b else None,
-        change=None if change is None else round(change, 4),
-        verdict=verdict,
+        verdict="not comparable",
         reason=why,
     )
+    if not why and told.unit == "%":
+        yield _judged(finding, b.compressed - a.compressed, told.higher_is_better, gate.points)
+    elif not why:
+        change = (b.compressed - a.compressed) / max(abs(a.compressed), 1e-12)
+        judged = _judged(finding, change, told.higher_is_better, gate.share)
+        yield judged.model_copy(update={"change": round(1 + change, 4)})
+    else:
+        yield finding
+
+
+def _judged(finding: Finding, change: float, higher_is_better: bool, allowed: float) -> Finding:
+    """The finding with a change, up or down, and the verdict on it."""
+    gain = change if higher_is_better else -change
+    verdict = "worse" if gain < -allowed else "better" if gain > allowed else "same"
+    return finding.model_copy(update={"change": round(change, 4), "verdict": verdict})
+
+
+def _errors(before: Report, after: Report, gate: _Gate) -> Iterator[Finding]:
+    """How far outputs are from the original's: the less, the better."""
+    a, b = before.error, after.error
+    if a is None and b is None:
+        return
+    why = _missing(a, b) or "; ".join(filter(None, (_other(f, getattr(a, f), getattr(b, f)) for f in _COMPARED)))
+    values = [error.percent if error else None for error in (a, b)]
+    if not why and values != [None, None] and None in values:
+        verdict, reason = ("worse" if values[1] is None else "better"), "not finite where the original's are"
+    else:
+        verdict, reason = "not comparable", why
+    finding = Finding(
+        figure="outputs off by",
+        evidence=(b or a).evidence,
+        unit="percent",
+        before=values[0],
+        after=values[1],
+        verdict=verdict,
+        reason=reason,
+    )
+    if not why and None not in values:
+        finding = _judged(finding, values[1] - values[0], False, max(gate.points, gate.share * values[0]))
+    yield finding
 
 
 def _measured(
@@ -282,7 +321,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 def _value(unit: str, value: float | None) -> str:
     shows: dict[str, Callable[[float], str]] = {"bytes": format_bytes, "ms": format_ms, "instructions": format_count}
-    return "" if value is None else shows[unit](value) if unit in shows else f"{value:.2f} %"
+    return "" if value is None else shows[unit](value) if unit in shows else format_score(value, _UNITS.get(unit, ""))
 
 
 def _change(found: Finding) -> str:

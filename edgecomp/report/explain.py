@@ -27,11 +27,11 @@ _HTML = """
 </table></div>
 <div class="scroll"><table>
 <tr><th>plans built and looked at</th><th class="n">file</th><th class="n">damage predicted</th>
-<th class="n">measured</th><th class="n">drop, points</th></tr>
+<th class="n">measured</th><th class="n">drop</th></tr>
 {% for look in search.looks %}
 <tr><td>{{ "chosen" if look.chosen else loop.index }}</td><td class="n">{{ look.file_bytes | bytes }}</td>
 <td class="n">{{ "%.5f" | format(look.predicted_damage) }}</td><td class="n">{{ "%.5f" | format(look.damage) }}</td>
-<td class="n">{{ "%+.2f" | format(look.drop_points) }}</td></tr>
+<td class="n">{{ "%+.3g" | format(look.drop_points) }}</td></tr>
 {% endfor %}
 </table></div>
 <p class="soft">{{ about }}</p>
@@ -59,10 +59,10 @@ def tables(search: Search, entries: Iterable[PlanEntry]) -> list[Text | Table]:
         if other:
             layers.add_row("", *other, style="dim")
     looks = Table(title="plans built and looked at", title_justify="left")
-    for title in ("", "file", "damage predicted", "measured", "drop, points"):
+    for title in ("", "file", "damage predicted", "measured", "drop"):
         looks.add_column(title, justify="right")
     for number, look in enumerate(search.looks):
-        figures = f"{look.predicted_damage:.5f}", f"{look.damage:.5f}", f"{look.drop_points:+.2f}"
+        figures = f"{look.predicted_damage:.5f}", f"{look.damage:.5f}", f"{look.drop_points:+.3g}"
         looks.add_row("chosen" if look.chosen else str(number), format_bytes(look.file_bytes), *figures)
     return [layers, looks, Text(_about(search), "dim")]
 
@@ -90,7 +90,7 @@ def _figures(what: PlanEntry | RunnerUp, size: int, damage: float) -> tuple[str,
 
 def _about(search: Search) -> str:
     return (
-        f"{search.candidates} candidates. damage: KL divergence of the class probabilities from the original's, nats, "
+        f"{search.candidates} candidates. damage: {search.loss}, "
         f"over {search.samples:,} samples of {search.split}; of a layer, with that layer alone replaced, times what "
         f"plans looked at made of it. The file: layers, and {format_bytes(search.container_bytes)} of container."
     )

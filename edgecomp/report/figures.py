@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..records import LimitReport, Measurement, Report
-from ..util.units import format_bytes, format_count, format_ms
+from ..util.units import format_bytes, format_count, format_drop, format_ms, format_score
 
 Row = tuple[str, str, str, str, str]
 
@@ -20,6 +20,7 @@ NAMES = {
     "file": "file",
     "installed": "model + runtime + kernels",
     "drop": "accuracy lost",
+    "error": "outputs off by",
     "ram": "memory",
     "latency": "latency",
     "instructions": "instructions",
@@ -54,15 +55,19 @@ class LimitText:
 
 def limits(result: Report) -> list[LimitText]:
     """Every limit with its verdict; of reports that have none listed, those of the budget."""
-    return [_limit(limit) for limit in result.limits or _of_budget(result)]
+    unit = result.accuracy.unit if result.accuracy else "%"
+    return [_limit(limit, unit) for limit in result.limits or _of_budget(result)]
 
 
-def _limit(found: LimitReport) -> LimitText:
+def _limit(found: LimitReport, unit: str) -> LimitText:
+    """`unit`: that of the metric."""
     show: Callable[[float], str] = {
         "bytes": format_bytes,
         "ms": format_ms,
         "instructions": format_count,
-        "points": lambda points: f"{points:.2f} points",
+        "points": lambda points: format_drop(points, "%"),
+        "score": lambda score: format_drop(score, unit),
+        "percent": lambda percent: f"{percent:.3g} %",
     }[found.unit]
     remarks = [] if found.stated else ["the default: 1/20 of the original"]
     if found.interval:
@@ -126,15 +131,20 @@ def ratio(before: float | None, after: float | None) -> str:
 def figures(result: Report) -> list[Row]:
     """Rows (figure, original, compressed, ratio, evidence) of what was measured."""
     size, accuracy = result.size, result.accuracy
-    before, after = size.original_bytes, size.artifact_bytes
+    bytes_before, bytes_after = size.original_bytes, size.artifact_bytes
     rows = [
-        ("file", format_bytes(before), format_bytes(after), ratio(before, after), "on disk"),
+        ("file", format_bytes(bytes_before), format_bytes(bytes_after), ratio(bytes_before, bytes_after), "on disk"),
         ("download (deflated)", "", format_bytes(size.download_bytes), "", "on disk"),
         ("model + runtime + kernels", "", format_bytes(size.installed_bytes), "", "on disk"),
     ]
     if accuracy:
-        title, drop = f"{accuracy.metric}, {accuracy.samples:,} test samples", f"drop {accuracy.drop_points:+.2f}"
-        rows.append((title, f"{accuracy.original:.2f} %", f"{accuracy.compressed:.2f} %", drop, accuracy.evidence))
+        title = f"{accuracy.metric}, {accuracy.samples:,} test samples"
+        before, after = (format_score(value, accuracy.unit) for value in (accuracy.original, accuracy.compressed))
+        drop = format_drop(accuracy.drop_points, accuracy.unit, signed=True).removesuffix(" points")
+        rows.append((title, before, after, f"drop {drop}", accuracy.evidence))
+    if error := result.error:
+        off = "not finite" if error.percent is None else f"{error.percent:.3g} %"
+        rows.append((f"outputs off by, {error.samples} {error.inputs}", "", off, "", error.evidence))
     for pair in pairs(result).values():
         if "original" in pair and "compressed" in pair:
             rows += _measured_rows(pair["original"], pair["compressed"])

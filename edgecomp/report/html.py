@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..records import Measurement, Report
-from ..util.units import format_bytes, format_count, format_ms
+from ..util.units import format_bytes, format_count, format_drop, format_ms, format_score
 from . import explain, figures, plots
 
 _MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?"}
@@ -47,7 +47,7 @@ def html(result: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FileSystemLoader(folder)
     )
-    environment.filters.update(bytes=format_bytes, count=format_count)
+    environment.filters.update(bytes=format_bytes, count=format_count, score=format_score, drop=format_drop)
     rows = figures.figures(result)
     accuracies, accuracy_low, accuracy_high = plots.accuracies(result.accuracy)
     return environment.get_template("report.html.j2").render(
@@ -79,9 +79,15 @@ def _cards(result: Report) -> list[Card]:
     change = f"{format_bytes(size.original_bytes)} → {format_bytes(size.artifact_bytes)}"
     cards = [Card("Size", _times(size.original_bytes, size.artifact_bytes, "smaller", "larger"), change, "on disk")]
     if accuracy:
-        text = f"{accuracy.original:.2f} → {accuracy.compressed:.2f} % {accuracy.metric}"
-        change = f"{-accuracy.drop_points:+.2f} points".replace("-", "−")
+        before, after = (format_score(value, accuracy.unit) for value in (accuracy.original, accuracy.compressed))
+        text, drop = f"{before.removesuffix(' %')} → {after} {accuracy.metric}", accuracy.drop_points
+        change = format_drop(-drop, "%", signed=True).replace("-", "−")
+        if accuracy.unit != "%":
+            change = f"{format_drop(abs(drop), accuracy.unit)} {'worse' if drop > 0 else 'better'}"
         cards.append(Card("Accuracy", change, text, accuracy.evidence))
+    elif error := result.error:
+        off = "not finite" if error.percent is None else f"{error.percent:.3g} % off"
+        cards.append(Card("Outputs", off, f"from {error.reference}", error.evidence))
     # The strongest evidence that has times too; the emulator's memory has the emulator's in it.
     by_strength = sorted(figures.pairs(result).items(), key=lambda item: _STRENGTH.index(item[0]))
     pair = by_strength[0][1] if by_strength else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from ..errors import UsageError
-from ..records import Accuracy, LimitReport, Limits, Measured, Measurement, Plan, SizeReport, Verdict
+from ..records import Accuracy, LimitReport, Limits, Measured, Measurement, OutputError, Plan, SizeReport, Verdict
 
 # The classical demand: 200 MB → 10 MB (Gong et al. 2014).
 _DEFAULT_BUDGET = 20
@@ -21,7 +21,7 @@ _EVIDENCE = {
 }
 
 
-def check(limits: Limits, max_drop: float | None, devices: list[str]) -> None:
+def check(limits: Limits, max_drop: float | None, devices: list[str], max_error: float | None = None) -> None:
     """Refuses limits that the chosen devices (names, as of `devices.choose.chosen`) can never decide.
 
     Raises:
@@ -29,6 +29,8 @@ def check(limits: Limits, max_drop: float | None, devices: list[str]) -> None:
     """
     if max_drop is not None and not math.isfinite(max_drop):
         raise UsageError(f"--max-drop {max_drop} is not a number of points", "Write it like 0.5.")
+    if max_error is not None and not (math.isfinite(max_error) and max_error >= 0):
+        raise UsageError(f"--max-error {max_error} is not a number of percent", "Write it like 5.")
     if limits.latency_ms is not None and "qemu" in devices:
         raise UsageError(
             "--max-latency cannot be judged on qemu: the emulator's time says nothing about a phone's",
@@ -50,6 +52,8 @@ def judge(plan: Plan, size: SizeReport, measured: Measured) -> list[LimitReport]
         found.append(_on_disk("installed", asked.installed_bytes, size.installed_bytes))
     if plan.max_drop_points is not None:
         found.append(_drop(plan.max_drop_points, measured.accuracy))
+    if plan.max_error_percent is not None:
+        found.append(_error(plan.max_error_percent, measured.error))
     if asked.ram_bytes is not None:
         found.append(_ram(asked.ram_bytes, _strongest("ram", "peak_rss_bytes", measured)))
     if asked.latency_ms is not None:
@@ -89,13 +93,29 @@ def _drop(limit: float, accuracy: Accuracy | None) -> LimitReport:
     verdict, reason = _unless_unsure(accuracy.drop_points, limit, accuracy.interval)
     return LimitReport(
         name="drop",
-        unit="points",
+        unit="points" if accuracy.unit == "%" else "score",
         limit=limit,
         value=accuracy.drop_points,
         interval=accuracy.interval,
         evidence=accuracy.evidence,
         verdict=verdict,
         reason=reason,
+    )
+
+
+def _error(limit: float, error: OutputError | None) -> LimitReport:
+    """Where values are not finite in other places the distance has no number, and is too large for any limit."""
+    if error is None:
+        return _unknown("error", "percent", limit, "outputs were not compared with the original's")
+    off = error.percent is None
+    return LimitReport(
+        name="error",
+        unit="percent",
+        limit=limit,
+        value=error.percent,
+        evidence=error.evidence,
+        verdict="fail" if off else _within(error.percent, limit),
+        reason=f"{'not finite in the same places as' if off else 'from'} {error.reference}, on {error.inputs}",
     )
 
 

@@ -125,10 +125,13 @@ class Interval:
 def accuracies(accuracy: Accuracy | None) -> tuple[list[Interval], str, str]:
     """Both files' accuracy with Wilson's interval, and the ends of the axis; none where the metric is not a share of
     the samples."""
-    if accuracy is None or accuracy.metric != "top1":
+    if accuracy is None or accuracy.metric not in ("top1", "top5"):
         return [], "", ""
     values = {"original": accuracy.original, "compressed": accuracy.compressed}
-    sure = {name: statistics.wilson(value / 100, accuracy.samples) for name, value in values.items()}
+    sure = {
+        name: statistics.wilson(round(value / 100 * accuracy.samples), accuracy.samples)
+        for name, value in values.items()
+    }
     low, high = 100 * min(low for low, _ in sure.values()), 100 * max(high for _, high in sure.values())
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
 

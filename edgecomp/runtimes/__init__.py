@@ -4,6 +4,7 @@
 - `version() -> str`,
 - `export(net, example_inputs, path)`: writes the file,
 - `constants(path) -> list[Constant]`: every constant tensor the written file holds,
+- `signature(path, inputs, outputs) -> Signature`: what the file takes and gives, of a net that takes and gives these,
 - `operators(path) -> set[str]`: the names of the operators that the file needs.
 - `refuse(layer, arithmetic) -> str`: why it cannot multiply the layer so, empty if it can; the plan asks,
 - `prefers_static(layer) -> bool`: whether it multiplies the layer faster with fixed scales,

@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..devices.tensors import Signature, TensorSpec
 from ..errors import BuildError
 from ..layers.fusing import fuse_relus
 from ..layers.matrix import kind_of, one_channel_per_group
 from ..layers.quantized import Arithmetic, Quantized, exportable
+from ..layers.recurrent import inside_recurrences
 from ..util.files import atomic_file
 from . import Constant
 
@@ -42,11 +44,13 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         except ImportError as error:
             raise BuildError(f"ExecuTorch cannot be imported: {error}", "pip install 'edgecomp[executorch]'") from error
         try:
-            with exportable(net):
+            apart = inside_recurrences(net)
+            with exportable(net, apart):
                 program = torch.export.export(net.eval(), example_inputs)
             fuse_relus(program)
             # What is rounded at run time must come from outside of the graph: a maximum before it within fails there.
-            rounds = any(isinstance(module, Quantized) and not module.static for module in net.modules())
+            plain = (module for module in net.modules() if module not in apart)
+            rounds = any(isinstance(module, Quantized) and not module.static for module in plain)
             partitioners = [XnnpackPartitioner()]
             if rounds:
                 first = XnnpackPartitioner(config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True)
@@ -112,6 +116,11 @@ def constants(path: Path) -> list[Constant]:
     named = file.named_data
     found += [Constant(None, bytes(buffer)) for buffer in (named.buffers if named else [])]
     return found
+
+
+def signature(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Signature:
+    """The file takes and gives what the net does."""
+    return Signature(tuple(map(TensorSpec.of, inputs)), tuple(map(TensorSpec.of, outputs)))
 
 
 def operators(path: Path) -> set[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from .. import discover, plan
 from ..auto.options import Options
+from ..chain import names_in
 from ..plan import AUTO
 from ..records import Knob, Model, PlanEntry, Request
 from ..util import progress
@@ -50,7 +51,7 @@ class Ladder:
 def knob_of(method: str, settings: tuple[str, ...]) -> tuple[str, Knob] | None:
     """The knob that the budget turns: that of the first method in the expression that has one, unless the settings
     decide it already. With it the name of the method."""
-    names = [name for chain in method.split("+") for name in chain.split(":")]
+    names = names_in(method)
     keys = {text.partition("=")[0] for text in settings}
     for name in names:
         knob: Knob | None = getattr(discover.method(name).Config, "KNOB", None)
@@ -64,7 +65,7 @@ def knob_of(method: str, settings: tuple[str, ...]) -> tuple[str, Knob] | None:
 
 def settings_for(method: str, settings: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the settings that the method knows."""
-    names = [name for chain in method.split("+") for name in chain.split(":")]
+    names = names_in(method)
     fields = {
         name: set(Options.model_fields) if name == AUTO else {"kinds", *discover.method(name).Config.model_fields}
         for name in names

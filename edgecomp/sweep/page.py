@@ -10,8 +10,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ..records import Measurement, Sweep, SweepPoint
-from ..util.units import format_bytes, format_count
+from ..records import Accuracy, Measurement, Sweep, SweepPoint
+from ..util.units import format_bytes, format_count, format_drop
 from . import plot
 
 _SLACK = 1.03  # a latency that is longer by less is no longer
@@ -65,7 +65,7 @@ def print_sweep(result: Sweep, console: Console) -> None:
     for point in result.points:
         if point.folder:
             table.add_row(*_cells(result, point, counted), style="bold" if point.front else "")
-    marks = "★ on the front. drop: points of accuracy lost on the samples to choose by, and half its 95 % interval;\n"
+    marks = "★ on the front. drop: what the metric loses on the samples to choose by, and half its 95 % interval;\n"
     marks += "test: the same on the test split\n"
     lines = [Text.assemble(f"{what}: ", (reason, "dim")) for what, reason in problems(result)]
     console.print(Group(table, Text(marks, "dim"), *lines, *(Text(note, "dim") for note in result.notes)))
@@ -83,8 +83,8 @@ def problems(result: Sweep) -> list[tuple[str, str]]:
 def _cells(result: Sweep, point: SweepPoint, counted: bool) -> list[str]:
     cells = ["★" if point.front else "", point.method, format_bytes(point.budget_bytes), short(point.setting)]
     cells += [format_bytes(point.artifact_bytes or 0)]
-    cells += [f"{point.validation.drop_points:+.2f} {margin(point)}" if point.validation else ""]
-    cells += [f"{point.test.drop_points:+.2f}" if point.test else ""]
+    cells += [f"{drop_text(point.validation)} {margin(point)}" if point.validation else ""]
+    cells += [drop_text(point.test) if point.test else ""]
     p50 = latency(point)
     cells += [f"{p50:.3g} ms" if p50 else ""]
     return [*cells, format_count(instructions(point.measurements) or 0)] if counted else cells
@@ -99,14 +99,29 @@ def short(setting: str) -> str:
 def margin(point: SweepPoint) -> str:
     """Half of the 95 % interval of the drop, in points; empty where it is not known."""
     interval = point.validation.interval if point.validation else None
-    return f"±{(interval[1] - interval[0]) / 2:.2f}" if interval else ""
+    return f"±{_plain((interval[1] - interval[0]) / 2, point.validation.unit)}" if interval else ""
+
+
+def drop_text(found: Accuracy) -> str:
+    """What is lost, without the word for its unit."""
+    return _plain(found.drop_points, found.unit, signed=True)
+
+
+def _plain(value: float, unit: str, signed: bool = False) -> str:
+    return format_drop(value, unit, signed).removesuffix("points").removesuffix(unit).strip()
 
 
 def to_page(result: Sweep) -> str:
     """One file without references to anything outside its folder."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        bytes=format_bytes, count=format_count, short=short, margin=margin, latency=latency, instructions=instructions
+        bytes=format_bytes,
+        count=format_count,
+        short=short,
+        margin=margin,
+        lost=drop_text,
+        latency=latency,
+        instructions=instructions,
     )
     template = environment.from_string(Path(__file__).with_name("sweep.html.j2").read_text(encoding="utf-8"))
     series = list(dict.fromkeys(point.method for point in result.points if point.folder))
@@ -138,7 +153,8 @@ def _mark(series: list[str], point: SweepPoint, cost: float) -> plot.Mark:
     found = point.validation
     assert found
     text = f"{point.method} {short(point.setting)}: {format_bytes(point.artifact_bytes or 0)}"
-    text += f", {found.drop_points:+.2f} points" + (f", {latency(point):.3g} ms" if latency(point) else "")
+    text += f", {format_drop(found.drop_points, found.unit, signed=True)}"
+    text += f", {latency(point):.3g} ms" if latency(point) else ""
     number = series.index(point.method) % 8
     return plot.Mark(number, cost, found.drop_points, found.interval, point.front, text)
 

@@ -15,6 +15,7 @@ from ..plan import AUTO
 from ..records import Accuracy, Measured, Model, Request, Split
 from ..recover import recover
 from ..report import report
+from ..training.scores import compare_answers
 from ..util.workspace import Workspace
 
 
@@ -70,7 +71,8 @@ def build_point(wanted: Wanted, base: Base) -> Built:
         recovered = recover(model, decided, compress(model, decided, work), work)
         artifact = export(model, decided, recovered, work)
         validation, test = (_judged(base, split, artifact.path, decided.runtime) for split in _splits(base))
-        report(model, decided, recovered, artifact, Measured((), test), work)
+        error = measure.output_error(model, decided, artifact)
+        report(model, decided, recovered, artifact, Measured((), test, error=error), work)
         names = (artifact.path.name, "model.safetensors", "plan.json", "report.json")
         return Built(
             files={name: work.path(name).read_bytes() for name in names},
@@ -90,4 +92,4 @@ def _judged(base: Base, split: Split | None, path: Path, runtime: str) -> Accura
     if split is None or base.model.data is None:
         return None
     outputs = measure.outputs_on(base.model, runtime, path, split.inputs)
-    return measure.compare_answers(base.model.data, base.outputs[split.name], outputs, "host", split)
+    return compare_answers(base.model.data, base.outputs[split.name], outputs, "host", split)

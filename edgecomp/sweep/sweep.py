@@ -7,7 +7,6 @@ is done once.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,17 @@ from ..report import limits, read_report
 from ..report.report import budget_of, write_report
 from ..training.distill import CHECK_SAMPLES
 from ..util import progress
+from ..util.cache import RUNNING, key_of
 from ..util.files import atomic_file, write_text
 from ..util.units import format_bytes
 from ..util.workspace import Workspace, stage_key
 from . import budgets
 from .budgets import Ladder
-from .page import front, to_page
+from .page import drop_text, front, to_page
 from .point import Base, Built, Wanted, build_point
 from .timing import measured_files
 
+_CODE = (*RUNNING, "auto", "pipeline", "report", "sweep.budgets", "sweep.point")  # that makes a point and its report
 _DEFAULT_BUDGETS = (10, 20, 40)  # the original's bytes by these
 _LEAST_VALIDATION = 1000  # samples
 _JUDGING = 4096  # samples behind those that codes are fitted to, by which `auto` chooses
@@ -114,8 +115,8 @@ class _Run:
         layers = plan.decide(model, self.groups, [], request.base)
         self.containers = dict.fromkeys(request.methods, size - sum(entry.original_bytes for entry in layers))
         judged_by = validation.name if validation else ""
-        self._identity = [model.sha256, repr(model.net), _data_digest(model), self.runtime, judged_by]
-        self._identity += _asked(request.base)
+        asked = _asked(request.base)
+        self._identity = key_of(model.sha256, repr(model.net), _data_parts(model), self.runtime, judged_by, asked)
         self._shared: Any = None
 
     def points(self) -> list[SweepPoint]:
@@ -207,13 +208,13 @@ class _Run:
         # report.json is completed later, and so not among what must be as it was.
         files = [folder / name for name in built.files if name != "report.json"]
         self.work.record(f"point-{wanted.folder}", self._key(wanted), files, result)
-        drop = f", drop {built.validation.drop_points:+.2f}" if built.validation else ""
+        drop = f", drop {drop_text(built.validation)}" if built.validation else ""
         progress.note(f"{wanted.folder}: {format_bytes(built.artifact_bytes)}{drop}")
         return result
 
     def _key(self, wanted: Wanted) -> str:
         budget = wanted.budget_bytes if wanted.method == AUTO else None
-        return stage_key("point", *self._identity, wanted.method, wanted.settings, budget)
+        return stage_key("point", self._identity, wanted.method, wanted.settings, budget, code=_CODE)
 
 
 def _point(wanted: Wanted, built: dict[str, Any] | EdgecompError) -> SweepPoint:
@@ -244,7 +245,7 @@ def _validation(model: Model, request: Request, methods: tuple[str, ...]) -> tup
     split = model.data.calibration
     fresh = len(split) - start >= _LEAST_VALIDATION
     if fresh:
-        split = Split(f"{split.name}[{start}:]", split.inputs[start:], split.targets[start:])
+        split = split.part(slice(start, None), f"{split.name}[{start}:]")
     fitted = "that nothing was fitted to" if fresh else "that codes were fitted to as well, for want of others"
     return split, [
         f"The front is that of the accuracy on {len(split):,} samples of {split.name} {fitted}: choose by it.",
@@ -257,19 +258,14 @@ def _lighter(model: Model, request: Request) -> Model:
     """The model without the data that no task needs."""
     if model.data is None or request.recover_epochs:
         return model
-    train = model.data.train
-    nothing = Split(train.name, train.inputs[:0], train.targets[:0])
-    return replace(model, data=replace(model.data, train=nothing))
+    return replace(model, data=replace(model.data, train=model.data.train.first(0)))
 
 
-def _data_digest(model: Model) -> str:
-    digest = hashlib.sha256()
-    if model.data is not None:
-        for split in (model.data.train, model.data.calibration, model.data.test):
-            for tensor in (split.inputs, split.targets):
-                digest.update(tensor.contiguous().numpy().tobytes())
-        digest.update(getattr(model.data.metric, "__qualname__", str(model.data.metric)).encode())
-    return digest.hexdigest()
+def _data_parts(model: Model) -> list[object]:
+    if model.data is None:
+        return []
+    metric = getattr(model.data.metric, "__qualname__", model.data.metric)
+    return [[(split.inputs, split.targets) for split in model.data.splits], metric]
 
 
 def _asked(request: Request) -> list[object]:
@@ -286,6 +282,6 @@ def _complete_reports(result: Sweep, work: Workspace) -> None:
         limit = min(point.budget_bytes for point in points)
         decided = plan.read_plan(path.with_name("plan.json")).model_copy(update={"budget_bytes": limit})
         figures = [*result.measurements, *points[0].measurements]
-        judged = limits.judge(decided, found.size, Measured(tuple(figures), found.accuracy))
+        judged = limits.judge(decided, found.size, Measured(tuple(figures), found.accuracy, error=found.error))
         changed = {"measurements": figures, "budget": budget_of(judged), "limits": judged}
         write_report(found.model_copy(update=changed), path.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,16 +15,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..engines import Engine
+from ..graph.given import Outputs, as_tuple
+from ..layers.layout import channels_last
 from ..records import Model, Split
 from ..util import progress
 from ..util.files import atomic_file
-from .outputs import divergence, predict
+from .outputs import OutputLoss, output_loss, predict_all
 from .train import interruptible, one_cycle
 from .trainable import TrainableCodes, free_parameters, trainable
 
 _BATCH = 256
 _DIVERGED = 4  # times the loss at the start
-_LEAST_LOSS = 0.1  # below it nothing has diverged, in nats
+_LEAST_LOSS = 0.1  # below it nothing has diverged
 _ATTEMPTS = 4
 _SAVE_EVERY = 50
 _REMEMBERED = 1 << 26  # numbers of the teacher's, so that later epochs need not ask it again
@@ -40,32 +43,42 @@ def train_net(
         net: compressed. kept: file for what an interrupted run goes on from.
     """
     assert model.data is not None
-    task = model.net, net, model.data.train, epochs, seed
-    check = model.data.calibration
-    inputs = check.inputs[:CHECK_SAMPLES]
-    wanted = predict(model.net, inputs)
-    before = divergence(predict(trainable(net), inputs), wanted).item()
+    check = model.data.calibration.first(CHECK_SAMPLES)
+    wanted = predict_all(model.net, check.inputs)
+    loss = output_loss(model.data, wanted, check)
+    task = Task(model.net, net, model.data.train, epochs, seed, loss)
+    before = loss(predict_all(trainable(net), check.inputs), wanted).item()
     run = _trained_by_ray(task, kept, engine) if engine is not None and engine.name == "ray" else _trained(task, kept)
     if run.attempts == _ATTEMPTS:
         return net, f"recovery diverged {_ATTEMPTS} times, last after step {run.step}, and was undone"
     result = run.result()
-    after = divergence(predict(trainable(result), inputs), wanted).item()
-    text = f"divergence from the original {before:.4f} → {after:.4f} on {len(inputs):,} samples of {check.name}"
+    after = loss(predict_all(trainable(result), check.inputs), wanted).item()
+    what = "distance" if loss.axis is None else "divergence"
+    text = f"{what} from the original {before:.4f} → {after:.4f} on {len(check):,} samples of {check.name}"
     if run.attempts:
         text += f"; it diverged {run.attempts} times, went back, and on at half the rate"
     return (result, text) if after < before else (net, f"recovery was undone: {text}")
 
 
-_Task = tuple[nn.Module, nn.Module, Split, float, int]  # what a _Run begins with
+@dataclass(frozen=True)
+class Task:
+    """What a run begins with: the original, the compressed net, what it is trained on and for how many epochs."""
+
+    teacher: nn.Module
+    net: nn.Module
+    split: Split
+    epochs: float
+    seed: int
+    loss: OutputLoss
 
 
-def _trained(task: _Task, kept: Path) -> _Run:
+def _trained(task: Task, kept: Path) -> _Run:
     """A run gone to its end in this process."""
-    run = _Run(*task, kept)
+    run = _Run(task, kept)
     with interruptible() as interrupted, progress.bar("recovering", run.total) as advance:
         before = _begin(run, advance)
         for loss in run.steps():
-            advance(run.step - before, text=f"KL {loss:.4f}")
+            advance(run.step - before, text=f"{task.loss.name} {loss:.4f}")
             before = run.step
             if interrupted():
                 run.save()
@@ -74,31 +87,31 @@ def _trained(task: _Task, kept: Path) -> _Run:
     return run
 
 
-def _trained_by_ray(task: _Task, kept: Path, engine: Engine) -> _Run:
+def _trained_by_ray(task: Task, kept: Path, engine: Engine) -> _Run:
     """The same by the workers of Ray Train, in which the last digits depend on how many there are."""
     from ..engines import ray_train
 
-    run = _Run(*task, kept)
+    run = _Run(task, kept)
     with progress.bar("recovering", run.total) as advance:
         before = _begin(run, advance)
 
         def told(step: int, loss: float) -> None:
             nonlocal before
             if step:
-                advance(step - before, text=f"KL {loss:.4f}")
+                advance(step - before, text=f"{task.loss.name} {loss:.4f}")
                 before = step
 
         try:
             ray_train.train(_worker, task, kept, engine.workers, told)
         except KeyboardInterrupt:
-            _say_kept(_Run(*task, kept))
+            _say_kept(_Run(task, kept))
             raise
-    return _Run(*task, kept)
+    return _Run(task, kept)
 
 
-def _worker(task: _Task, kept: Path, peers: Peers) -> None:
+def _worker(task: Task, kept: Path, peers: Peers) -> None:
     """What each of Ray Train's workers does."""
-    run = _Run(*task, kept, peers)
+    run = _Run(task, kept, peers)
     for loss in run.steps():
         peers.tell(run.step, loss)
 
@@ -134,33 +147,25 @@ class Peers(Protocol):
 class _Run:
     """The state of one recovery: the student, Adam's moments, and the step, which determines all else."""
 
-    def __init__(
-        self,
-        teacher: nn.Module,
-        net: nn.Module,
-        split: Split,
-        epochs: float,
-        seed: int,
-        kept: Path,
-        peers: Peers | None = None,
-    ) -> None:
-        self.teacher, self.split, self.kept, self.net, self.step, self.seed = teacher, split, kept, net, 0, seed
-        self.peers = peers
-        self.student = trainable(net)
+    def __init__(self, task: Task, kept: Path, peers: Peers | None = None) -> None:
+        self.split, self.kept, self.net, self.step, self.seed = task.split, kept, task.net, 0, task.seed
+        self.peers, self.loss = peers, task.loss
+        self.teacher, self.student = copy.deepcopy(task.teacher), trainable(task.net)
         self.limit, self.attempts = math.inf, 0
-        self.answers: Tensor | None = None
-        if split.inputs.dim() == 4:  # convolutions are faster so
-            self.teacher = copy.deepcopy(teacher).to(memory_format=torch.channels_last)
-            self.student.to(memory_format=torch.channels_last)
-        batches = max(1, len(split) // _BATCH)
-        self.per_epoch = batches
-        self.total = max(1, round(epochs * batches))
+        for part in (self.teacher, self.student):  # convolutions are faster so
+            channels_last(part)
+        self.known: Tensor | None = None  # (samples,) bool: of which the teacher's answers are remembered
+        self.answers: Outputs = ()
+        self.per_epoch = max(1, len(task.split) // _BATCH)
+        self.total = max(1, round(task.epochs * self.per_epoch))
         self.parameters: dict[str, nn.Parameter] = {}
         for parameter in self.student.parameters():
             parameter.requires_grad_(False)
         groups = []
-        before = {name: parameter.shape for name, parameter in teacher.named_parameters()}
-        whole = any(before.get(name, parameter.shape) != parameter.shape for name, parameter in net.named_parameters())
+        before = {name: parameter.shape for name, parameter in task.teacher.named_parameters()}
+        whole = any(
+            before.get(name, parameter.shape) != parameter.shape for name, parameter in task.net.named_parameters()
+        )
         for name, parameter, rate in free_parameters(self.student, whole):
             self.parameters[name] = parameter.requires_grad_(True)
             peak = rate * parameter.detach().square().mean().sqrt().clamp(min=1e-3).item()
@@ -187,8 +192,7 @@ class _Run:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         chosen = torch.randperm(len(self.split), generator=generator)[index * _BATCH : (index + 1) * _BATCH]
         mine = chosen[self.peers.rank :: self.peers.size] if self.peers else chosen
-        inputs = self.split.inputs[mine]
-        loss = divergence(self.student(inputs), self._wanted(mine, inputs)) * (len(mine) / len(chosen))
+        loss = self.loss(self.student(*self.split.take(mine)), self._wanted(mine)) * (len(mine) / len(chosen))
         self.optimizer.zero_grad()
         loss.backward()
         loss = loss.detach()
@@ -212,17 +216,20 @@ class _Run:
         self.save()
 
     @torch.no_grad()
-    def _wanted(self, chosen: Tensor, inputs: Tensor) -> Tensor:
+    def _wanted(self, chosen: Tensor) -> Outputs:
         """The teacher's outputs, remembered where that does not take much memory."""
-        if self.answers is None:
-            outputs = self.teacher(inputs[:1]).shape[1]
-            remembered = len(self.split) if len(self.split) * outputs <= _REMEMBERED else 0
-            self.answers = torch.full((remembered, outputs), math.nan)
-        if len(self.answers) == 0:
-            return self.teacher(inputs)
-        if self.answers[chosen].isnan().any():
-            self.answers[chosen] = self.teacher(inputs)
-        return self.answers[chosen]
+        if self.known is None:
+            samples, example = len(self.split), as_tuple(self.teacher(*self.split.take(0)))
+            fits = samples * sum(y.numel() for y in example) <= _REMEMBERED
+            self.known = torch.zeros(samples if fits else 0, dtype=torch.bool)
+            self.answers = tuple(torch.empty((len(self.known), *y.shape[1:]), dtype=y.dtype) for y in example)
+        if not len(self.known):
+            return as_tuple(self.teacher(*self.split.take(chosen)))
+        if not self.known[chosen].all():
+            for kept, new in zip(self.answers, as_tuple(self.teacher(*self.split.take(chosen))), strict=True):
+                kept[chosen] = new
+            self.known[chosen] = True
+        return tuple(kept[chosen] for kept in self.answers)
 
     def result(self) -> nn.Module:
         """The codebook net with what was learned."""

@@ -91,9 +91,9 @@ def train(net: nn.Module, data: Data, recipe: Recipe, head_start: tuple[nn.Modul
 
 
 def _progress_accuracy(net: nn.Module, data: Data) -> float:
-    split = data.calibration
-    answers = predict(net, split.inputs[:2000]).argmax(1)
-    return 100 * (answers == split.targets[:2000]).float().mean().item()
+    split = data.calibration.first(2000)
+    assert split.targets is not None
+    return 100 * (predict(net, split.inputs).argmax(1) == split.targets).float().mean().item()
 
 
 class _Run:
@@ -103,7 +103,13 @@ class _Run:
         self.recipe, self.checkpoint, self.step = recipe, checkpoint, 0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         samples = min(recipe.samples or len(split), len(split))
-        self.inputs, self.targets = split.inputs[:samples], split.targets[:samples]
+        if len(split.inputs) != 1 or split.inputs[0].dim() != 4 or not _are_labels(split.targets):
+            raise BuildError(
+                f"{split.name}: a recipe takes images (N, channels, rows, columns) and labels (N,), this has others",
+                "Train the model elsewhere, and name its weights in the model file.",
+            )
+        first = split.first(samples)
+        (self.inputs,), self.targets = first.inputs, first.targets
         self.steps_per_epoch = samples // recipe.batch
         if self.steps_per_epoch == 0:
             raise BuildError(f"{split.name} has {samples} samples, fewer than one batch of {recipe.batch}")
@@ -171,6 +177,10 @@ def load_state(path: Path, net: nn.Module, optimizer: torch.optim.SGD) -> int:
     for name, parameter in net.named_parameters():
         optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(state[f"momentum.{name}"])
     return step
+
+
+def _are_labels(targets: torch.Tensor | None) -> bool:
+    return targets is not None and targets.dim() == 1 and not targets.is_floating_point()
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:

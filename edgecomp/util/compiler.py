@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shutil
 import subprocess
@@ -10,7 +9,8 @@ from pathlib import Path
 
 from ..errors import BuildError
 from . import progress
-from .files import atomic_file, cache_folder, data_folder
+from .cache import key_of, remembered_file
+from .files import cache_folder, data_folder
 
 
 def shared_library(sources: list[Path], name: str) -> Path:
@@ -29,19 +29,17 @@ def build(compiler: str, sources: list[Path], arguments: list[str], name: str, s
         package = "g++-aarch64-linux-gnu" if "aarch64" in compiler else compiler
         raise BuildError(f"the compiler {compiler} is not installed", f"sudo apt-get install {package}")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    digest = hashlib.sha256("\0".join([version, name, salt, *arguments]).encode())
-    for path in [*sources, *_headers()]:
-        digest.update(path.name.encode() + path.read_bytes())
-    result = cache_folder("native", digest.hexdigest()[:16]) / name
-    if not result.exists():
+    key = key_of(version, name, salt, arguments, [(path.name, path) for path in [*sources, *_headers()]])
+
+    def make(path: Path) -> None:
         progress.note(f"compiling {name} with {compiler}")
-        with atomic_file(result) as partial:
-            command = [compiler, *(str(source) for source in sources), *arguments, "-o", str(partial)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise BuildError(f"{compiler} cannot compile {name}:\n{done.stderr.strip()[-2000:]}")
-            partial.chmod(0o755)
-    return result
+        command = [compiler, *(str(source) for source in sources), *arguments, "-o", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise BuildError(f"{compiler} cannot compile {name}:\n{done.stderr.strip()[-2000:]}")
+        path.chmod(0o755)
+
+    return remembered_file(cache_folder("native", key[:16]) / name, make)
 
 
 def _headers() -> list[Path]:

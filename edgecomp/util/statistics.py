@@ -10,7 +10,6 @@ import numpy as np
 _RESAMPLES = 1000
 _DRAWN = 2000  # samples of one process that are drawn at most: more tell nothing about a 95 % interval
 _THINNED = 50  # samples of one process that stand for all of them where only medians are asked for
-_Z = 1.959964  # of the normal distribution, 95 % two-sided
 
 Interval = tuple[float, float]
 Samples = list[list[float]] | tuple[list[list[float]], list[list[float]]]
@@ -81,11 +80,10 @@ def _medians_of(processes: list[list[float]], chosen: np.ndarray, generator: np.
 
 def _tail(n: int) -> float:
     """The share of the resamples to leave out at either end for a 95 % interval from `n` processes: Φ(−t √(n/(n−1))),
-    with Student's 97.5 % quantile t for n − 1 degrees of freedom, by its expansion (Abramowitz & Stegun 26.7.5)."""
-    z, v = _Z, n - 1
-    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    return 0.5 * math.erfc(t * math.sqrt(n / v) / math.sqrt(2))
+    with Student's 97.5 % quantile t for n − 1 degrees of freedom."""
+    from scipy import stats  # which takes a second to import
+
+    return float(stats.norm.cdf(-stats.t.ppf(0.975, n - 1) * math.sqrt(n / (n - 1))))
 
 
 def drop_of_rights(before: np.ndarray, after: np.ndarray) -> Interval:
@@ -100,7 +98,7 @@ def drop_of_rights(before: np.ndarray, after: np.ndarray) -> Interval:
     both, neither = int((before & after).sum()), int((~before & ~after).sum())
     lost, won = int((before & ~after).sum()), int((~before & after).sum())
     p1, p2 = (both + lost) / n, (both + won) / n
-    (low1, high1), (low2, high2) = wilson(p1, n), wilson(p2, n)
+    (low1, high1), (low2, high2) = wilson(both + lost, n), wilson(both + won, n)
     product = both * neither - lost * won
     product = max(product - n / 2, 0.0) if product > 0 else product
     spread = math.sqrt((both + lost) * (won + neither) * (both + won) * (lost + neither))
@@ -117,14 +115,18 @@ def drop_of_rights(before: np.ndarray, after: np.ndarray) -> Interval:
 
 
 def drop_of_scores(score: Callable[[np.ndarray], float], samples: int, seed: int = 0) -> Interval:
-    """95 % paired bootstrap interval of any metric's drop: `score` of resampled indices (N,), 200 times."""
+    """95 % paired bootstrap interval of any metric's drop: `score` of resampled indices (N,), 200 times. Draws of which
+    it is not known, such as those without any sample of a class, do not count; NaN if all are."""
     generator = np.random.default_rng(seed)
-    drops = [score(generator.integers(samples, size=samples)) for _ in range(200)]
-    low, high = np.percentile(drops, (2.5, 97.5))
-    return round(float(low), 4), round(float(high), 4)
+    drops = np.array([score(generator.integers(samples, size=samples)) for _ in range(200)])
+    known = drops[np.isfinite(drops)]
+    low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
-def wilson(p: float, n: int) -> Interval:
-    """95 % interval (Wilson 1927) of a share `p` that was found in `n` trials."""
-    centre, half = p + _Z**2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n))
-    return (centre - half) / (1 + _Z**2 / n), (centre + half) / (1 + _Z**2 / n)
+def wilson(successes: int, trials: int) -> Interval:
+    """95 % interval (Wilson 1927) of the share of successes."""
+    from scipy import stats
+
+    interval = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -73,3 +73,15 @@ def format_count(count: float) -> str:
         if abs(count) >= unit:
             return f"{count / unit:.1f} {name}"
     return f"{count:.0f}"
+
+
+def format_score(value: float, unit: str, signed: bool = False) -> str:
+    """Of a metric: (90.512, '%') → '90.51 %', (31.2345, 'dB') → '31.23 dB', (0.0123456, '') → '0.01235'."""
+    sign = "+" if signed else ""
+    return f"{value:{sign}.2f} %" if unit == "%" else f"{value:{sign}.4g} {unit}".strip()
+
+
+def format_drop(value: float, unit: str, signed: bool = False) -> str:
+    """Of a metric: percent are lost in points."""
+    sign = "+" if signed else ""
+    return f"{value:{sign}.2f} points" if unit == "%" else format_score(value, unit, signed)

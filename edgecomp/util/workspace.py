@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BuildError
+from .cache import RUNNING, key_of
 from .files import data_folder, remove_partials, sha256_file, write_text
 
 
@@ -63,14 +64,19 @@ class Workspace:
         )
 
 
-def stage_key(*parts: object) -> str:
-    """A digest of what a stage's result depends on: its arguments and the code itself, but for the experiments'."""
-    return hashlib.sha256(json.dumps([code_digest(), *map(str, parts)]).encode()).hexdigest()
+def stage_key(*parts: object, code: tuple[str, ...] = RUNNING) -> str:
+    """A digest of what a stage's result depends on: its arguments, and the code that computes. That of drivers, reports
+    and the command line is not part of it.
+
+    Args:
+        parts, code: see `cache.key_of`.
+    """
+    return key_of(*parts, code=code)
 
 
 @cache
 def code_digest() -> str:
-    """Of the program that computes: whoever has the same computes the same."""
+    """Of the whole program but the experiments: processes that have the same understand each other's tasks."""
     digest = hashlib.sha256()
     for folder in (Path(__file__).parents[1], data_folder("targets"), data_folder("android_bench")):
         for path in sorted(folder.rglob("*")):

@@ -1,11 +1,13 @@
-// The ops `edgecomp::codebook_linear.out`, `…conv2d.out` and `…embedding.out`: checks the arguments, calls the kernels.
-// Linking this file into a program registers them. A wrong argument is an error of the op, never a crash.
+// The ops `edgecomp::codebook_linear.out`, `…conv2d.out`, `…embedding.out` and `edgecomp::recurrence.out`: checks the
+// arguments, calls the kernels. Linking this file into a program registers them. A wrong argument is an error of the op,
+// never a crash.
 #include <executorch/extension/kernel_util/make_boxed_from_unboxed_functor.h>
 #include <executorch/runtime/kernel/thread_parallel_interface.h>
 
 #include "../kernels/codebook_conv2d/codebook_conv2d.h"
 #include "../kernels/codebook_embedding/codebook_embedding.h"
 #include "../kernels/codebook_linear/codebook_linear.h"
+#include "../kernels/recurrence/recurrence.h"
 
 namespace {
 
@@ -165,8 +167,52 @@ Tensor &codebook_embedding(KernelRuntimeContext &context, const Tensor &index, c
   return out;
 }
 
+// Fills `r` from the op's arguments; false if they do not fit together.
+bool read_recurrence(const Tensor &xp, const Tensor &h0, const optional<Tensor> &c0, ArrayRef<Tensor> constants,
+                     ArrayRef<int64_t> settings, const Tensor &out, edgecomp_recurrence *r) {
+  int32_t numbers[EDGECOMP_MOST_SETTINGS];
+  edgecomp_constant stored[4 * EDGECOMP_FACTORS];
+  if (settings.size() > EDGECOMP_MOST_SETTINGS || constants.size() > 4 * EDGECOMP_FACTORS) return false;
+  for (size_t i = 0; i < settings.size(); ++i) {
+    if (settings[i] < 0 || settings[i] > INT32_MAX) return false;
+    numbers[i] = int32_t(settings[i]);
+  }
+  for (size_t i = 0; i < constants.size(); ++i) {
+    const Tensor &t = constants[i];
+    if (!is_contiguous(t, t.scalar_type())) return false;
+    stored[i] = {t.const_data_ptr(), t.numel(), int32_t(t.element_size())};
+  }
+  if (xp.dim() != 3 || h0.dim() != 2 || !is_contiguous(xp, ScalarType::Float) || !is_contiguous(h0, ScalarType::Float) ||
+      !is_contiguous(out, ScalarType::Float))
+    return false;
+  const int32_t shape[] = {int32_t(xp.size(0)), int32_t(xp.size(1)), int32_t(xp.size(2)), int32_t(h0.size(1))};
+  const float *cells;
+  return edgecomp_recurrence_read(numbers, settings.size(), stored, constants.size(), shape, r) &&
+         h0.size(0) == r->batch && c0.has_value() == (r->kind == EDGECOMP_LSTM) && read_vector(c0, h0.numel(), &cells) &&
+         out.numel() == edgecomp_recurrence_outputs(r);
+}
+
+Tensor &recurrence(KernelRuntimeContext &context, const Tensor &xp, const Tensor &h0, optional<Tensor> c0,
+                   ArrayRef<Tensor> constants, ArrayRef<int64_t> settings, Tensor &out) {
+  const Profiled profiled(context, "recurrence");
+  edgecomp_recurrence r;
+  if (!read_recurrence(xp, h0, c0, constants, settings, out, &r)) {
+    ET_LOG(Error, "edgecomp::recurrence: the arguments do not fit together");
+    context.fail(Error::InvalidArgument);
+    return out;
+  }
+  void *scratch = scratch_memory(context, edgecomp_recurrence_scratch_bytes(&r));
+  const edgecomp_threads threads = pool();
+  if (scratch)
+    edgecomp_recurrence_run(&r, xp.const_data_ptr<float>(), h0.const_data_ptr<float>(),
+                            c0.has_value() ? c0->const_data_ptr<float>() : nullptr, out.mutable_data_ptr<float>(),
+                            scratch, &threads);
+  return out;
+}
+
 }  // namespace
 
+EXECUTORCH_LIBRARY(edgecomp, "recurrence.out", recurrence);
 EXECUTORCH_LIBRARY(edgecomp, "codebook_linear.out", codebook_linear);
 EXECUTORCH_LIBRARY(edgecomp, "codebook_embedding.out", codebook_embedding);
 EXECUTORCH_LIBRARY(edgecomp, "codebook_conv2d.out", codebook_conv2d);

@@ -32,7 +32,8 @@ class Tracer : public executorch::runtime::EventTracer {
   // The runtime's events of whole methods and delegates hold those of operators; they are left out.
   void end_profiling(Entry entry) override {
     const std::string &name = open_[entry.event_id];
-    const bool native = name.rfind("native_call_", 0) == 0, ours = name.rfind("codebook_", 0) == 0;
+    const bool native = name.rfind("native_call_", 0) == 0;
+    const bool ours = name.rfind("codebook_", 0) == 0 || name == "recurrence";
     if (native || ours) events_->push_back({native ? name.substr(12) : name, entry.start_time, now()});
   }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <random>
 #include <thread>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "codebook_conv2d/codebook_conv2d.h"
 #include "codebook_embedding/codebook_embedding.h"
 #include "codebook_linear/simd.h"
+#include "recurrence/recurrence.h"
 
 namespace {
 
@@ -208,6 +210,141 @@ void check_embedding(const Case &c) {
               got[size_t(i) * w.columns + column], 1e-6);
 }
 
+// Settings and constants of a recurrence, as a file has them.
+struct Recurrence {
+  std::vector<int32_t> settings;
+  std::vector<edgecomp_constant> constants;
+  std::vector<Case> cases;
+  std::vector<Buffer<char>> memory;
+
+  Recurrence(int kind, int reverse) : settings{kind, reverse, 0} {}
+
+  // Normal numbers of about 1/sqrt(columns), so that gates are neither 0 nor 1.
+  void add_floats(int64_t count, int columns) {
+    memory.emplace_back(size_t(count) * sizeof(float));
+    float *values = reinterpret_cast<float *>(memory.back().data());
+    for (int64_t i = 0; i < count; ++i) values[i] = normal() / std::sqrt(float(columns));
+    constants.push_back({values, count, 4});
+  }
+
+  void add_weights(int bits, int rows, int columns, bool bias) {
+    const int64_t count = int64_t(rows) * columns;
+    settings.insert(settings.end(), {bits, rows, columns, 0, 0, 0, 0, 0, 0, 0, 0, 0, bits != 32, bias});
+    ++settings[2];
+    if (bits == 32) {
+      add_floats(count, columns);
+    } else {
+      memory.emplace_back(size_t(count * bits + 7) / 8);
+      for (char &byte : memory.back()) byte = char(generator());
+      constants.push_back({memory.back().data(), int64_t(memory.back().size()), 1});
+      add_floats(rows, columns << 2 * (bits - 1));
+    }
+    if (bias) add_floats(rows, 1);
+  }
+
+  // Codes with a scale and a bias.
+  void add_codes(int rows, int columns, int k, int s, int axis, int table_bits) {
+    cases.emplace_back(rows, columns, axis, 32, 1, 0, s, k, table_bits, true, false);
+    const edgecomp_matrix &w = cases.back().w;
+    settings.insert(settings.end(), {0, rows, columns, axis, 32, 1, w.groups, s, k, 1, table_bits, 64, 1, 1});
+    ++settings[2];
+    constants.push_back({cases.back().codes.data(), int64_t(cases.back().codes.size()), 1});
+    constants.push_back({cases.back().codebook.data(), int64_t(cases.back().codebook.size() / 2), 2});
+    add_floats(rows, columns);
+    add_floats(rows, 1);
+  }
+
+  bool read(const int32_t *shape, edgecomp_recurrence *r) const {
+    return edgecomp_recurrence_read(settings.data(), settings.size(), constants.data(), constants.size(), shape, r);
+  }
+};
+
+void refused(bool accepted, const char *what) {
+  ++checks;
+  if (!accepted) return;
+  ++failures;
+  std::printf("recurrence: %s is accepted\n", what);
+}
+
+void check_recurrence(const Recurrence &given, int steps, int batch, int hidden, float limit) {
+  const int kind = given.settings[0], gates = edgecomp_recurrence_gates(kind) * hidden;
+  const int32_t shape[] = {steps, batch, gates, hidden};
+  edgecomp_recurrence r;
+  if (!given.read(shape, &r)) return refused(true, "nothing, what fits together too");
+  Buffer<float> xp(size_t(steps) * batch * gates), h0(size_t(batch) * hidden), c0(kind ? 0 : h0.size());
+  for (const auto *values : {&xp, &h0, &c0})
+    for (float &value : *values) value = normal();
+  Buffer<float> exact(edgecomp_recurrence_outputs(&r));
+  edgecomp_recurrence_reference(&r, xp.data(), h0.data(), c0.data(), exact.data());
+  in_every_way([&](const edgecomp_threads *threads) {
+    Buffer<float> got(exact.size());
+    Buffer<char> scratch(edgecomp_recurrence_scratch_bytes(&r) + 63);
+    void *memory = scratch.data();
+    size_t space = scratch.size();
+    edgecomp_recurrence_run(&r, xp.data(), h0.data(), c0.data(), got.data(), std::align(64, 1, memory, space), threads);
+    for (size_t i = 0; i < exact.size(); ++i) {
+      ++checks;
+      if (!(std::abs(exact[i] - got[i]) <= limit) && ++failures < 20)
+        std::printf("%s recurrence kind %d bits %d factors %d steps %d batch %d hidden %d: %g instead of %g\n",
+                    edgecomp::simd_best().name, kind, given.settings[3], r.count, steps, batch, hidden, got[i], exact[i]);
+    }
+  });
+}
+
+void check_recurrences() {
+  for (int kind = 0; kind < 4; ++kind)
+    for (int reverse : {0, 1}) {
+      const int hidden = 21 + 12 * reverse, rows = edgecomp_recurrence_gates(kind) * hidden, batch = 1 + (kind + reverse) % 5;
+      const auto made = [&](auto add) {
+        Recurrence recurrence(kind, reverse);
+        add(recurrence);
+        return recurrence;
+      };
+      const auto check = [&](float limit, auto add) { check_recurrence(made(add), 9, batch, hidden, limit); };
+      check(1e-4f, [&](Recurrence &r) { r.add_weights(32, rows, hidden, reverse); });
+      for (int bits : {8, 4, 2}) check(0.05f, [&](Recurrence &r) { r.add_weights(bits, rows, hidden, true); });
+      check(1e-3f, [&](Recurrence &r) { r.add_codes(rows, hidden, 40, 3, reverse, 32); });
+      check(0.02f, [&](Recurrence &r) { r.add_codes(rows, hidden, 16, 4, 0, 16); });
+      check(0.05f, [&](Recurrence &r) { r.add_weights(8, 7, hidden, false), r.add_codes(rows, 7, 16, 2, 0, 32); });
+      check(1e-3f, [&](Recurrence &r) { r.add_weights(32, 40, hidden, false), r.add_weights(32, rows, 40, true); });
+    }
+  Recurrence wide(EDGECOMP_GRU, 0);  // so large that threads share a step, and integers are unpacked in several parts
+  wide.add_weights(4, 900, 300, true);
+  check_recurrence(wide, 3, 1, 300, 0.05f);
+}
+
+// Sizes that do not fit together, or whose products overflow.
+void check_recurrence_limits() {
+  const int32_t shape[] = {5, 2, 84, 21};
+  edgecomp_recurrence r;
+  Recurrence right(EDGECOMP_LSTM, 0);
+  right.add_weights(32, 84, 21, true);
+  refused(!right.read(shape, &r), "nothing");
+  for (size_t place = 0; place < right.settings.size(); ++place)
+    for (int32_t value : {-1, 5, 85, 1 << 30, INT32_MAX}) {
+      if (place >= 6 && place < 15) continue;  // those of codes
+      Recurrence wrong(EDGECOMP_LSTM, 0);
+      wrong.settings = right.settings, wrong.constants = right.constants;
+      wrong.settings[place] = value;
+      refused(wrong.read(shape, &r), "a wrong setting");
+    }
+  for (int side = 0; side < 4; ++side)
+    for (int32_t value : {-1, 0, INT32_MAX}) {
+      int32_t wrong[] = {shape[0], shape[1], shape[2], shape[3]};
+      wrong[side] = value;
+      if (side < 2 && value == INT32_MAX) wrong[1 - side] = 1 << 20;  // a product beyond 2^40
+      refused(right.read(wrong, &r), "a wrong shape");
+    }
+  for (size_t i = 0; i < right.constants.size(); ++i) {
+    Recurrence wrong(EDGECOMP_LSTM, 0);
+    wrong.settings = right.settings, wrong.constants = right.constants;
+    wrong.constants[i].elements -= 1;
+    refused(wrong.read(shape, &r), "a constant that is too small");
+    wrong.constants.erase(wrong.constants.begin() + i);
+    refused(wrong.read(shape, &r), "a missing constant");
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -246,6 +383,8 @@ int main() {
   for (int k : {2, 16, 243})
     for (int s : {1, 3, 4})
       for (int axis : {0, 1}) check_embedding(Case(21, 17, axis, 8, 1 + k % 2, s % 2, s, k, 32, s == 4, k == 16));
+  check_recurrences();
+  check_recurrence_limits();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures ? 1 : 0;
 }

@@ -80,7 +80,7 @@ LiteRtStatus add(LiteRtOptions options) {
 }  // namespace
 
 LiteRtStatus edgecomp_add_litert_ops(LiteRtOptions options) {
-  for (auto add_one : {add<Op::kLinear>, add<Op::kConv2d>, add<Op::kEmbedding>})
+  for (auto add_one : {add<Op::kLinear>, add<Op::kConv2d>, add<Op::kEmbedding>, add<Op::kRecurrence>})
     if (LiteRtStatus status = add_one(options)) return status;
   return 0;
 }

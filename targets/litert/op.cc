@@ -7,6 +7,7 @@
 #include "../kernels/codebook_conv2d/codebook_conv2d.h"
 #include "../kernels/codebook_embedding/codebook_embedding.h"
 #include "../kernels/codebook_linear/codebook_linear.h"
+#include "../kernels/recurrence/recurrence.h"
 
 namespace edgecomp {
 namespace {
@@ -110,6 +111,48 @@ bool embedding(const std::vector<OpTensor> &inputs, const OpTensor &y) {
   return edgecomp_embedding_run(&a.w, rows.data(), count, static_cast<float *>(y.data));
 }
 
+int32_t bytes_of(ElementType type) {
+  switch (type) {
+    case ElementType::kFloat32:
+    case ElementType::kInt32: return 4;
+    case ElementType::kInt64: return 8;
+    case ElementType::kFloat16: return 2;
+    default: return 1;
+  }
+}
+
+bool recurrence(const std::vector<OpTensor> &inputs, const OpTensor &y) {
+  const OpTensor &xp = inputs[0], &h0 = inputs[1], &settings = inputs.back();
+  if (!is_float(xp) || xp.shape.size() != 3 || !is_float(h0) || h0.shape.size() != 2 || !is_float(y)) return false;
+  if (settings.type != ElementType::kInt32 || settings.elements() < 3) return false;
+  const int32_t *numbers = static_cast<const int32_t *>(settings.data);
+  const bool lstm = numbers[0] == EDGECOMP_LSTM;
+  const size_t states = lstm ? 3 : 2;
+  if (inputs.size() < states + 2 || (lstm && (!is_float(inputs[2]) || inputs[2].shape != h0.shape))) return false;
+  std::vector<edgecomp_constant> constants;
+  for (size_t i = states; i + 1 < inputs.size(); ++i)
+    constants.push_back({inputs[i].data, inputs[i].elements(), bytes_of(inputs[i].type)});
+  const int32_t shape[] = {xp.shape[0], xp.shape[1], xp.shape[2], h0.shape[1]};
+  edgecomp_recurrence r;
+  if (!edgecomp_recurrence_read(numbers, size_t(settings.elements()), constants.data(), constants.size(), shape, &r) ||
+      h0.shape[0] != r.batch || y.elements() != edgecomp_recurrence_outputs(&r))
+    return false;
+  void *scratch = scratch_memory(edgecomp_recurrence_scratch_bytes(&r));
+  if (!scratch) return false;
+  edgecomp_recurrence_run(&r, static_cast<const float *>(xp.data), static_cast<const float *>(h0.data),
+                          lstm ? static_cast<const float *>(inputs[2].data) : nullptr, static_cast<float *>(y.data),
+                          scratch, nullptr);
+  return true;
+}
+
+// The kind is told by how many times as wide as the states xp is; an LSTM gives its last cells, too.
+std::vector<int32_t> recurrence_shape(const std::vector<int32_t> &xp, const std::vector<int32_t> &h0) {
+  if (xp.size() != 3 || h0.size() != 2) return {};
+  const bool lstm = xp[2] == int64_t(h0[1]) * edgecomp_recurrence_gates(EDGECOMP_LSTM);
+  if (lstm && xp[0] == INT32_MAX) return {};
+  return {xp[0] + lstm, h0[0], h0[1]};
+}
+
 }  // namespace
 
 int64_t OpTensor::elements() const {
@@ -119,6 +162,8 @@ int64_t OpTensor::elements() const {
 }
 
 std::vector<int32_t> output_shape(Op op, const std::vector<std::vector<int32_t>> &inputs) {
+  if (op == Op::kRecurrence)
+    return inputs.size() < 4 ? std::vector<int32_t>{} : recurrence_shape(inputs[0], inputs[1]);
   const size_t least = op == Op::kConv2d ? 7 : 5;
   if (inputs.size() < least || inputs[0].empty() || inputs[3].size() != 1 || inputs.back().size() != 1) return {};
   std::vector<int32_t> shape = inputs[0];
@@ -136,10 +181,11 @@ std::vector<int32_t> output_shape(Op op, const std::vector<std::vector<int32_t>>
 }
 
 std::string run_op(Op op, const std::vector<OpTensor> &inputs, const OpTensor &output) {
-  const bool enough = inputs.size() >= 5;
-  const bool done = enough && (op == Op::kLinear   ? linear(inputs, output)
-                               : op == Op::kConv2d ? conv2d(inputs, output)
-                                                   : embedding(inputs, output));
+  const bool enough = inputs.size() >= (op == Op::kRecurrence ? 4 : 5);
+  const bool done = enough && (op == Op::kLinear      ? linear(inputs, output)
+                               : op == Op::kConv2d    ? conv2d(inputs, output)
+                               : op == Op::kEmbedding ? embedding(inputs, output)
+                                                      : recurrence(inputs, output));
   return done ? "" : std::string(kOpNames[int(op)]) + ": the arguments do not fit together";
 }
 

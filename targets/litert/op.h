@@ -3,9 +3,11 @@
 //   edgecomp_codebook_linear     x, codes, codebook [, scale] [, bias], settings; at least one of scale and bias
 //   edgecomp_codebook_conv2d     the same, then two tensors as long as the output is high and wide
 //   edgecomp_codebook_embedding  index (int32 or int64), codes, codebook [, scale], settings, a tensor as long as a row
+//   edgecomp_recurrence          xp, h0 [, c0 of an LSTM], constants and settings as in kernels/recurrence/recurrence.h
 //
-// settings (int32): rows, axis, tile, 1 if there is a scale, 1 if there is a bias, table bits, table group, relu; for a
-// convolution also the height and width of kernel, stride, padding, dilation. `edgecomp/runtimes/litert/flatbuffer.py` writes them.
+// settings of the others (int32): rows, axis, tile, 1 if there is a scale, 1 if there is a bias, table bits, table group,
+// relu; for a convolution also the height and width of kernel, stride, padding, dilation.
+// `edgecomp/runtimes/litert/flatbuffer.py` writes them.
 // x and y of a convolution are NHWC. The rest is as in coded_matrix.h.
 #pragma once
 
@@ -27,10 +29,11 @@ struct OpTensor {
   int64_t elements() const;
 };
 
-enum class Op { kLinear, kConv2d, kEmbedding };
+enum class Op { kLinear, kConv2d, kEmbedding, kRecurrence };
 
-inline constexpr const char *kOpNames[] = {"edgecomp_codebook_linear", "edgecomp_codebook_conv2d",
-                                           "edgecomp_codebook_embedding"};
+inline constexpr int kOps = 4;
+inline constexpr const char *kOpNames[kOps] = {"edgecomp_codebook_linear", "edgecomp_codebook_conv2d",
+                                               "edgecomp_codebook_embedding", "edgecomp_recurrence"};
 
 // Shape of the output, which follows from the shapes of the inputs; empty if they are too few.
 std::vector<int32_t> output_shape(Op op, const std::vector<std::vector<int32_t>> &inputs);

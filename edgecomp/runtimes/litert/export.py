@@ -3,7 +3,7 @@
 A custom op has the inputs x, codes (int8, whatever they are), codebook, row scales, bias, and `settings` (int32): what
 its kernel must know beyond the shapes, see `targets/litert/op.h`. A convolution takes and gives NHWC, and has two more
 inputs, as long as its output is high and wide: LiteRT asks for the shape of outputs before it shows an op anything but
-shapes.
+shapes. A recurrence has the inputs xp, h0, c0 if it is an LSTM's, what is stored of its factors, and settings.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...devices.tensors import Signature
 from ...errors import BuildError
 from ...layers import ops
 from ...layers.codebook import Coded
@@ -32,6 +33,7 @@ from ...layers.fusing import relu_behind
 from ...layers.matrix import kind_of, one_channel_per_group
 from ...layers.packing import pack_signed
 from ...layers.quantized import Arithmetic, Quantized
+from ...layers.recurrent import inside_recurrences
 from ...layers.stock import Stock
 from .. import Constant
 from .file_net import FileNet
@@ -58,7 +60,7 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         try:
             import litert_torch
 
-            from . import flatbuffer
+            from . import flatbuffer, masks
             from .integers import plain_layers, store_integers
 
             _teach_converter()
@@ -74,6 +76,8 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         except Exception as error:
             raise BuildError(f"LiteRT cannot export the model: {type(error).__name__}: {error}") from error
     store_integers(model, integers)
+    if masks.infinite(net):
+        masks.restore(model)
     flatbuffer.make_builtin(model, _WIDEN, flatbuffer.schema.BuiltinOperator.CAST)
     flatbuffer.write(model, path)
 
@@ -118,6 +122,13 @@ def constants(path: Path) -> list[Constant]:
     return found
 
 
+def signature(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Signature:
+    """As the file has it: the converter makes 64-bit integers 32-bit ones."""
+    from . import flatbuffer
+
+    return flatbuffer.signature(path)
+
+
 def operators(path: Path) -> set[str]:
     """Names of the operators of the file, as the schema has them; those of custom ones are their own."""
     from . import flatbuffer
@@ -128,8 +139,9 @@ def operators(path: Path) -> set[str]:
 def _convertible(net: nn.Module) -> nn.Module:
     """The same with codes as int8: the converter knows no unsigned constants, and with codebooks kept as they are."""
     net = copy.deepcopy(net).eval()
+    apart = inside_recurrences(net)
     for layer in net.modules():
-        if isinstance(layer, Coded):
+        if isinstance(layer, Coded) or (isinstance(layer, Quantized) and layer in apart):
             layer.codes = layer.codes.view(torch.int8)
         elif isinstance(layer, Stock):
             layer.widen = torch.ops.edgecomp_litert.widen
@@ -182,6 +194,12 @@ def _teach_converter() -> None:
         given = settings((rows, axis, tile), scale, None, (32, 64, False))
         operands = [index, *matrix(codes, codebook, scale, None), given, zeros(columns)]
         return custom(context, "edgecomp_codebook_embedding", operands)
+
+    @lower(torch.ops.edgecomp.recurrence)
+    def recurrence(context, xp, h0, c0, constants, settings):  # type: ignore[no-untyped-def]
+        states = [xp, h0] if c0 is None else [xp, h0, c0]
+        given = utils.numpy_array_constant(np.array(settings, np.int32))
+        return custom(context, "edgecomp_recurrence", [*states, *constants, given])
 
     @lower(torch.ops.edgecomp_litert.codebook_conv2d)
     def conv2d(  # type: ignore[no-untyped-def]

@@ -5,6 +5,7 @@ The schema is that of the runtime (`ai_edge_litert.schema_py_generated`): a mode
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import struct
 import subprocess
@@ -15,8 +16,10 @@ from typing import Any
 
 import flatbuffers
 import numpy as np
+import torch
 from ai_edge_litert import schema_py_generated as schema
 
+from ...devices.tensors import Signature, TensorSpec
 from ...errors import BuildError
 from ...util.files import atomic_file
 
@@ -36,6 +39,11 @@ except Exception as error:
     if "unresolved custom op" not in str(error):
         sys.exit(" ".join(str(error).split()))
 """
+
+_DTYPES = {
+    **{"FLOAT32": torch.float32, "FLOAT16": torch.float16, "FLOAT64": torch.float64, "BOOL": torch.bool},
+    **{"INT8": torch.int8, "UINT8": torch.uint8, "INT16": torch.int16, "INT32": torch.int32, "INT64": torch.int64},
+}
 
 
 def read(path: Path) -> Any:
@@ -68,6 +76,19 @@ def verified(data: bytes, source: str) -> Any:
     if problem:
         raise BuildError(f"{source} is damaged: {problem}", _REMEDY)
     return model
+
+
+def signature(path: Path) -> Signature:
+    """What the file takes and gives; nothing else of it is read."""
+    graph = schema.Model.GetRootAs(np.memmap(path, np.uint8, "r")).Subgraphs(0)
+
+    def spec(index: int) -> TensorSpec:
+        tensor = graph.Tensors(index)
+        shape = tuple(tensor.Shape(i) for i in range(tensor.ShapeLength()))
+        return TensorSpec(_DTYPES[name_of(schema.TensorType, tensor.Type())], shape)
+
+    inputs = tuple(spec(graph.Inputs(i)) for i in range(graph.InputsLength()))
+    return Signature(inputs, tuple(spec(graph.Outputs(i)) for i in range(graph.OutputsLength())))
 
 
 def parse(data: bytes) -> Any:
@@ -180,11 +201,25 @@ def write(model: Any, path: Path) -> None:
     """Writes a `ModelT`: the same bytes for the same model."""
     for code in model.operatorCodes:
         code.version = max(code.version, 1)  # the runtime finds no custom op of version 0
+    _share_buffers(model)
     builder = flatbuffers.Builder(1024)
     model.buffers = [_Aligned(buffer.data) for buffer in model.buffers]
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     with atomic_file(path) as partial:
         partial.write_bytes(builder.Output())
+
+
+def _share_buffers(model: Any) -> None:
+    """Lets constants of equal bytes lie in the file once."""
+    first: dict[bytes, int] = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            if data is None or len(data) == 0 or tensor.isVariable:
+                continue
+            kept = first.setdefault(hashlib.sha256(np.asarray(data, np.uint8)).digest(), tensor.buffer)
+            if kept != tensor.buffer:
+                model.buffers[tensor.buffer].data, tensor.buffer = None, kept
 
 
 def make_builtin(model: Any, custom: str, builtin: int) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...errors import BuildError
 from ...layers.packing import pack_signed
 from ...layers.quantized import Quantized, QuantizedLinear, grid
+from ...layers.recurrent import inside_recurrences
 from . import flatbuffer
 from .flatbuffer import schema
 
@@ -27,12 +28,14 @@ _MULTIPLYING = (_DENSE, schema.BuiltinOperator.CONV_2D, _DEPTHWISE)
 
 
 def plain_layers(net: nn.Module) -> dict[str, Quantized]:
-    """Replaces the integer layers of `net` by torch's, with the weights they mean; returns them by name."""
-    found = {name: part for name, part in net.named_modules() if isinstance(part, Quantized)}
-    replacements = {id(part): _plain(part) for part in found.values()}
+    """Replaces the integer layers of `net` by torch's, with the weights they mean; returns them by name. Those of
+    recurrences stay: their op takes them as they are."""
+    apart = inside_recurrences(net)
+    found = {n: part for n, part in net.named_modules() if isinstance(part, Quantized) and part not in apart}
+    replacements = {part: _plain(part) for part in found.values()}
     for name, part in net.named_modules(remove_duplicate=False):
-        if isinstance(part, Quantized):
-            net.set_submodule(name, replacements[id(part)])
+        if part in replacements:
+            net.set_submodule(name, replacements[part])
     return found
 
 
@@ -46,7 +49,7 @@ def store_integers(model: Any, layers: dict[str, Quantized]) -> None:
     for name, layer in layers.items():
         for form in forms(layer.decode()):
             waiting[_digest(form.numpy())].append((name, layer))
-    missing = set(layers)
+    missing, rewriters, plain = set(layers), [], []
     for graph in model.subgraphs:
         rewriter = _Rewriter(model, graph)
         for op in list(graph.operators):
@@ -57,7 +60,16 @@ def store_integers(model: Any, layers: dict[str, Quantized]) -> None:
             if twins:  # of several equal layers each has its op, in order; of one, all have
                 name, layer = twins.pop(0) if len(twins) > 1 else twins[0]
                 missing.discard(name)
-                rewriter.rewrite(op, layer)
+                rewriter.rewrite(op, layer, layer.scale)
+            elif data is not None:
+                plain.append((rewriter, op, data))
+        rewriters.append(rewriter)
+    for rewriter, op, data in plain:  # a factor behind a layer has become part of its weights
+        scales = {name: _scaled(layers[name], data) for name in missing if not layers[name].static}
+        for name, scale in [(name, scale) for name, scale in scales.items() if scale is not None][:1]:
+            missing.discard(name)
+            rewriter.rewrite(op, layers[name], scale)
+    for rewriter in rewriters:
         rewriter.finish()
     if missing:
         raise BuildError(
@@ -72,6 +84,17 @@ def forms(matrix: Tensor) -> list[Tensor]:
     return [matrix.contiguous(), matrix.T.contiguous()]
 
 
+def _scaled(layer: Quantized, data: Any) -> Tensor | None:
+    """The row scales with which the layer's integers mean these weights; None if none do."""
+    codes, weights = layer.matrix().float(), torch.from_numpy(np.frombuffer(bytes(data), np.float32).copy())
+    if weights.numel() != codes.numel():
+        return None
+    weights = weights.reshape(codes.shape)
+    scale = (weights * codes).sum(1) / codes.square().sum(1).clamp(min=1)
+    alike = torch.allclose(scale[:, None] * codes, weights, rtol=1e-4, atol=1e-6 * weights.abs().max().item())
+    return scale if alike and (scale >= 0).all() else None
+
+
 class _Rewriter:
     """Changes ops of one graph, and adds others around them."""
 
@@ -80,11 +103,11 @@ class _Rewriter:
         self.around: dict[int, tuple[Any, Any]] = {}  # by op, what comes before and after it
         self.weights: dict[int, int] = {}  # by fp32 tensor, the integer one
 
-    def rewrite(self, op: Any, layer: Quantized) -> None:
+    def rewrite(self, op: Any, layer: Quantized, scale: Tensor) -> None:
         code = self.model.operatorCodes[op.opcodeIndex].builtinCode
         op.inputs = list(op.inputs)
         if op.inputs[1] not in self.weights:
-            self.weights[op.inputs[1]] = self._weights(op.inputs[1], layer, code == _DEPTHWISE)
+            self.weights[op.inputs[1]] = self._weights(op.inputs[1], layer, scale, code == _DEPTHWISE)
         op.inputs[1] = self.weights[op.inputs[1]]
         if layer.static and layer.ranges is not None:
             self._fix_scales(op, layer)
@@ -99,11 +122,11 @@ class _Rewriter:
             ops += [each for each in (before, op, after) if each is not None]
         self.graph.operators = ops
 
-    def _weights(self, plain: int, layer: Quantized, depthwise: bool) -> int:
+    def _weights(self, plain: int, layer: Quantized, scale: Tensor, depthwise: bool) -> int:
         matrix = forms(layer.matrix())[depthwise]
         shape = self.graph.tensors[plain].shape
         return self._tensor(
-            plain, "", shape, layer.bits, layer.scale.numpy(), 3 if depthwise else 0, pack_signed(matrix, layer.bits)
+            plain, "", shape, layer.bits, scale.numpy(), 3 if depthwise else 0, pack_signed(matrix, layer.bits)
         )
 
     def _fix_scales(self, op: Any, layer: Quantized) -> None:

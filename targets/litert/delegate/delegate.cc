@@ -2,7 +2,7 @@
 //
 //   Interpreter(path, experimental_delegates=[load_delegate("libedgecomp_delegate.so")])
 //
-// Every codebook node is taken over by itself; XNNPACK still gets the others. What is used of the TensorFlow Lite C API
+// Every node of ours is taken over by itself; XNNPACK still gets the others. What is used of the TensorFlow Lite C API
 // (common.h, stable since 2.4) is declared here: its headers are not in the package.
 #include <cstring>
 
@@ -122,7 +122,7 @@ OpTensor read(const TfLiteTensor *tensor) {
 
 int op_of(const TfLiteRegistration *registration) {
   if (registration->builtin_code != kBuiltinCustom || !registration->custom_name) return -1;
-  for (int op = 0; op < 3; ++op)
+  for (int op = 0; op < edgecomp::kOps; ++op)
     if (std::strcmp(registration->custom_name, edgecomp::kOpNames[op]) == 0) return op;
   return -1;
 }

@@ -10,6 +10,7 @@
 #include <random>
 
 #include "../../kernels/codebook_conv2d/codebook_conv2d.h"
+#include "../../kernels/recurrence/recurrence.h"
 #include "../op.h"
 
 using namespace edgecomp;
@@ -74,9 +75,67 @@ struct Tensors {
   }
 };
 
+// Calls an op; 1 if it accepts the tensors.
+int finish(Op op, Bytes &bytes, Tensors &tensors) {
+  if (bytes.seldom()) tensors.all[bytes.next() % tensors.all.size()].type = ElementType(bytes.from({1, 3, 9}));
+  for (size_t i = 0; i < tensors.all.size(); ++i)  // that much the runtimes check
+    if (tensors.all[i].elements() * bytes_of(tensors.all[i].type) > tensors.sizes[i]) return 0;
+  std::vector<std::vector<int32_t>> shapes;
+  for (const OpTensor &tensor : tensors.all) shapes.push_back(tensor.shape);
+  std::vector<int64_t> shape;
+  for (int32_t side : output_shape(op, shapes)) shape.push_back(side);
+  if (shape.empty() || !tensors.add(bytes, ElementType::kFloat32, shape)) return 0;
+  const OpTensor output = tensors.all.back();
+  tensors.all.pop_back();
+  return run_op(op, tensors.all, output).empty();
+}
+
+// Adds settings; false if there is no memory for so many.
+bool add_settings(Bytes &bytes, Tensors &tensors, const std::vector<int32_t> &settings) {
+  if (!tensors.add(bytes, ElementType::kInt32, {int64_t(settings.size())})) return false;
+  if (tensors.all.back().shape[0] > int32_t(settings.size())) return false;
+  for (int32_t i = 0; i < tensors.all.back().shape[0]; ++i)
+    static_cast<int32_t *>(tensors.all.back().data)[i] = bytes.mostly(settings[i]);
+  return true;
+}
+
+// A recurrence of one or two factors of any kind.
+int call_recurrence(Bytes &bytes) {
+  const int32_t kind = bytes.between(0, 3), hidden = bytes.between(1, 40), batch = bytes.between(1, 5);
+  const int32_t steps = bytes.between(1, 4), rows = edgecomp_recurrence_gates(kind) * hidden, factors = bytes.between(1, 2);
+  std::vector<int32_t> settings = {kind, bytes.next() % 2, factors};
+  Tensors tensors;
+  const auto add = [&](ElementType type, const std::vector<int64_t> &shape) { return tensors.add(bytes, type, shape); };
+  bool made = add(ElementType::kFloat32, {steps, batch, rows}) && add(ElementType::kFloat32, {batch, hidden});
+  if (kind == EDGECOMP_LSTM) made = made && add(ElementType::kFloat32, {batch, hidden});
+  int32_t columns = hidden;
+  for (int32_t i = 0; i < factors; ++i) {
+    const int32_t bits = bytes.from({0, 0, 2, 4, 8, 32}), half = bytes.next() % 2, bias = bytes.next() % 2;
+    const int32_t scale = bits == 32 ? 0 : bits ? 1 : bytes.next() % 2;
+    edgecomp_matrix w = {};
+    w.rows = i + 1 < factors ? bytes.between(1, 40) : rows, w.columns = columns, columns = w.rows;
+    if (bits == 0) {
+      w.axis = bytes.next() % 4 == 0, w.tile = bytes.from({8, 16, 32, 64, 128});
+      w.stages = bytes.between(1, 2), w.segment = bytes.between(1, 9), w.codewords = bytes.from({2, 5, 16, 16, 40, 256});
+      w.groups = bytes.next() % 2 ? 1 : edgecomp_blocks(&w);
+      w.table_bits = bytes.from({8, 16, 32}), w.table_group = bytes.from({16, 32, 64});
+      made = made && add(ElementType::kInt8, {int64_t(edgecomp_codes_bytes(&w))});
+      made = made && add(half ? ElementType::kFloat16 : ElementType::kFloat32, {w.stages, w.groups, w.segment, w.codewords});
+    } else {
+      made = made && (bits == 32 ? add(ElementType::kFloat32, {w.rows, w.columns})
+                                 : add(ElementType::kInt8, {(int64_t(w.rows) * w.columns * bits + 7) / 8}));
+    }
+    for (int32_t vectors = scale + bias; vectors > 0; --vectors) made = made && add(ElementType::kFloat32, {w.rows});
+    settings.insert(settings.end(), {bits, w.rows, w.columns, w.axis, w.tile, w.stages, w.groups, w.segment, w.codewords,
+                                     half, w.table_bits, w.table_group, scale, bias});
+  }
+  return made && add_settings(bytes, tensors, settings) ? finish(Op::kRecurrence, bytes, tensors) : 0;
+}
+
 // One call with what the bytes say; mostly one that fits together. 1: it was accepted.
 int call(Bytes bytes) {
-  const Op op = Op(bytes.between(0, 2));
+  const Op op = Op(bytes.between(0, 3));
+  if (op == Op::kRecurrence) return call_recurrence(bytes);
   const bool conv = op == Op::kConv2d, scale = bytes.next() % 2, bias = bytes.next() % 2 || !scale;
   const ElementType book = bytes.next() % 2 ? ElementType::kFloat16 : ElementType::kFloat32;
   const int32_t kernel = conv ? bytes.between(1, 3) : 1, channels = bytes.between(1, 70), size = bytes.between(1, 9);
@@ -102,10 +161,7 @@ int call(Bytes bytes) {
   made = made && add(book, {w.stages, w.groups, w.segment, w.codewords});
   if (scale) made = made && add(ElementType::kFloat32, {w.rows});
   if (bias) made = made && add(ElementType::kFloat32, {w.rows});
-  made = made && add(ElementType::kInt32, {int64_t(settings.size())});
-  if (!made || tensors.all.back().shape[0] > int32_t(settings.size())) return 0;
-  for (int32_t i = 0; i < tensors.all.back().shape[0]; ++i)
-    static_cast<int32_t *>(tensors.all.back().data)[i] = bytes.mostly(settings[i]);
+  if (!made || !add_settings(bytes, tensors, settings)) return 0;
   if (conv) made = add(ElementType::kInt8, {out[0]}) && add(ElementType::kInt8, {out[1]});
   if (op == Op::kEmbedding) {
     made = add(ElementType::kInt8, {w.columns});
@@ -116,17 +172,7 @@ int call(Bytes bytes) {
     }
   }
   if (!made) return 0;
-  if (bytes.seldom()) tensors.all[bytes.next() % tensors.all.size()].type = ElementType(bytes.from({1, 3, 9}));
-  for (size_t i = 0; i < tensors.all.size(); ++i)  // that much the runtimes check
-    if (tensors.all[i].elements() * bytes_of(tensors.all[i].type) > tensors.sizes[i]) return 0;
-  std::vector<std::vector<int32_t>> shapes;
-  for (const OpTensor &tensor : tensors.all) shapes.push_back(tensor.shape);
-  std::vector<int64_t> shape;
-  for (int32_t side : output_shape(op, shapes)) shape.push_back(side);
-  if (shape.empty() || !tensors.add(bytes, ElementType::kFloat32, shape)) return 0;
-  const OpTensor output = tensors.all.back();
-  tensors.all.pop_back();
-  return run_op(op, tensors.all, output).empty();
+  return finish(op, bytes, tensors);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "../../kernels/codebook_conv2d/codebook_conv2d.h"
+#include "../../kernels/recurrence/recurrence.h"
 #include "../op.h"
 
 using namespace edgecomp;
@@ -102,6 +103,51 @@ constexpr ElementType kTypes[] = {ElementType::kInt8, ElementType::kUInt8, Eleme
 
 bool is_byte(ElementType type) { return type == ElementType::kInt8 || type == ElementType::kUInt8; }
 
+// An LSTM of 3 cells, 4 steps, a batch of 2, fp32 weights and a bias.
+struct Lstm {
+  std::vector<float> xp = std::vector<float>(4 * 2 * 12), h = std::vector<float>(6), c = h, y = std::vector<float>(5 * 6);
+  std::vector<float> weights = std::vector<float>(12 * 3), bias = std::vector<float>(12);
+  std::vector<int32_t> settings{0, 1, 1, 32, 12, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
+  std::vector<OpTensor> inputs;
+  OpTensor output = {ElementType::kFloat32, {5, 2, 3}, y.data()};
+
+  Lstm() {
+    std::normal_distribution<float> normal;
+    for (auto *values : {&xp, &h, &c, &weights, &bias})
+      for (float &value : *values) value = normal(generator);
+    inputs = {{ElementType::kFloat32, {4, 2, 12}, xp.data()}, {ElementType::kFloat32, {2, 3}, h.data()},
+              {ElementType::kFloat32, {2, 3}, c.data()},      {ElementType::kFloat32, {12, 3}, weights.data()},
+              {ElementType::kFloat32, {12}, bias.data()},     {ElementType::kInt32, {17}, settings.data()}};
+  }
+};
+
+void check_recurrence() {
+  Lstm lstm;
+  expect(output_shape(Op::kRecurrence, {{4, 2, 12}, {2, 3}, {2, 3}, {12, 3}}) == lstm.output.shape, "shape of an LSTM");
+  expect(output_shape(Op::kRecurrence, {{4, 2, 9}, {2, 3}, {9, 3}, {17}}) == std::vector<int32_t>{4, 2, 3}, "of a GRU");
+  expect(output_shape(Op::kRecurrence, {{4, 12}, {2, 3}, {2, 3}, {12, 3}}).empty(), "inputs of rank 2 are accepted");
+  expect(run_op(Op::kRecurrence, lstm.inputs, lstm.output).empty(), "right arguments are refused");
+  edgecomp_recurrence r = {EDGECOMP_LSTM, 1, 4, 2, 3, 1, {}};
+  r.factors[0].bits = 32, r.factors[0].w.rows = 12, r.factors[0].w.columns = 3, r.factors[0].w.bias = lstm.bias.data();
+  r.factors[0].w.codes = reinterpret_cast<const uint8_t *>(lstm.weights.data());
+  std::vector<float> exact(lstm.y.size());
+  edgecomp_recurrence_reference(&r, lstm.xp.data(), lstm.h.data(), lstm.c.data(), exact.data());
+  for (size_t i = 0; i < exact.size(); ++i) expect(std::abs(exact[i] - lstm.y[i]) < 1e-5, kOpNames[3]);
+  int refused = 0;
+  for (int trial = 0; trial < 5000; ++trial) {
+    Lstm damaged;
+    OpTensor &tensor = damaged.inputs[generator() % damaged.inputs.size()];
+    switch (generator() % 4) {
+      case 0: damaged.settings[generator() % 17] = int32_t(generator() % 2 ? generator() % 16 : generator()) - 2; break;
+      case 1: tensor.type = ElementType::kFloat16; break;
+      case 2: --tensor.shape[0]; break;
+      default: damaged.inputs.erase(damaged.inputs.begin() + generator() % damaged.inputs.size());
+    }
+    refused += !run_op(Op::kRecurrence, damaged.inputs, damaged.output).empty();
+  }
+  expect(refused > 3000, "damaged arguments of a recurrence are hardly ever refused");
+}
+
 // Damaged files: settings, shapes and types that are anything. Whatever is accepted must stay within the buffers.
 void check_damage() {
   int refused = 0;
@@ -129,6 +175,7 @@ int main() {
   check_results();
   check_settings();
   check_damage();
+  check_recurrence();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures ? 1 : 0;
 }
