@@ -1,6 +1,7 @@
 # make demo      set everything up, then compress the embedded default model and measure it
 # make test      set everything up, then run all tests in two processes (WORKERS=4 make test: in four)
 # make quick     set everything up, then what takes two minutes: lint, and the contracts that need no exported file
+# make picture   draw the pictures of the documentation again: a report, the architecture
 # make headline  the same as demo with the 220 MB network (trains it once, about 40 minutes on 2 cores)
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ PACKAGES := g++ binutils cmake python3-venv qemu-user g++-aarch64-linux-gnu data
 QUICK := $(patsubst %,tests/test_%.py,intervals kmeans layers load lookup methods package packing permute pruning \
 	pruning_surgery)
 
-.PHONY: demo test quick headline setup packages lint clean
+.PHONY: demo test quick headline picture setup packages lint clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -28,6 +29,12 @@ quick: lint
 
 headline: setup
 	$(VENV)/bin/edgecomp build models/zfnet.py --target android-arm64 --method pq --budget 10MB --max-drop 1 -o out/zfnet
+
+picture: setup
+	$(VENV)/bin/edgecomp build --budget 500kB --max-drop 1 -o out/picture
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=1000,690 \
+		--screenshot=docs/images/report.png file://$(CURDIR)/out/picture/report.html
+	$(VENV)/bin/python docs/architecture.py
 
 setup: packages $(VENV)/.ready
 
@@ -47,6 +54,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --no-deps --no-compile --requirement requirements.lock
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(VENV)/bin/edgecomp methods >/dev/null  # reads the methods once; listings come at once from now on
 	touch $@
 
 lint: setup
