@@ -15,10 +15,13 @@ class Builder:
 
     Attributes:
         node: the one at hand.
+
+    Args:
+        used: parameters and buffers of the user's module that some operator takes, by name.
     """
 
-    def __init__(self, constants: Constants) -> None:
-        self.constants, self.graph = constants, constants.graph
+    def __init__(self, constants: Constants, used: set[str]) -> None:
+        self.constants, self.graph, self._used = constants, constants.graph, used
         self.node = next(iter(self.graph.nodes))
         self._layers: dict[Any, str] = {}
         self._made: dict[str, nn.Module] = {}
@@ -27,7 +30,6 @@ class Builder:
         self._derived: dict[Any, Tensor] = {}
         self._wanted: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
-        self._used = {str(n.target).removeprefix(ROOT) for n in self.graph.nodes if n.op == "get_attr" and n.users}
 
     def value(self, node: object) -> Tensor | None:
         return self.constants.value(node)

@@ -31,8 +31,9 @@ def rebuild(traced: Traced) -> CanonicalNet:
     inline(traced.module)
     tidy(graph)
     constants = Constants(traced.module)
+    used = constants.used()  # before what is folded into others goes
     fold_norms(constants)
-    build = Builder(constants)
+    build = Builder(constants, used)
     for node in list(graph.nodes):
         form = _FORMS.get(node.target) if node.op == "call_function" else None
         if form is None:
