@@ -15,6 +15,9 @@ class Builder:
 
     Attributes:
         node: the one at hand.
+
+    Args:
+        used: parameters and buffers of the user's module that some operator takes, by name.
     """
 
     def __init__(self, constants: Constants, used: set[str]) -> None:

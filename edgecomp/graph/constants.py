@@ -42,6 +42,10 @@ class Constants:
             self._values[node] = self._found(node)
         return self._values[node]
 
+    def used(self) -> set[str]:
+        """The parameters and buffers that some operator takes, by their names in the user's module."""
+        return {str(n.target).removeprefix(ROOT) for n in self.graph.nodes if n.op == "get_attr" and n.users}
+
     def add(self, tensor: Tensor, owner: str) -> fx.Node:
         """A node for a new constant, made from the parameter of that name, at the graph's insertion point."""
         name = f"_constant{len(self._owners)}"

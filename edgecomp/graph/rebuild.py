@@ -32,6 +32,7 @@ def rebuild(traced: Traced) -> CanonicalNet:
     tidy(graph)
     used = {str(node.target).removeprefix(ROOT) for node in graph.nodes if node.op == "get_attr" and node.users}
     constants = Constants(traced.module)
+    used = constants.used()  # before what is folded into others goes
     fold_norms(constants)
     build = Builder(constants, used)
     for node in list(graph.nodes):
