@@ -93,7 +93,7 @@ class Chain:
 
     def refuse_twins(self, layer: nn.Module, others: list[nn.Module]) -> str:
         """Why the chain cannot take `layer` together with others that share its weight; empty if it can."""
-        if others and (self._rest or hasattr(self._method, "structure")):
+        if others and (self.rest or hasattr(self._method, "structure")):
             return f"{self.name} makes factors, and {len(others) + 1} layers share this weight in different ways"
         reasons = [self.refuse(other) for other in others if kind_of(other) != kind_of(layer)]
         return next(filter(None, reasons), "")
