@@ -11,8 +11,8 @@ PACKAGES := g++ binutils cmake python3-venv qemu-user g++-aarch64-linux-gnu data
 	adb openssh-client mksh toybox chromium
 
 # The contracts of methods, layers and models on tiny nets, and of the package; nothing is exported or measured.
-QUICK := $(patsubst %,tests/test_%.py,intervals kmeans layers load lookup methods package packing permute pruning \
-	pruning_surgery)
+QUICK := $(patsubst %,tests/test_%.py,architecture docs intervals kmeans layers listings load lookup methods package \
+	packing permute pruning pruning_surgery)
 
 .PHONY: demo test quick headline picture setup packages lint clean
 .DELETE_ON_ERROR:
