@@ -24,7 +24,8 @@ class Vocoder(nn.Module):
         super().__init__()
         self.conv_pre = weight_norm(nn.Conv1d(20, 32, 7, 1, padding=3))
         self.ups = nn.ModuleList(
-            weight_norm(nn.ConvTranspose1d(c, c // 2, k, s, padding=(k - s) // 2)) for c, k, s in ((32, 8, 4), (16, 4, 2))
+            weight_norm(nn.ConvTranspose1d(c, c // 2, k, s, padding=(k - s) // 2))
+            for c, k, s in ((32, 8, 4), (16, 4, 2))
         )
         self.resblocks = nn.ModuleList(ResBlock(c) for c in (16, 8))
         self.conv_post = weight_norm(nn.Conv1d(8, 1, 7, padding=3))
