@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from .constants import ROOT, Constants, attribute, identity, path_of
-from .net import CanonicalNet
+from .net import CanonicalNet, not_ours
 
 
 class Builder:
@@ -55,7 +55,7 @@ class Builder:
             self._layers[key] = f"layer{len(self._made)}"
             self._made[self._layers[key]] = module.eval()
             self.constants.module.add_module(self._layers[key], module)
-            self._wanted[self._layers[key]] = self._name(place)
+            self._wanted[self._layers[key]] = not_ours(self._name(place))
             self._sources[self._layers[key]] = ".".join(["", *inside]), self._source(place, bias)
         return self.graph.call_module(self._layers[key], x)
 
@@ -96,7 +96,7 @@ class Builder:
 
     def finished(self, batch: int | None) -> CanonicalNet:
         """The net with every layer and every other constant under the name it is to have."""
-        plain = {n: n.target.removeprefix(ROOT) for n in self.graph.nodes if n.op == "get_attr"}
+        plain = {n: not_ours(n.target.removeprefix(ROOT)) for n in self.graph.nodes if n.op == "get_attr"}
         called = {node.target for node in self.graph.nodes if node.op == "call_module"}
         names = _distinct({name: wanted for name, wanted in self._wanted.items() if name in called}, {*plain.values()})
         root = nn.Module()
@@ -111,7 +111,7 @@ class Builder:
                 node.target = names[node.target]
         net = CanonicalNet(root, self.graph, batch, self._used)
         net.sources = {names[n] + inside: found for n, (inside, found) in self._sources.items() if n in called}
-        for owner, reason in self._reasons.items():
+        for owner, reason in ((not_ours(owner), reason) for owner, reason in self._reasons.items()):
             if owner in plain.values():
                 net.get_submodule(owner.rpartition(".")[0]).reason = reason
         return net

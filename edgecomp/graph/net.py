@@ -14,6 +14,7 @@ from .batches import joined, records
 from .given import Outputs, as_tuple
 
 _aten = torch.ops.aten
+_OURS = {"batch", "code", "calls", "rectified", "used", "digest"}  # attributes of a canonical net
 _RELUS = {_aten.relu.default, _aten.relu_.default, _aten.relu6.default, _aten.relu6_.default}
 
 
@@ -79,6 +80,12 @@ class CanonicalNet(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._compile()
+
+
+def not_ours(name: str) -> str:
+    """A dotted name of the user's, changed where a canonical net has an attribute that is called so."""
+    first, dot, rest = name.partition(".")
+    return f"{first}_{dot}{rest}" if first in _OURS else name
 
 
 def _only_rectified(node: fx.Node) -> bool:
