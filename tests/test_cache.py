@@ -16,6 +16,7 @@ from test_architecture import EDGES, FILES
 from edgecomp.errors import BuildError
 from edgecomp.util import cache
 from edgecomp.util.cache import digest_path, keep, key_of, recall, remembered, remembered_file, remembered_folder
+from edgecomp.util.files import cache_folder
 
 PACKAGE = Path(cache.__file__).parents[1]
 
@@ -185,6 +186,9 @@ def test_a_search_of_auto_survives_an_edit_of_the_command_line(tiny_model, tmp_p
     shutil.copytree(PACKAGE, root / "edgecomp", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("targets", "android_bench", "models"):
         (root / name).symlink_to(PACKAGE.parent / name)
+    (tmp_path / "cache").mkdir()
+    for name in ("native", "sdk"):  # programs that are compiled already
+        (tmp_path / "cache" / name).symlink_to(cache_folder(name))
     environment = {**os.environ, "EDGECOMP_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(root)}
     command = [sys.executable, "-m", "edgecomp.cli", "build", str(tiny_model), "--method", "auto", "--budget", "60kB"]
     command += ["--set", "auto.samples=64", "--set", "auto.methods=kmeans,int8", "--set", "auto.rounds=1"]
