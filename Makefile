@@ -1,23 +1,40 @@
 # make demo      set everything up, then compress the embedded default model and measure it
-# make test      set everything up, then run the tests
+# make test      set everything up, then run all tests in two processes (WORKERS=4 make test: in four)
+# make quick     set everything up, then what takes two minutes: lint, and the contracts that need no exported file
+# make picture   draw the pictures of the documentation again: a report, the architecture
 # make headline  the same as demo with the 220 MB network (trains it once, about 40 minutes on 2 cores)
 
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 PACKAGES := g++ binutils cmake python3-venv qemu-user g++-aarch64-linux-gnu dataset-fashion-mnist \
 	adb openssh-client mksh toybox chromium
 
-.PHONY: demo test headline setup packages lint clean
+# The contracts of methods, layers and models on tiny nets, and of the package; nothing is exported or measured.
+QUICK := $(patsubst %,tests/test_%.py,architecture docs intervals kmeans layers listings load lookup methods package \
+	packing permute pruning pruning_surgery)
+
+.PHONY: demo test quick headline picture setup packages lint clean
 .DELETE_ON_ERROR:
 
 demo: setup
 	$(VENV)/bin/edgecomp build --target android-arm64 --method pq -o out/demo
 
+# One thread a process: the kernels of torch would fight over the cores that the processes share.
 test: setup
-	$(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(WORKERS) --dist loadgroup
+
+quick: lint
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(WORKERS) --dist loadgroup -m "not slow" $(QUICK)
 
 headline: setup
 	$(VENV)/bin/edgecomp build models/zfnet.py --target android-arm64 --method pq --budget 10MB --max-drop 1 -o out/zfnet
+
+picture: setup
+	$(VENV)/bin/edgecomp build --budget 500kB --max-drop 1 -o out/picture
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=1000,690 \
+		--screenshot=docs/images/report.png file://$(CURDIR)/out/picture/report.html
+	$(VENV)/bin/python docs/architecture.py
 
 setup: packages $(VENV)/.ready
 
@@ -31,11 +48,13 @@ packages:
 	echo "Installing: "$$missing; \
 	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
+# The lock names all packages, so there is nothing to resolve; of their modules Python compiles those that it imports.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --requirement requirements.lock
+	$(VENV)/bin/pip install --quiet --no-deps --no-compile --requirement requirements.lock
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(VENV)/bin/edgecomp methods >/dev/null  # reads the methods once; listings come at once from now on
 	touch $@
 
 lint: setup

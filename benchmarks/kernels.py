@@ -263,7 +263,8 @@ def time_all(layer: Layer, inputs: Path) -> None:
     """All files with all their numbers of threads, in turns."""
     keys = {f"{row.name}, {threads}": (row, threads) for row in layer.rows for threads in row.threads}
     jobs = {
-        key: timing.Job(host_bundle(row.runtime), row.path, inputs, threads) for key, (row, threads) in keys.items()
+        key: timing.TimingJob(host_bundle(row.runtime), row.path, inputs, threads)
+        for key, (row, threads) in keys.items()
     }
     found: dict[str, timing.Timing] = {}
     try:

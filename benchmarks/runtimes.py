@@ -71,7 +71,7 @@ def main() -> None:
         write_records(inputs, [x[None] for x in model.data.test.take(0)])
         _run(model, rows, inputs)
         bundles = {r: kept_bundle(find_target(HOST_TARGET), r) for r in discover.runtime_names()}
-        jobs = {f"{row.runtime} {row.net}": timing.Job(bundles[row.runtime], row.path, inputs) for row in rows}
+        jobs = {f"{row.runtime} {row.net}": timing.TimingJob(bundles[row.runtime], row.path, inputs) for row in rows}
         timings = timing.in_turns(jobs)
     text = _page(model, rows, timings)
     write_text(options.docs / "runtimes.md", text)

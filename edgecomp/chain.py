@@ -93,7 +93,7 @@ class Chain:
 
     def refuse_twins(self, layer: nn.Module, others: list[nn.Module]) -> str:
         """Why the chain cannot take `layer` together with others that share its weight; empty if it can."""
-        if others and (self._rest or hasattr(self._method, "structure")):
+        if others and (self.rest or hasattr(self._method, "structure")):
             return f"{self.name} makes factors, and {len(others) + 1} layers share this weight in different ways"
         reasons = [self.refuse(other) for other in others if kind_of(other) != kind_of(layer)]
         return next(filter(None, reasons), "")
@@ -135,10 +135,10 @@ class Chain:
     @property
     def couples(self) -> bool:
         """Layers of equal shape are to share parts: `together` then says what each of them gets."""
-        return getattr(self._method, "COUPLES", False)
+        return getattr(self._method, "SHARES_FACTORS", False)
 
-    def together(self, layers: list[nn.Module]) -> Together:
-        return Together(self._method, self._method.settle_together(layers, self.configs[0]), layers)
+    def together(self, layers: list[nn.Module]) -> SharedFactors:
+        return SharedFactors(self._method, self._method.settle_together(layers, self.configs[0]), layers)
 
     def _config(self, layer: nn.Module) -> Any:
         """The first method's, with `activations=auto` as the runtime would have it for this layer."""
@@ -161,7 +161,7 @@ class Chain:
         return rest if rest.names else None
 
 
-class Together:
+class SharedFactors:
     """A method for layers that share parts, which it makes for all of them when the first one comes up."""
 
     def __init__(self, method: ModuleType, config: Any, layers: list[nn.Module]) -> None:
@@ -265,7 +265,7 @@ def _chain(names: tuple[str, ...], texts: dict[str, dict[str, str]], kinds: dict
                 f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {name} leaves alone?",
             )
     for name in names[:-1]:
-        if getattr(discover.method(name), "COUPLES", False):
+        if getattr(discover.method(name), "SHARES_FACTORS", False):
             raise UsageError(
                 f"{join(*names)}: {name} makes parts that layers share, and codes are fitted to one layer",
                 f"Did you mean {'+'.join(names)}, which gives {names[-1]} the layers that {name} leaves alone?",

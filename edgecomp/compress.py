@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from . import chain
-from .chain import Chain, Together
+from .chain import Chain, SharedFactors
 from .engines import Engine
 from .errors import UsageError
 from .fitting import calibration, channel_order, tables
 from .fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs, pooled
 from .graph.order import channel_producers, execution_order, upstream
 from .graph.trace import exported
+from .graph.walk import Walk
 from .layers import checkpoint
 from .layers.layout import channels_last, contiguous
 from .layers.matrix import bias_of, has_bias, kind_of, set_weight_matrix, weight_matrix
@@ -26,7 +27,6 @@ from .layers.twins import twin
 from .pruning import stage as prune
 from .records import Compressed, Model, Plan, PlanEntry
 from .util import progress
-from .util.digests import of_tensors
 from .util.workspace import Workspace, stage_key
 
 # With less, a layer with more inputs than there are samples moves far and then cannot be approximated: charnet, conv3.
@@ -47,7 +47,7 @@ class _Job:
 
     names: tuple[str, ...]
     entry: PlanEntry
-    method: Chain | Together
+    method: Chain | SharedFactors
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class _Base:
 
     net: nn.Module
     original: nn.Module | None
-    samples: tuple[torch.Tensor, ...] | None
+    samples: calibration.Samples | None
     seed: int
 
 
@@ -82,7 +82,7 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
     data_name = model.data.calibration.name if model.data else "data-free"
     # Sums in another order differ in their last bits: those of tasks, which have one thread, are kept apart.
     tasks = ["tasks"] * (engine is not None)
-    data = of_tensors(calibration_samples(model)) if model.data else ""
+    data = calibration_samples(model) if model.data else None
     key = stage_key("compress", plan.model_dump_json(exclude=_LATER), data, *tasks)
     path = work.stages / "compressed.safetensors"
     with progress.stage("compress"):
@@ -113,7 +113,9 @@ def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn
     # What factorized layers are to give: the same as here.
     original = copy.deepcopy(net) if any(_joint(entry) for entry in plan.entries) else None
     samples = calibration_samples(model) if model.data else None
-    base, jobs = _Base(net, original, samples, plan.seed), _jobs(net, model, plan)
+    # Workers of an engine get the samples as they are.
+    given = Walk(net, samples) if samples is not None and engine is None else samples
+    base, jobs = _Base(net, original, given, plan.seed), _jobs(net, model, plan)
     with progress.bar("layers", len(jobs)) as advance:
         found: dict[int, _Fitted] = {}
         shared: list[Any] = []
@@ -136,7 +138,7 @@ def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[_Job]:
     """What there is to do, in the order of execution, also where layers that share parts are far from each other."""
     jobs = []
     for entry in (entry for entry in plan.entries if entry.method):
-        method: Chain | Together = chain.restore(entry.method, entry.settings, plan.runtime)
+        method: Chain | SharedFactors = chain.restore(entry.method, entry.settings, plan.runtime)
         if entry.coupled:
             method = method.together([net.get_submodule(name) for name in entry.layers])
         jobs += [_Job(names, entry, method) for names in entry.units]
@@ -221,7 +223,8 @@ def _fit(job: _Job, base: _Base) -> _Fitted:
     statistics = _statistics(layers, base)
     inputs = pooled(statistics) if statistics else None
     if inputs is not None and base.original is not None and _joint(job.entry):
-        aim_at_original(net, base.original, job.names[0], samples, inputs, seed)
+        plain = samples.samples if isinstance(samples, Walk) else samples
+        aim_at_original(net, base.original, job.names[0], plain, inputs, seed)
     if inputs is not None and inputs.constant:
         note = "its inputs do not vary over the calibration samples, so that it was coded without them"
     means = [inputs.mean for inputs in statistics] or [None] * len(layers)
@@ -289,7 +292,7 @@ def aim_at_original(
 
 
 @torch.no_grad()
-def replace_weights(layer: nn.Module, method: Chain | Together, inputs: Inputs | None, seed: int) -> nn.Module:
+def replace_weights(layer: nn.Module, method: Chain | SharedFactors, inputs: Inputs | None, seed: int) -> nn.Module:
     """What takes the place of `layer`, whose weights become Ŵ.
 
     A bias makes up for the mean error of the outputs, so that weights need only be fitted to inputs less their mean.

@@ -1,4 +1,4 @@
-"""What can go wrong, each with the exit code the command line ends with (DESIGN.md, "Command line")."""
+"""What can go wrong, each with the exit code that the command line ends with (docs/limits.md)."""
 
 import difflib
 from collections.abc import Iterable

@@ -27,6 +27,7 @@ from .graph.batches import Tensors, joined, records
 from .graph.canonical import HALF, given_outputs, records_for
 from .graph.given import as_tuple, distance
 from .graph.precision import other_precision
+from .graph.put_back import decoded_parameters, outputs_with
 from .graph.trace import batch_of
 from .layers.codebook import Coded
 from .layers.ledger import ledger
@@ -37,6 +38,7 @@ from .layers.transposed import with_plain_transposed
 from .records import Artifact, Compressed, Model, Plan, Proof, Report
 from .runtimes.litert.file_net import FileNet
 from .util import progress
+from .util.cache import remembered_folder
 from .util.files import atomic_folder, cache_folder, sha256_file
 from .util.workspace import Workspace, stage_key
 
@@ -124,15 +126,14 @@ def original_file(model: Model, runtime_name: str) -> Path:
     """The uncompressed export, made once per model, runtime and version, and compared with the user's module."""
     runtime = discover.runtime(runtime_name)
     key = stage_key("original", model.sha256, _shapes(model), runtime_name, runtime.version())[:16]
-    path = cache_folder("originals", f"{model.name}-{key}") / f"original{runtime.SUFFIX}"
-    if not path.exists():
+    name = f"original{runtime.SUFFIX}"
+
+    def make(folder: Path) -> None:
         progress.note("exporting the original")
-        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-            made = Path(temporary) / path.name
-            runtime.export(with_plain_transposed(model.net), model.example_inputs, made)
-            prove_original(model, runtime_name, made)
-            made.replace(path)
-    return path
+        runtime.export(with_plain_transposed(model.net), model.example_inputs, folder / name)
+        prove_original(model, runtime_name, folder / name)
+
+    return remembered_folder(cache_folder("originals") / f"{model.name}-{key}", make) / name
 
 
 def _shapes(model: Model) -> str:
@@ -185,8 +186,8 @@ def module_outputs(model: Model, inputs: Tensors) -> Tensors:
 def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof:
     runtime = discover.runtime(runtime_name)
     coded, rounded, stock = _find_codes(runtime, net, path)
-    inputs, reference = proof_inputs(model)
-    expected = _expected(model, runtime_name, net, inputs)
+    inputs, what = proof_inputs(model)
+    expected, reference = _expected(model, runtime_name, net, inputs, exact=not rounded)
     got = file_outputs(model, runtime_name, path, inputs)
     # What one layer rounds the other way the next ones may make more of.
     limit = _EXACT + math.hypot(*map(_lookup_error, coded)) + min(rounded * _ROUNDING, _ROUNDED)
@@ -199,7 +200,7 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
         codes_stored=len(coded) + stock + rounded > 0,
         max_abs_difference=max(_largest(a - b) for a, b in zip(got, expected, strict=True)),
         relative_difference=off,
-        reference=reference,
+        reference=f"{reference} on {what}",
     )
 
 
@@ -237,17 +238,26 @@ def _lookup_error(layer: Coded) -> float:
     return _LOOKUP if tables.bits > 8 or known else _BYTES
 
 
-def _expected(model: Model, runtime_name: str, net: nn.Module, inputs: Tensors) -> Tensors:
-    """What the net gives for samples; that of a file with its weights in place of their codes."""
+def _expected(model: Model, runtime_name: str, net: nn.Module, inputs: Tensors, exact: bool) -> tuple[Tensors, str]:
+    """What the file should give for samples, and of what: the user's module with the decoded weights put into it; a
+    file with its weights in place of their codes. Where weights cannot be put back, or inputs are rounded too, the
+    traced net, which `load` has compared with the module.
+
+    Args:
+        exact: no layer rounds its inputs.
+    """
+    batch = batch_of(model.example_inputs)
+    parameters = decoded_parameters(model.given, model.net, net) if exact and model.given is not None else None
+    if parameters is not None:
+        return outputs_with(model.given, parameters, inputs, batch), "the model with decoded weights"
     if isinstance(net, FileNet):
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary, "decoded")
             discover.runtime(runtime_name).export(net.decoded(), model.example_inputs, path)
-            return file_outputs(model, runtime_name, path, inputs)
-    batch = batch_of(model.example_inputs)
+            return file_outputs(model, runtime_name, path, inputs), "the file with decoded weights"
     with torch.inference_mode():
         outputs = [as_tuple(net(*record)) for record in records(inputs, batch)]
-    return tuple(joined(output, batch, len(inputs[0])) for output in zip(*outputs, strict=True))
+    return tuple(joined(output, batch, len(inputs[0])) for output in zip(*outputs, strict=True)), "the traced net"
 
 
 def _largest(difference: Tensor) -> float:
@@ -263,13 +273,12 @@ def _find(stored: set[bytes], forms: list[Tensor], what: str) -> None:
 
 
 def proof_inputs(model: Model) -> tuple[Tensors, str]:
-    """Samples (N, …) that fill whole records, and what the outputs are compared with."""
+    """Samples (N, …) that fill whole records, and what they are."""
     batch = batch_of(model.example_inputs)
     count = -(-_PROOF_SAMPLES // batch) * batch
     if model.data is not None and len(model.data.calibration) >= batch:
         split = model.data.calibration
         count = min(count, len(split) // batch * batch)
-        return split.take(slice(0, count)), f"torch module on {count} samples of {split.name}"
-    what = "the file with decoded weights" if isinstance(model.net, FileNet) else "torch module"
+        return split.take(slice(0, count)), f"{count} samples of {split.name}"
     made = records_for(model.example_inputs, count=count // batch)
-    return tuple(torch.cat(x) for x in zip(*made, strict=True)), f"{what} on {count} random inputs"
+    return tuple(torch.cat(x) for x in zip(*made, strict=True)), f"{count} random inputs"

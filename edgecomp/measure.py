@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .devices import choose, protocol
-from .devices.base import Device, Place
+from .devices.base import Device, DeviceOptions
 from .devices.bundle import bench_program, host_bundle
 from .devices.choose import make_device
 from .devices.host import HOST_TARGET
@@ -24,11 +22,11 @@ from .graph.batches import Tensors, records
 from .graph.given import distance
 from .graph.trace import batch_of
 from .records import Accuracy, Artifact, EmulatorCheck, Measured, Model, OutputError, Plan, Request, Split
-from .training import splits
 from .training.metrics import answers_agree
 from .training.scores import compare_answers
 from .util import progress
-from .util.files import atomic_file, cache_folder, sha256_file
+from .util.cache import key_of, remembered_tensors
+from .util.files import cache_folder, sha256_file
 from .util.units import format_score
 
 _EMULATED_SAMPLES, _DEVICE_SAMPLES = 32, 500  # of the test split, for the check
@@ -43,7 +41,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
         DeviceError: a program dies on the host or the device.
         BuildError: the device's outputs are not the host's.
     """
-    target, place = find_target(plan.target), Place.of(request)
+    target, place = find_target(plan.target), DeviceOptions.of(request)
     names = choose.chosen(target, request.on, place)
     with progress.stage("measure", " and ".join(names) or "nothing"):
         error = output_error(model, plan, artifact)
@@ -60,7 +58,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
                 if name == "host":
                     bundle = host_bundle(find_target(HOST_TARGET), plan.runtime)
                 with make_device(name, target, place) as device:
-                    scene = protocol.Scene(plan.runtime, bundle, artifact.files, records, what)
+                    scene = protocol.BenchInputs(plan.runtime, bundle, artifact.files, records, what)
                     measurements += protocol.measured(device, scene)
                     if name != "host":
                         check = _check(model, plan, artifact, device)
@@ -96,17 +94,16 @@ def test_outputs(model: Model, runtime: str, path: Path) -> Tensor:
 def outputs_on(model: Model, runtime: str, path: Path, inputs: tuple[Tensor, ...]) -> Tensor:
     """The first output (N, …) of an exported file; computed once per file, inputs and kernels."""
     bench = bench_program(find_target(HOST_TARGET), runtime)
-    parts = [sha256_file(path), sha256_file(bench), splits.digest(Split("", inputs))]
-    cached = cache_folder("outputs") / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}.npy"
-    if not cached.exists():
+
+    def make() -> dict[str, Tensor]:
         batch, outputs = batch_of(model.example_inputs), []
         with progress.bar(f"outputs of {path.name}", len(inputs[0])) as advance:
             for part in Split("", inputs).batches(2000 // batch * batch or batch):
                 outputs.append(file_outputs(model, runtime, path, part, torch.get_num_threads())[0])
                 advance(len(part[0]))
-        with atomic_file(cached) as partial, open(partial, "wb") as file:
-            np.save(file, torch.cat(outputs).numpy())
-    return torch.from_numpy(np.load(cached))
+        return {"outputs": torch.cat(outputs)}
+
+    return remembered_tensors(cache_folder("outputs"), key_of(path, bench, inputs), make)["outputs"]
 
 
 def output_error(model: Model, plan: Plan, artifact: Artifact) -> OutputError:

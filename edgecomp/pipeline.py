@@ -6,7 +6,7 @@ from dataclasses import replace
 from . import auto, engines
 from .compress import compress
 from .devices import choose
-from .devices.base import Place
+from .devices.base import DeviceOptions
 from .devices.target import find_target
 from .errors import UsageError
 from .export import export, reopen
@@ -30,7 +30,7 @@ def check(request: Request) -> None:
     if request.method == AUTO:
         auto.check(request)
     engines.check(request.engine, request.address, request.workers)
-    names = choose.chosen(find_target(request.target), request.on, Place.of(request))
+    names = choose.chosen(find_target(request.target), request.on, DeviceOptions.of(request))
     limits.check(request.limits, request.max_drop, names, request.max_error)
 
 
@@ -83,7 +83,7 @@ def bench(request: Request) -> Report:
     if request.on == "none":
         raise UsageError("bench with --on none would measure nothing", "Name a device, or leave out --on.")
     old, plan = read_report(request.out / "report.json"), read_plan(request.out / "plan.json")
-    place = Place.of(request)
+    place = DeviceOptions.of(request)
     names = choose.chosen(find_target(plan.target), request.on, place)
     limits.check(plan.limits, plan.max_drop_points, names, plan.max_error_percent)
     with Workspace(request.out) as work:

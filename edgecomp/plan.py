@@ -160,7 +160,7 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
     for candidate in chains:
         reason, predicted = _filtered(names, layer, kind, candidate, request), size
         if not reason:
-            candidate = (candidate if model.data else candidate.without_data()).settled(layer)
+            candidate = _rounding(candidate, model, names[0]).settled(layer)
             reason = candidate.refuse(layer) or candidate.refuse_twins(layer, others)
         if not reason:
             predicted = candidate.predict(layer).bytes + beside
@@ -185,6 +185,14 @@ def _entry(model: Model, names: tuple[str, ...], chains: list[Chain], request: R
         reasons.append(reason)
     reason = "; ".join(dict.fromkeys(reasons))
     return PlanEntry(layers=names, kind=kind, method=None, reason=reason, original_bytes=size, predicted_bytes=size)
+
+
+def _rounding(candidate: Chain, model: Model, name: str) -> Chain:
+    """The chain with scales of inputs chosen at run time, where there are no data to fix them by, or where calls of one
+    layer share them, whose inputs may differ in size."""
+    layer, several = model.net.get_submodule(name), getattr(model.net, "calls", {}).get(name, 1) > 1
+    dynamic = candidate.without_data()
+    return dynamic if not model.data or (several and not dynamic.refuse(layer)) else candidate
 
 
 def _since_pruned(model: Model, left: Model, entry: PlanEntry, pruning: Pruning) -> PlanEntry:

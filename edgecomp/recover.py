@@ -1,8 +1,8 @@
 """Stage 4, recover: trains what codes leave free, with the original net as teacher, and publishes `model.safetensors`.
 
-Codebooks, row scales and all biases learn to give the original's outputs on the training split (METHODS.md §1): the
-loss is the Kullback–Leibler divergence of the class probabilities. Codes stay as they are: those that a gradient step
-or the layer's own outputs asked for raised the loss in every trial, for they were fitted with all others in view.
+Codebooks, row scales and all biases learn to give the original's outputs on the training split (docs/methods.md §1):
+the loss is the Kullback–Leibler divergence of the class probabilities. Codes stay as they are: those that a gradient
+step or the layer's own outputs asked for raised the loss in every trial, for they were fitted with all others in view.
 
 Where layers were factorized the whole net learns. Gradients explode easily within the inserted layers (Lebedev et al.
 2015, §3.3): they learn more slowly, gradients are clipped, and a run that diverges goes back and on at half the rate.

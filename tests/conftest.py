@@ -1,13 +1,24 @@
-"""Small real models, and the command line as a user starts it."""
+"""Small real models, builds of them that tests share, and the command line, in this process or in one of its own."""
 
+import contextlib
+import fcntl
+import functools
+import gc
+import hashlib
+import io
 import os
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
+from starts import Starter
+
+from edgecomp.devices import bundle, timing
+from edgecomp.util import compiler
 
 ROOT = Path(__file__).parent.parent
 
@@ -15,14 +26,80 @@ ROOT = Path(__file__).parent.parent
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """Half of an export is the collector's walks over all that the exporters import, which stays anyway."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _short_timing(monkeypatch) -> None:
+    """No test in this process asks how steady times are: the samples of a round need not last."""
+    monkeypatch.setattr(timing, "_LEAST_MS", 10)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_compiles(tmp_path_factory):
+    """Of two workers of pytest-xdist one compiles or fetches; the other one waits, and finds it in the cache."""
+    folder = tmp_path_factory.getbasetemp().parent
+
+    def locked(function):
+        @functools.wraps(function)
+        def run(*arguments, **more):
+            digest = hashlib.sha256(repr((function.__name__, arguments, more)).encode()).hexdigest()
+            with open(folder / f"lock-{digest[:16]}", "w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                return function(*arguments, **more)
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "build", locked(compiler.build))
+        patch.setattr(bundle, "sdk", locked(bundle.sdk))
+        yield
+
+
+def run_here(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`edgecomp …` in this process, as if started in `folder`: its exit code and what it printed."""
+    from edgecomp.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), None
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["edgecomp", *map(str, arguments)])
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        except Exception:
+            traceback.print_exc()
+            code = 1
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    if code == 130:
+        raise KeyboardInterrupt  # Ctrl-C was meant for the tests
+    return subprocess.CompletedProcess(sys.argv, code or 0, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture
 def edgecomp(tmp_path: Path):
-    """Runs `edgecomp …` in a fresh folder; returns the finished process."""
+    """Runs `edgecomp …` in a fresh folder, in this process; returns what a finished process would be."""
+    return functools.partial(run_here, tmp_path)
+
+
+@pytest.fixture
+def started_edgecomp(tmp_path: Path):
+    """The same in a process that is started for it."""
 
     def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "edgecomp.cli", *map(str, arguments)]
@@ -31,6 +108,14 @@ def edgecomp(tmp_path: Path):
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def starter():
+    """Starts processes of the command line that can be interrupted: `starter.popen(…)`."""
+    starter = Starter()
+    yield starter
+    starter.close()
 
 
 TINY_MODEL = '''
@@ -84,14 +169,38 @@ def tiny_model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder of a real build that misses one of its limits, `tiny.py` beside it, and the finished process."""
-    folder = tmp_path_factory.mktemp("built")
+def built(tmp_path_factory):
+    """`built(method, runtime, stock=False)`: the report and the folder of a build of the tiny model without measuring.
+    It is made once: whoever looks at it leaves it as it is."""
+    from edgecomp.pipeline import build
+    from edgecomp.records import Request
+
+    folder = tmp_path_factory.mktemp("builds")
+    (folder / "tiny.py").write_text(TINY_MODEL + TINY_DATA)
+
+    @functools.cache
+    def made(method: str, runtime: str, stock: bool = False):
+        out = folder / f"{method}-{runtime}{'-stock' * stock}".replace(":", "-of-")
+        torch.manual_seed(0)
+        model = str(folder / "tiny.py")
+        return build(Request(model=model, method=method, runtime=runtime, on="none", out=out, stock=stock)), out
+
+    return made
+
+
+def of_build(method: str, runtime: str, *values: object) -> object:
+    """A case (`values`) of a test that looks at this build: one worker makes it and does all of them."""
+    return pytest.param(*values, marks=pytest.mark.xdist_group(f"{method} {runtime}"))
+
+
+@pytest.fixture(scope="session")
+def judged(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of a real build that misses one of its limits, `tiny.py` beside it, and how the command ended."""
+    folder = tmp_path_factory.mktemp("judged")
     (folder / "tiny.py").write_text(TINY_MODEL + TINY_DATA)
     limits = ("--budget", "1MB", "--max-drop", "100", "--max-installed", "100MB")
     limits += ("--max-ram", "1kB", "--max-instructions", "1G")
-    command = [sys.executable, "-m", "edgecomp.cli", "build", "tiny.py", *limits, "--on", "qemu", "-o", "out"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+    done = run_here(folder, "build", "tiny.py", *limits, "--on", "qemu", "-o", "out")
     return folder / "out", done
 
 

@@ -14,18 +14,17 @@ import pytest
 from conftest import export_tiny
 from phone import Phone, Server, wait_until
 
-from edgecomp import cli
 from edgecomp.devices import adb, remote
 from edgecomp.devices.adb import Adb
-from edgecomp.devices.base import Place
+from edgecomp.devices.base import DeviceOptions
 from edgecomp.devices.bundle import host_bundle, make_bundle
 from edgecomp.devices.facts import Facts
 from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.target import find_target
 from edgecomp.errors import DeviceError, UsageError
-from edgecomp.util import progress
 
 ANDROID = find_target("android-arm64")
+pytestmark = pytest.mark.xdist_group("starter")
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +56,10 @@ def scene(tmp_path_factory):
     return folder / "bundle", *export_tiny(folder)
 
 
-@pytest.fixture
-def edgecomp_here(monkeypatch, capsys):
-    """The command line in this process: (exit code, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgecomp", *map(str, arguments)])
-        monkeypatch.setattr(progress, "remember_interrupts", lambda: None)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, capsys.readouterr().err
-
-    return run
-
-
-def test_a_build_measured_on_a_phone(phone, edgecomp, tmp_path):
-    done = edgecomp(*("build", "--target", "android-arm64", "--method", "pq", "-o", "out"), "--on", "adb", *at(phone))
+def test_a_build_measured_on_a_phone(phone, edgecomp, tiny_model, tmp_path):
+    tiny_model.write_text(tiny_model.read_text().replace("split(100)", "split(600)"))
+    options = ("--target", "android-arm64", "--method", "pq", "--budget", "1MB", "-o", "out", "--on", "adb", *at(phone))
+    done = edgecomp("build", tiny_model, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert phone.left == []
     r = json.loads((tmp_path / "out/report.json").read_text())
@@ -102,6 +89,10 @@ def at(phone):
     return "--serial", phone.address
 
 
+def code_and_stderr(done):
+    return done.returncode, done.stderr
+
+
 def test_the_same_numbers_as_on_the_host(phone, scene, tmp_path):
     bundle, model, inputs = scene
     with Adb(ANDROID, at_place(phone)) as device:
@@ -122,12 +113,12 @@ def remote_folder(phone):
     return f"/data/local/tmp/{name}"
 
 
-def test_several_phones_at_once(server, phone, scene, tmp_path, edgecomp_here):
+def test_several_phones_at_once(server, phone, scene, tmp_path, edgecomp):
     others = [Phone(tmp_path / f"phone{i}", f"SERIAL{i}") for i in (2, 3)]
     every = [phone, *others]
 
     def measure(one):
-        with Adb(ANDROID, Place(serial=one.address)) as device:
+        with Adb(ANDROID, DeviceOptions(serial=one.address)) as device:
             return device.identity(), device.run(*scene, threads=1).samples_ms, one.left
 
     with ThreadPoolExecutor() as pool:
@@ -135,39 +126,38 @@ def test_several_phones_at_once(server, phone, scene, tmp_path, edgecomp_here):
     assert [serial for serial, _, _ in results] == ["SERIAL1", "SERIAL2", "SERIAL3"]
     assert all(samples and len(left) == 1 for _, samples, left in results)
     assert not any(one.left for one in every)
-    code, text = edgecomp_here("build", "--on", "adb")
+    code, text = code_and_stderr(edgecomp("build", "--on", "adb"))
     assert code == 4 and "3 phones are connected" in text and "--serial" in text
     assert all(one.address in text.replace("\n", "") for one in every)
     for one in others:
         one.close()
 
 
-def test_no_phone_and_phones_that_are_not_ready(server, phone, edgecomp_here):
-    code, text = edgecomp_here("build", "--on", "adb")
+def test_no_phone_and_phones_that_are_not_ready(server, phone, edgecomp):
+    code, text = code_and_stderr(edgecomp("build", "--on", "adb"))
     assert code == 4 and "no phone is connected" in text and "USB debugging" in text
-    code, text = edgecomp_here("build", "--on", "adb", "--serial", "ABSENT")
+    code, text = code_and_stderr(edgecomp("build", "--on", "adb", "--serial", "ABSENT"))
     assert code == 4 and "no phone ABSENT" in text
-    code, text = edgecomp_here("build", "--on", "adb", "--serial", "127.0.0.1:1")
+    code, text = code_and_stderr(edgecomp("build", "--on", "adb", "--serial", "127.0.0.1:1"))
     assert code == 4 and "cannot be reached" in text
     phone.unauthorized = True
-    code, text = edgecomp_here("build", "--on", "adb", *at(phone))
+    code, text = code_and_stderr(edgecomp("build", "--on", "adb", *at(phone)))
     assert code == 4 and "is unauthorized" in text and "Unlock the phone" in text
     assert phone.left == []
 
 
-def test_a_phone_that_adb_knows_and_cannot_reach(server, phone, edgecomp_here):
+def test_a_phone_that_adb_knows_and_cannot_reach(server, phone, edgecomp):
     server.adb("connect", phone.address)
     phone.hung = True
     phone.unplug()
     assert wait_until(lambda: "offline" in server.adb("devices"))
-    code, text = edgecomp_here("build", "--on", "adb")
+    code, text = code_and_stderr(edgecomp("build", "--on", "adb"))
     assert code == 4 and "is offline" in text and "reconnect" in text
 
 
 def test_list_of_devices(server, phone, edgecomp):
     server.adb("connect", phone.address)
-    environment = {"COLUMNS": "200"}
-    done = edgecomp("devices", **environment)
+    done = edgecomp("devices", COLUMNS="200")
     assert done.returncode == 0
     for text in (f"adb --serial {phone.address}", "Peer 1", "host", "qemu-aarch64", "ssh --host"):
         assert text in done.stdout
@@ -216,12 +206,12 @@ def test_full_phone(phone, scene):
     assert phone.left == [] and nothing_stays(phone)
 
 
-def test_build_whose_cable_is_pulled(phone, tiny_model, tmp_path, monkeypatch, edgecomp_here):
+def test_build_whose_cable_is_pulled(phone, tiny_model, tmp_path, monkeypatch, edgecomp):
     """The whole command: its exit code and message, and nothing of it in this machine's temporary folder."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     phone.misbehave("--least_ms", "drop")
-    code, text = edgecomp_here("build", tiny_model, "--on", "adb", *at(phone), "-o", tmp_path / "out")
+    code, text = code_and_stderr(edgecomp("build", tiny_model, "--on", "adb", *at(phone), "-o", tmp_path / "out"))
     text = " ".join(text.split())
     assert code == 4 and f"connection to the phone {phone.address} broke" in text and "Plug it in again" in text
     assert all(path.name.startswith("torchinductor") for path in (tmp_path / "temporary").iterdir())  # torch's own
@@ -257,7 +247,7 @@ def test_phone_of_another_kind(phone):
 
 
 def at_place(phone, **more):
-    return Place(serial=phone.address, **more)
+    return DeviceOptions(serial=phone.address, **more)
 
 
 @pytest.mark.parametrize("cores,mask", [("big", "c"), ("little", "3"), ("0x6", "6")])
@@ -309,9 +299,8 @@ def test_what_cannot_be_read_is_said(phone, scene):
         pass
 
 
-def test_ended_from_outside(phone, tiny_model):
-    command = [sys.executable, "-m", "edgecomp.cli", "build", str(tiny_model), "--on", "adb", *at(phone)]
-    process = subprocess.Popen(command, cwd=tiny_model.parent, stderr=subprocess.PIPE, text=True, env=os.environ)
+def test_ended_from_outside(phone, starter, tiny_model):
+    process = starter.popen("build", tiny_model, "--on", "adb", *at(phone), cwd=tiny_model.parent)
     assert wait_until(lambda: any("--repeat" in command for command in phone.commands), 120)
     process.send_signal(signal.SIGTERM)
     assert "interrupted" in process.communicate(timeout=60)[1]
@@ -322,7 +311,7 @@ def test_killed_outright(phone, scene):
     """The phone notices, and cleans up."""
     script = "from edgecomp.devices.adb import *; from pathlib import Path\n"
     script += "from edgecomp.devices.target import find_target\n"
-    script += f"with Adb(find_target('android-arm64'), Place(serial='{phone.address}')) as device:\n"
+    script += f"with Adb(find_target('android-arm64'), DeviceOptions(serial='{phone.address}')) as device:\n"
     script += f"    device.run(*map(Path, {[str(path) for path in scene]}), threads=1, least_ms=60000)"
     process = subprocess.Popen([sys.executable, "-c", script], env=os.environ, stderr=subprocess.PIPE)
     runs = lambda: any("--least_ms" in command for command in phone.commands)  # noqa: E731
@@ -336,14 +325,14 @@ def test_killed_outright(phone, scene):
     assert phone.left == []
 
 
-def test_options_of_other_devices(edgecomp_here):
+def test_options_of_other_devices(edgecomp):
     for options, text in [
         (("--on", "qemu", "--serial", "X"), "--serial is for --on adb"),
         (("--on", "qemu", "--cores", "big"), "--on adb and --on ssh"),
         (("--on", "adb", "--cores", "fast"), "big, little"),
         (("--on", "adb", "--cores", "0"), "big, little"),
     ]:
-        code, shown = edgecomp_here("build", *options)
+        code, shown = code_and_stderr(edgecomp("build", *options))
         assert code == 2 and text in " ".join(shown.split())
 
 

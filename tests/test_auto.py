@@ -3,7 +3,6 @@
 import copy
 import itertools
 import json
-import os
 import pickle
 import re
 import signal
@@ -201,6 +200,7 @@ def test_without_data_it_says_what_is_missing(edgecomp, tmp_path):
     assert done.returncode == 2 and "methods" in done.stderr
 
 
+@pytest.mark.xdist_group("auto fashion")
 def test_the_default_model_within_a_budget(edgecomp, tmp_path):
     """Predicted bytes are the ledger's, container and all; the file meets the budget; every choice is explained."""
     done = edgecomp(
@@ -227,6 +227,7 @@ def test_the_default_model_within_a_budget(edgecomp, tmp_path):
     assert not (tmp_path / "dry" / "model.pte").exists()
 
 
+@pytest.mark.xdist_group("auto fashion")
 def test_a_budget_that_cannot_be_met_names_the_nearest_plan(edgecomp, tmp_path):
     done = edgecomp(
         "build", "models/fashion.py", "--method", "auto", "--budget", "5kB", *FEW, "--on", "none", "-o", "out"
@@ -236,6 +237,7 @@ def test_a_budget_that_cannot_be_met_names_the_nearest_plan(edgecomp, tmp_path):
     assert not (tmp_path / "out" / "model.pte").exists()
 
 
+@pytest.mark.xdist_group("auto fashion")
 def test_what_loses_too_much_is_no_answer_to_a_budget(edgecomp, tmp_path):
     """The nearest plan that loses no more is named; asked for without a budget, it is built."""
     few = (*FEW, "--set", "auto.rounds=1", "--max-drop", "2", "--on", "host")
@@ -249,12 +251,12 @@ def test_what_loses_too_much_is_no_answer_to_a_budget(edgecomp, tmp_path):
     assert done.returncode == 0 and report["accuracy"]["interval"][1] <= 2, done.stderr
 
 
-def test_an_interrupted_search_goes_on_where_it_was(tiny_model, tmp_path):
-    environment = {**os.environ, "EDGECOMP_CACHE": str(tmp_path / "cache")}
+@pytest.mark.xdist_group("starter")
+def test_an_interrupted_search_goes_on_where_it_was(edgecomp, starter, tiny_model, tmp_path):
+    cache = {"EDGECOMP_CACHE": str(tmp_path / "cache")}
     arguments = ("build", tiny_model, "--method", "auto", "--budget", "40kB", "--on", "none", "-o", tmp_path / "out")
     few = ("--set", "auto.samples=64", "--set", "auto.methods=pq,kmeans,int8", "--set", "auto.rounds=1")
-    command = [sys.executable, "-m", "edgecomp.cli", *map(str, arguments), *few]
-    first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = starter.popen(*arguments, *few, cwd=tmp_path, **cache)
     found = tmp_path / "cache" / "auto"
 
     def judged():
@@ -268,7 +270,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tiny_model, tmp_path):
     first.communicate()
     assert first.returncode == 130
     kept = {path: path.stat().st_mtime_ns for path in judged()}
-    second = subprocess.run([*command, "--dry-run"], env=environment, capture_output=True, text=True)
+    second = edgecomp(*arguments, *few, "--dry-run", **cache)
     assert second.returncode == 0, second.stderr
     again = [path.read_text() for path, moment in kept.items() if path.stat().st_mtime_ns != moment]
     assert not again

@@ -57,6 +57,7 @@ def test_the_container_of_a_net_is_that_of_its_layers(net, name, tmp_path):
     assert abs(got - expected) <= 700 * coded, f"predicted {expected}, got {got}, of {plain} before"
 
 
+@pytest.mark.xdist_group("auto tiny")
 def test_a_limit_on_instructions_is_kept_by_the_file(edgecomp, tiny_model, tmp_path):
     limited = ("build", tiny_model, "--method", "auto", "--budget", "300kB", *FEW, "--on", "qemu", "-o", "out")
     done = edgecomp(*limited, "--max-instructions", "110k")  # 132 k without
@@ -70,6 +71,7 @@ def test_a_limit_on_instructions_is_kept_by_the_file(edgecomp, tiny_model, tmp_p
     assert "Held back by" in message and "The nearest plan" in done.stdout
 
 
+@pytest.mark.xdist_group("auto tiny")
 def test_a_limit_on_memory_is_one_on_what_the_model_adds(edgecomp, tiny_model, tmp_path):
     limited = ("build", tiny_model, "--method", "auto", "--budget", "300kB", *FEW, "--on", "host", "-o", "out")
     done = edgecomp(*limited, "--max-ram", "2MB")  # the program itself takes more

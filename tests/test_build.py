@@ -1,4 +1,4 @@
-"""Whole builds through the real command line: files, figures, exit codes, bad input, interruption."""
+"""Whole builds through the command line: files, figures, exit codes, bad input, interruption."""
 
 import json
 import os
@@ -7,10 +7,17 @@ import subprocess
 import sys
 
 import pytest
-from conftest import TINY_MODEL
+import torch
+from conftest import TINY_MODEL, of_build
+from running import read_first
 from safetensors import safe_open
 
-from edgecomp.records import Proof
+from edgecomp.devices.bundle import host_bundle
+from edgecomp.devices.host import HOST_TARGET, Host
+from edgecomp.devices.qemu import Qemu
+from edgecomp.devices.target import find_target
+from edgecomp.devices.tensors import write_records
+from edgecomp.records import Proof, Request
 from edgecomp.report import read_report
 from edgecomp.report.report import _about_outputs
 
@@ -21,8 +28,8 @@ def report_of(folder):
     return json.loads((folder / "report.json").read_text())
 
 
-def test_the_default_build_meets_its_budget_on_the_emulator(edgecomp, tmp_path):
-    done = edgecomp("build", "-o", "out", "--max-drop", "1.0")
+def test_the_default_build_meets_its_budget_on_the_emulator(started_edgecomp, tmp_path):
+    done = started_edgecomp("build", "-o", "out", "--max-drop", "1.0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PASS" in done.stdout and "dense1" in done.stdout
     out, r = tmp_path / "out", report_of(tmp_path / "out")
@@ -63,19 +70,31 @@ def test_the_default_build_meets_its_budget_on_the_emulator(edgecomp, tmp_path):
 
 COMBINED = {"scheme2:kmeans", "tucker+int8", "cp+pq", "int4+int8"}  # run on the emulator too
 CODED = {*("kmeans", "palettize", "pq", "rq", "binary", "int8"), *("svd:pq", "scheme2:int8", "cp:pq"), *COMBINED}
+PLAIN = ["svd", "scheme1", "scheme2", "tucker", "cp", "tt", "coupled_tt"]
 
 
-@pytest.mark.parametrize("method", [*sorted(CODED), "svd", "scheme1", "scheme2", "tucker", "cp", "tt", "coupled_tt"])
-def test_every_method_builds_the_default_model(edgecomp, tmp_path, method):
-    done = edgecomp("build", "--method", method, "--on", "qemu" if method in COMBINED else "none", "-o", "out")
-    out, r = tmp_path / "out", report_of(tmp_path / "out")
+@pytest.mark.parametrize("method", [of_build(m, "executorch", m) for m in [*sorted(CODED), *PLAIN]])
+def test_every_method_builds_what_it_planned(built, method, tmp_path):
+    result, out = built(method, "executorch")
     size = (out / "model.pte").stat().st_size
-    assert done.returncode == (0 if size <= r["budget"]["limit_bytes"] else 1), done.stderr
-    assert r["proof"]["codes_stored"] == (method in CODED)
+    assert result.exit_code == (0 if size <= result.budget.limit_bytes else 1)
+    assert result.proof.codes_stored == (method in CODED)
     plan = json.loads((out / "plan.json").read_text())
-    assert [entry["predicted_bytes"] for entry in plan["entries"]] == [line["bytes"] for line in r["layers"][:-1]]
-    assert method not in COMBINED or r["check"]["relative_difference"] < 1e-2
-    assert set(method.split("+")) == {line["method"] for line in r["layers"]} - {None}
+    assert [entry["predicted_bytes"] for entry in plan["entries"]] == [line.bytes for line in result.layers[:-1]]
+    assert set(method.split("+")) == {line.method for line in result.layers} - {None}
+    if method in COMBINED:
+        here, there = outputs_of(out, tmp_path)
+        assert (here - there).norm() < 1e-2 * here.norm() and here.norm() > 0
+
+
+def outputs_of(out, folder):
+    """Of a build of the tiny model, for 32 inputs: this machine's and the emulator's."""
+    write_records(folder / "inputs", [torch.rand(32, 1, 12, 12)])
+    here, there, found = Host(), Qemu(find_target(Request().target)), []
+    for device, files in ((here, host_bundle(find_target(HOST_TARGET), "executorch")), (there, out / "bundle")):
+        device.run(files, out / "model.pte", folder / "inputs", folder / device.name, threads=1)
+        found.append(read_first(folder / device.name, 32, 10))
+    return found
 
 
 @pytest.mark.parametrize("method,bits", [("int2+int8", 2), ("int4", 4), ("pq+int8", 1), ("int8+kmeans", 8)])
@@ -209,22 +228,9 @@ def test_a_folder_in_use_is_refused(tiny_model, tmp_path, edgecomp):
     assert done.returncode == 3 and "another build" in done.stderr
 
 
-def _run_until(stage, sent, model, folder):
+def _run_until(stage, sent, starter, model, folder):
     """Starts a build, sends a signal as soon as `stage` has begun, returns (exit code, stderr)."""
-    command = [
-        sys.executable,
-        "-m",
-        "edgecomp.cli",
-        "build",
-        str(model),
-        "--on",
-        "host",
-        "--budget",
-        "1MB",
-        "-o",
-        "out",
-    ]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = starter.popen("build", model, "--on", "host", "--budget", "1MB", "-o", "out", cwd=folder)
     seen = ""
     for line in process.stderr:
         seen += line
@@ -255,11 +261,12 @@ def _nothing_is_half_written(out):
         } or (path.name.startswith(".") and path.name.endswith(".partial"))
 
 
+@pytest.mark.xdist_group("starter")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_interruption_in_every_stage_loses_nothing(edgecomp, tiny_model, tmp_path, sent):
+def test_interruption_in_every_stage_loses_nothing(edgecomp, starter, tiny_model, tmp_path, sent):
     """The build is stopped in each stage in turn, in one folder; the last run finds the work of those before it."""
     for stage in STAGES:
-        code, stderr = _run_until(stage, sent, tiny_model, tmp_path)
+        code, stderr = _run_until(stage, sent, starter, tiny_model, tmp_path)
         if code in (0, 1):  # the stage was over before the signal arrived
             assert stage in ("recover", "report"), stderr
             continue
@@ -290,3 +297,19 @@ def test_data_goes_to_stdout_and_progress_to_stderr(edgecomp):
     done = edgecomp("doctor")
     assert done.returncode == 0 and "qemu-aarch64" in done.stdout
     assert edgecomp("doctor", PATH=os.path.dirname(sys.executable)).returncode == 4
+
+
+def test_started_processes_have_the_same_exit_codes_and_streams(started_edgecomp):
+    done = started_edgecomp("build", "--method", "pg")
+    assert done.returncode == 2 and "Did you mean 'pq'" in done.stderr and done.stdout == ""
+    done = started_edgecomp("methods")
+    assert done.returncode == 0 and "kmeans" in done.stdout and done.stderr == ""
+
+
+def test_nobody_reads_to_the_end(tmp_path):
+    """As in `edgecomp methods | head -1`."""
+    command = [sys.executable, "-m", "edgecomp.cli", "methods"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    _, stderr = process.communicate(timeout=120)
+    assert "Traceback (most recent call last)" not in stderr and process.returncode != 0

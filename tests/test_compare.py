@@ -12,10 +12,12 @@ from edgecomp.errors import UsageError
 from edgecomp.report.compare import compare
 from edgecomp.util import statistics
 
+pytestmark = pytest.mark.xdist_group("judged")
+
 
 @pytest.fixture
-def folder(built):
-    return built[0]
+def folder(judged):
+    return judged[0]
 
 
 @pytest.fixture

@@ -58,11 +58,13 @@ def pair(tmp_path):
     return path
 
 
-@pytest.fixture
-def built(pair, tmp_path):
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory):
     """The model, its plan and the compressed net."""
-    method, settings = EXPRESSION
-    request = Request(model=str(pair), method=method, settings=settings, out=tmp_path / "made", recover_epochs=3)
+    (method, settings), folder = EXPRESSION, tmp_path_factory.mktemp("pair")
+    (folder / "pair.py").write_text(MODEL + TINY_DATA)
+    model, out = f"{folder}/pair.py", folder / "made"
+    request = Request(model=model, method=method, settings=settings, out=out, recover_epochs=3)
     with Workspace(request.out) as work:
         model = load(request)
         made = plan.plan(model, request, work)
@@ -131,8 +133,8 @@ def test_shared_parts_are_the_same_modules_and_counted_once():
         assert stored < 2 * tt.predict(layers[0], tt.Config(rank=6)).bytes
 
 
-def test_layers_of_equal_shape_are_one_entry_of_the_plan(built):
-    _, made, _ = built
+def test_layers_of_equal_shape_are_one_entry_of_the_plan(compressed):
+    _, made, _ = compressed
     entries = {entry.layers: entry for entry in made.entries}
     assert entries["left", "right"].coupled and entries["left", "right"].settings["rank"] == 6
     assert entries["strided",].method == "coupled_tt" and not entries["strided",].coupled
@@ -149,8 +151,8 @@ def test_layers_left_out_by_name_are_not_coupled(pair, tmp_path):
     assert [entry.layers for entry in made.entries if entry.method] == [("left",), ("strided",)]
 
 
-def test_coupled_layers_are_fitted_in_the_order_of_execution(built):
-    model, made, _ = built
+def test_coupled_layers_are_fitted_in_the_order_of_execution(compressed):
+    model, made, _ = compressed
     names = [job.names[0] for job in compress._jobs(model.net, model, made)]
     assert names == ["first", "left", "between", "right", "strided"]
 
@@ -166,8 +168,8 @@ def test_the_last_core_suits_the_inputs_of_its_layer():
     assert (fitted - wanted).norm() < (plain - wanted).norm()
 
 
-def test_checkpoint_and_recovery_keep_what_is_shared(built, tmp_path):
-    model, _, net = built
+def test_checkpoint_and_recovery_keep_what_is_shared(compressed, tmp_path):
+    model, _, net = compressed
     path = tmp_path / "net.safetensors"
     checkpoint.save(net, path)
     with safe_open(path, "pt") as file:

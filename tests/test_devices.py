@@ -24,6 +24,7 @@ from edgecomp.records import Request
 from edgecomp.runtimes import executorch
 
 ANDROID = find_target("android-arm64")
+pytestmark = pytest.mark.xdist_group("devices")
 
 
 @pytest.fixture(scope="module")

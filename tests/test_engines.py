@@ -41,8 +41,12 @@ def scaled(task, base):
     )
 
 
-@pytest.fixture
+pytestmark = pytest.mark.xdist_group("engines")
+
+
+@pytest.fixture(scope="module")
 def local():
+    """An engine whose workers all tests share, as far as they live."""
     with engines.opened("local", workers=2) as engine:
         yield engine
 

@@ -121,6 +121,7 @@ for problems, count, s, k in [(3, 777, 4, 16), (1, 40_000, 1, 256), (2, 5, 3, 8)
 """
 
 
+@pytest.mark.slow
 def test_native_code_is_clean_under_the_sanitizers(tmp_path):
     library = tmp_path / "kmeans.so"
     flags = [

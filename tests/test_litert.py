@@ -1,10 +1,13 @@
 """What is LiteRT's own: alignment, the delegate for Python's interpreter, errors inside of custom ops."""
 
 import copy
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_DATA, TINY_MODEL
 from running import run_on_host
 
 from edgecomp.devices import bundle
@@ -15,17 +18,28 @@ from edgecomp.records import Request
 from edgecomp.runtimes import litert
 from edgecomp.runtimes.litert import flatbuffer
 
+pytestmark = pytest.mark.xdist_group("export litert")
 
-@pytest.fixture
-def coded(tiny_model, tmp_path):
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
     """The tiny model's net with a coded convolution and two coded dense layers, and its file."""
-    model = load(Request(model=str(tiny_model)))
+    folder = tmp_path_factory.mktemp("coded")
+    (folder / "tiny.py").write_text(TINY_MODEL + TINY_DATA)
+    model = load(Request(model=str(folder / "tiny.py")))
     net = copy.deepcopy(model.net)
     net.conv2 = kmeans.compress(net.conv2, kmeans.Config(k=8), None, 0)
     net.dense1 = pq.compress(net.dense1, pq.Config(), None, 0)
     net.dense2 = pq.compress(net.dense2, pq.Config(k=32, axis="y"), None, 0)
-    litert.export(net, model.example_inputs, tmp_path / "m.tflite")
-    return model, net.eval(), tmp_path / "m.tflite"
+    litert.export(net, model.example_inputs, folder / "m.tflite")
+    return model, net.eval(), folder / "m.tflite"
+
+
+@pytest.fixture
+def coded(exported, tmp_path):
+    """The same, with a file that the test may change."""
+    model, net, path = exported
+    return model, net, Path(shutil.copy(path, tmp_path))
 
 
 def interpreter(path):

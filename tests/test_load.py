@@ -130,7 +130,9 @@ def test_weights(with_weights, name):
 
 
 def test_nested_state_dict(with_weights):
-    load_file(with_weights("w.pth", {"state_dict": good_state(), "epoch": torch.tensor(3)}))
+    state = good_state()
+    net = load_file(with_weights("w.pth", {"state_dict": state, "epoch": torch.tensor(3)})).trained
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
 
 
 @pytest.mark.parametrize("wrapper", ["model", "model_state_dict", "ema", "net"])

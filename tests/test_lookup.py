@@ -69,6 +69,7 @@ def test_tables_cost_what_they_do_in_kernels(form, kind, runs):
     assert 0.001 < found[0] < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", discover.runtime_names())
 @pytest.mark.parametrize(
     "layer,shape,method,config",
@@ -183,6 +184,7 @@ def test_a_checkpoint_keeps_them_and_older_ones_have_none(tmp_path):
     assert CodebookLinear.from_structure(structure).lookup == Tables(bits=16)
 
 
+@pytest.mark.slow
 def test_the_report_says_which(tiny_model, tmp_path):
     request = {"model": str(tiny_model), "on": "none", "settings": ("kinds=dense,conv",)}
     result = pipeline.build(Request(**request, out=tmp_path / "auto"))

@@ -13,7 +13,7 @@ from edgecomp.graph.given import Given
 from edgecomp.methods import lasso, thinet
 from edgecomp.pruning import discrimination
 from edgecomp.pruning.groups import find_groups
-from edgecomp.pruning.job import Job
+from edgecomp.pruning.state import PruningState
 from edgecomp.pruning.tuning import OwnLoss, Tuning, batch
 from edgecomp.records import Data, Model, Split
 from edgecomp.training.train import save_state
@@ -52,7 +52,7 @@ def job_of(method, model, *given):
     refuse = getattr(discover.method(method), "refuse", lambda group, net: "")
     groups = [group for group in find_groups(model.trained, model.example_inputs) if not group.reason]
     groups = [group for group in groups if not refuse(group, model.trained)]
-    return Job(model, groups, {group.name: group.units // 2 for group in groups}, one.configs[0], 0)
+    return PruningState(model, groups, {group.name: group.units // 2 for group in groups}, one.configs[0], 0)
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"random_dcp"}))

@@ -2,6 +2,7 @@
 them."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -58,37 +59,79 @@ def write(runtime, net, x, folder):
     return path
 
 
-@pytest.mark.parametrize("activations", ["dynamic", "static"])
-@pytest.mark.parametrize("method", ["int8", "int4", "int2"])
-@pytest.mark.parametrize("kind", LAYERS)
+CASES = [(r, m, a) for r in discover.runtime_names() for m in ("int8", "int4", "int2") for a in ("dynamic", "static")]
+DENSE = {"dense", "dense, odd", "dense over a sequence"}
+CONVOLUTIONS = {"conv", "conv 1x1", "conv 1x1 strided", "conv in groups"}
+TAKEN = {  # the kinds that a runtime has right kernels for
+    ("executorch", "int8", "dynamic"): DENSE | CONVOLUTIONS,
+    ("executorch", "int8", "static"): DENSE | CONVOLUTIONS | ONLY_STATIC,
+    ("executorch", "int4", "dynamic"): DENSE,
+    ("executorch", "int4", "static"): {"dense", "dense over a sequence"},
+    ("executorch", "int2", "dynamic"): set(),
+    ("executorch", "int2", "static"): set(),
+    ("litert", "int8", "dynamic"): DENSE | CONVOLUTIONS,
+    ("litert", "int8", "static"): DENSE | CONVOLUTIONS | ONLY_STATIC,
+    ("litert", "int4", "dynamic"): DENSE | CONVOLUTIONS,
+    ("litert", "int4", "static"): {"dense", "dense over a sequence"},
+    ("litert", "int2", "dynamic"): DENSE,
+    ("litert", "int2", "static"): {"dense", "dense over a sequence"},
+}
+
+
+class SideBySide(nn.Module):
+    """Layers that have nothing to do with each other: an input for each, and the outputs of all in a row."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, *inputs):
+        return torch.cat([layer(x).flatten(1) for layer, x in zip(self.layers, inputs, strict=True)], 1)
+
+
+@pytest.fixture(scope="module")
 @torch.no_grad()
-def test_the_exported_layer_holds_integers_and_gives_the_same_outputs(runtime, kind, method, activations, tmp_path):
-    make, shape = LAYERS[kind]
-    layer, x = make(), torch.randn(8, *shape) * torch.rand(8, *[1] * len(shape))
-    refused = chain.parse(method, (f"activations={activations}",), runtime)[0].refuse(layer)
-    assert bool(refused) == is_refused(runtime, kind, method, activations)
-    if refused:
-        return
-    after = rounded(layer, activations, x, method)
-    net = nn.Sequential(after)
-    path = write(runtime, net, x, tmp_path)
-    assert export._prove(Model("m", "m", net, (x[:1],), None, ""), runtime, net, path).codes_stored
+def side_by_side(tmp_path_factory):
+    """`side_by_side(runtime, method, activations)`: all kinds of layers that it takes, exported in one file and proven
+    there. By kind the layer, the integer one, its inputs, and what the runtime gives for them."""
 
-    expected = after(x).flatten(1)
-    got = run_on_host(runtime, path, [x], expected.shape[1])
-    assert relative(got, expected) < (1e-5 if activations == "dynamic" else 1e-3)  # levels of outputs, very seldom
-    assert relative(expected, layer(x).flatten(1)) < {"int8": 0.04, "int4": 0.25, "int2": 0.8}[method]
+    @functools.cache
+    def made(runtime, method, activations):
+        torch.manual_seed(0)
+        found = {}
+        for kind in [kind for kind in LAYERS if kind in TAKEN[runtime, method, activations]]:
+            make, shape = LAYERS[kind]
+            layer, x = make(), torch.randn(8, *shape) * torch.rand(8, *[1] * len(shape))
+            found[kind] = layer, rounded(layer, activations, x, method), x
+        if not found:
+            return {}
+        net, inputs = SideBySide([after for _, after, _ in found.values()]).eval(), [x for *_, x in found.values()]
+        path = tmp_path_factory.mktemp("side") / f"m{discover.runtime(runtime).SUFFIX}"
+        examples = tuple(x[:1] for x in inputs)
+        discover.runtime(runtime).export(net, examples, path)
+        assert export._prove(Model("m", "m", net, examples, None, ""), runtime, net, path).codes_stored
+        sizes = [after(x[:1]).numel() for _, after, x in found.values()]
+        got = run_on_host(runtime, path, [x[:, None] for x in inputs], sum(sizes)).split(sizes, 1)
+        return {kind: (*layers, outputs) for (kind, layers), outputs in zip(found.items(), got, strict=True)}
+
+    return made
 
 
-def is_refused(runtime, kind, method, activations):
-    static, dense = activations == "static", "dense" in kind
-    if kind in ONLY_STATIC:
-        return not static or method != "int8"
-    if method == "int8":
-        return False
-    if runtime == "litert" and not static:
-        return method == "int2" and not dense
-    return not dense or (static and "odd" in kind) or (runtime == "executorch" and method == "int2")
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    "runtime,method,activations",
+    [pytest.param(*case, marks=pytest.mark.xdist_group(f"integers {case[0]}")) for case in CASES],
+)
+@torch.no_grad()
+def test_the_exported_layer_holds_integers_and_gives_the_same_outputs(runtime, kind, method, activations, side_by_side):
+    taken = kind in TAKEN[runtime, method, activations]
+    refused = chain.parse(method, (f"activations={activations}",), runtime)[0].refuse(LAYERS[kind][0]())
+    assert bool(refused) != taken
+    if taken:
+        layer, after, x, got = side_by_side(runtime, method, activations)[kind]
+        expected = after(x).flatten(1)
+        assert relative(got, expected) < (1e-5 if activations == "dynamic" else 1e-3)  # levels of outputs, very seldom
+        assert relative(expected, layer(x).flatten(1)) < {"int8": 0.04, "int4": 0.25, "int2": 0.8}[method]
 
 
 def test_what_a_runtime_refuses_is_left_alone_with_the_reason(runtime, tiny_model, tmp_path):

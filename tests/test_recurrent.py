@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from running import run_on_host
 from torch import nn
 
 from edgecomp import discover
-from edgecomp.devices.host import run_on_host
 from edgecomp.errors import BuildError
 from edgecomp.fitting import calibration
 from edgecomp.layers.codebook import CodebookLinear

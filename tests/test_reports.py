@@ -18,20 +18,21 @@ from edgecomp.report import html as page
 from edgecomp.report import junit as junit_file
 from edgecomp.util.units import parse_bytes, parse_count, parse_ms, parse_share
 
+pytestmark = pytest.mark.xdist_group("judged")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 
 
 @pytest.fixture
-def result(built):
-    return report.read_report(built[0])
+def result(judged):
+    return report.read_report(judged[0])
 
 
 # --- limits -----------------------------------------------------------------------------------------------
 
 
-def test_every_limit_has_a_verdict_and_one_missed_exits_1(built, result):
-    _, done = built
+def test_every_limit_has_a_verdict_and_one_missed_exits_1(judged, result):
+    _, done = judged
     assert done.returncode == 1, done.stderr
     verdicts = {limit.name: (limit.verdict, limit.evidence) for limit in result.limits}
     assert verdicts == {
@@ -297,8 +298,8 @@ def test_names_cannot_break_out(result):
 # --- Markdown, JUnit, rendering again ---------------------------------------------------------------------
 
 
-def test_for_a_pull_request(built, result):
-    text = (built[0] / "report.md").read_text()
+def test_for_a_pull_request(judged, result):
+    text = (judged[0] / "report.md").read_text()
     assert text.startswith("### ❌ fail: tiny")
     tables = re.findall(r"(?:^\|.*\|\n)+", text, re.M)
     assert len(tables) == 3
@@ -307,8 +308,8 @@ def test_for_a_pull_request(built, result):
     assert "dense1" in text and len(text) < 4000
 
 
-def test_for_a_ci(built, result):
-    suite = ElementTree.parse(built[0] / "report.junit.xml").getroot().find("testsuite")
+def test_for_a_ci(judged, result):
+    suite = ElementTree.parse(judged[0] / "report.junit.xml").getroot().find("testsuite")
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("5", "1", "0")
     failed = [case for case in suite if case.find("failure") is not None]
     assert [case.get("name") for case in failed] == ["memory at most 1.00 kB"]
@@ -317,8 +318,8 @@ def test_for_a_ci(built, result):
     assert ElementTree.fromstring(junit_file.report(unsure).encode()).find("testsuite").get("errors") == "1"
 
 
-def test_a_report_renders_again(built, edgecomp, tmp_path):
-    out = shutil.copytree(built[0], tmp_path / "out", ignore=shutil.ignore_patterns("bundle"))
+def test_a_report_renders_again(judged, edgecomp, tmp_path):
+    out = shutil.copytree(judged[0], tmp_path / "out", ignore=shutil.ignore_patterns("bundle"))
     names = ("report.html", "report.md", "report.junit.xml")
     before = {name: (out / name).read_text() for name in names}
     for name in names:
@@ -328,9 +329,9 @@ def test_a_report_renders_again(built, edgecomp, tmp_path):
     assert {name: (out / name).read_text() for name in names} == before
 
 
-def test_reports_without_limits_are_still_read(built, result, tmp_path):
+def test_reports_without_limits_are_still_read(judged, result, tmp_path):
     """Those of before there were any."""
-    old = json.loads((built[0] / "report.json").read_text())
+    old = json.loads((judged[0] / "report.json").read_text())
     for name in ("limits", "artifact_sha256", "measure_notes"):
         del old[name]
     for measurement in old["measurements"]:

@@ -6,7 +6,8 @@ import torch
 
 from edgecomp.errors import BuildError
 from edgecomp.records import Data, Split
-from edgecomp.training.splits import data_of, digest, judged
+from edgecomp.training.splits import data_of, judged
+from edgecomp.util.cache import key_of
 
 EXAMPLES = (torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4))
 NAMES = ("ids", "mask")
@@ -37,7 +38,7 @@ def test_a_split_is_a_tuple_of_inputs():
     assert (part.name, len(part), part.targets.tolist()) == ("rest", 4, [2, 3, 4, 5])
     assert len(split.first(2)) == 2 and [len(x) for (x,) in split.batches(4)] == [4, 2]
     assert Split("s", (ids(), mask())).first(3).targets is None
-    assert digest(split) != digest(split.first(5)) != digest(Split("s", mask(5)))
+    assert key_of(split) != key_of(split.first(5)) != key_of(Split("s", mask(5)))
 
 
 @pytest.mark.parametrize("inputs", [(ids(), mask()), {"mask": mask(), "ids": ids()}])

@@ -14,13 +14,14 @@ import pytest
 from conftest import export_tiny
 
 from edgecomp.devices import bundle
-from edgecomp.devices.base import Place
+from edgecomp.devices.base import DeviceOptions
 from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.ssh import Ssh
 from edgecomp.devices.target import find_target
 from edgecomp.errors import DeviceError
 
 LINUX = find_target(HOST_TARGET)
+pytestmark = pytest.mark.xdist_group("ssh")
 
 
 class Computer:
@@ -126,7 +127,7 @@ def test_a_build_measured_on_a_computer(computer, edgecomp, tiny_model, tmp_path
 
 
 def test_the_same_numbers_as_here(computer, scene, tmp_path):
-    with Ssh(LINUX, Place(host=computer.host)) as device:
+    with Ssh(LINUX, DeviceOptions(host=computer.host)) as device:
         device.run(*scene, tmp_path / "there", threads=1)
         assert len(computer.left) == 1
     Host().run(*scene, tmp_path / "here", threads=1)
@@ -137,7 +138,7 @@ def test_the_same_numbers_as_here(computer, scene, tmp_path):
 @pytest.mark.parametrize("then,match", [("kill", "killed by SIGKILL"), ("drop", "cannot be reached")])
 def test_what_can_go_wrong_meanwhile(computer, scene, then, match):
     computer.then = then
-    with pytest.raises(DeviceError, match=match) as caught, Ssh(LINUX, Place(host=computer.host)) as device:
+    with pytest.raises(DeviceError, match=match) as caught, Ssh(LINUX, DeviceOptions(host=computer.host)) as device:
         device.run(*scene, threads=1, repeat=1, least_ms=1500)
     assert caught.value.exit_code == 4 and caught.value.remedy
     assert computer.left == []
@@ -145,7 +146,7 @@ def test_what_can_go_wrong_meanwhile(computer, scene, then, match):
 
 def test_computers_that_cannot_be_reached(computer, edgecomp, monkeypatch):
     def refused(host):
-        with pytest.raises(DeviceError, match="cannot be reached") as caught, Ssh(LINUX, Place(host=host)):
+        with pytest.raises(DeviceError, match="cannot be reached") as caught, Ssh(LINUX, DeviceOptions(host=host)):
             pass
         return caught.value
 
@@ -162,6 +163,6 @@ def test_computers_that_cannot_be_reached(computer, edgecomp, monkeypatch):
 
 def test_computer_of_another_kind(computer):
     arm = find_target("linux-arm64")
-    with pytest.raises(DeviceError, match="is no aarch64-linux-gnu"), Ssh(arm, Place(host=computer.host)):
+    with pytest.raises(DeviceError, match="is no aarch64-linux-gnu"), Ssh(arm, DeviceOptions(host=computer.host)):
         pass
     assert computer.left == []

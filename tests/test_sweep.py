@@ -1,5 +1,6 @@
 """Sweeps through the real command line and on a real Ray cluster: points, budgets, failures, resumption, the page."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -18,6 +19,27 @@ from edgecomp.sweep import budgets, sweep
 from edgecomp.sweep.page import front
 from edgecomp.util.files import sha256_file
 
+pytestmark = pytest.mark.xdist_group("sweep")
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """Two local workers, which all sweeps of this file share: starting them is most of a sweep."""
+    with engines.opened("local", workers=2) as engine:
+        yield engine
+
+
+@pytest.fixture
+def edgecomp_sweep(edgecomp, engine, monkeypatch, tmp_path):
+    """`edgecomp sweep …` with these workers; what it makes is in the folder `out`."""
+    opened = engines.opened
+
+    def shared(name="local", address=None, workers=None):
+        return contextlib.nullcontext(engine) if name == "local" else opened(name, address, workers)
+
+    monkeypatch.setattr(engines, "opened", shared)
+    return lambda *arguments: edgecomp("sweep", *arguments, "-o", tmp_path / "out")
+
 
 def sweep_of(folder):
     return json.loads((folder / "sweep.json").read_text())
@@ -28,10 +50,9 @@ def files_of(folder):
     return {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.glob("points/*/model.*"))}
 
 
-def test_a_sweep_builds_every_point_that_fits_and_says_why_others_do_not(edgecomp, tiny_model, tmp_path):
-    arguments = ("sweep", tiny_model, "--methods", "pq,int8", "--budgets", "110kB,60kB,20kB")
-    arguments += ("--set", "tables=exact", "-o", "out")
-    done = edgecomp(*arguments, "--json")
+def test_a_sweep_builds_every_point_that_fits_and_says_why_others_do_not(edgecomp_sweep, tiny_model, tmp_path):
+    arguments = (tiny_model, "--methods", "pq,int8", "--budgets", "110kB,60kB,20kB", "--set", "tables=exact")
+    done = edgecomp_sweep(*arguments, "--json")
     assert done.returncode == 1, done.stderr
     found, out = json.loads(done.stdout), tmp_path / "out"
     assert found == sweep_of(out)
@@ -58,14 +79,14 @@ def test_a_sweep_builds_every_point_that_fits_and_says_why_others_do_not(edgecom
     html = (out / "sweep.html").read_text()
     assert "http" not in html and html.count('<svg viewBox="0 0 480') == 2
 
-    again = edgecomp(*arguments)
+    again = edgecomp_sweep(*arguments)
     assert again.returncode == 1 and "kept from before: pq-s=2" in again.stderr and "pq" in again.stdout
     assert sweep_of(out)["measurements"] == found["measurements"]  # timed once
 
 
-def test_auto_is_a_method_among_others(edgecomp, tiny_model, tmp_path):
+def test_auto_is_a_method_among_others(edgecomp_sweep, tiny_model, tmp_path):
     few = ("--set", "auto.methods=pq,int8", "--set", "auto.samples=64", "--set", "auto.rounds=1", "--set", "s=2")
-    done = edgecomp("sweep", tiny_model, "--methods", "auto,pq", "--budgets", "110kB,10kB", *few, "-o", "out")
+    done = edgecomp_sweep(tiny_model, "--methods", "auto,pq", "--budgets", "110kB,10kB", *few)
     assert done.returncode == 1, done.stderr
     auto, too_small, *others = sweep_of(tmp_path / "out")["points"]
     assert auto["state"] == "built" and auto["artifact_bytes"] <= 110_000
@@ -75,10 +96,10 @@ def test_auto_is_a_method_among_others(edgecomp, tiny_model, tmp_path):
     assert [point["state"] for point in others] == ["built", "missed"]
 
 
-def test_a_failing_point_does_not_stop_the_others(edgecomp, tmp_path):
+def test_a_failing_point_does_not_stop_the_others(edgecomp_sweep, tmp_path):
     (tmp_path / "bare.py").write_text(TINY_MODEL)
-    options = ("--set", "activations=static", "--budgets", "200kB", "--on", "none", "-o", "out")
-    done = edgecomp("sweep", "bare.py", "--methods", "int8,kmeans", *options)
+    options = ("--set", "activations=static", "--budgets", "200kB", "--on", "none")
+    done = edgecomp_sweep(tmp_path / "bare.py", "--methods", "int8,kmeans", *options)
     assert done.returncode == 3, done.stderr
     assert "int8 at 200 kB failed: activations=static" in " ".join(done.stdout.split())
     failed, built = sweep_of(tmp_path / "out")["points"]
@@ -87,10 +108,9 @@ def test_a_failing_point_does_not_stop_the_others(edgecomp, tmp_path):
     assert "int8 at 200 kB failed" in (tmp_path / "out" / "sweep.html").read_text()
 
 
-def test_a_killed_sweep_goes_on_from_the_points_it_has(edgecomp, tiny_model, tmp_path):
-    arguments = ("sweep", str(tiny_model), "--methods", "kmeans,pq", "--budgets", "110kB,60kB", "--workers", "1")
-    arguments += ("--on", "none", "-o", "out")
-    command = [sys.executable, "-m", "edgecomp.cli", *arguments]
+def test_a_killed_sweep_goes_on_from_the_points_it_has(edgecomp_sweep, tiny_model, tmp_path):
+    arguments = (str(tiny_model), "--methods", "kmeans,pq", "--budgets", "110kB,60kB", "--on", "none")
+    command = [sys.executable, "-m", "edgecomp.cli", "sweep", *arguments, "--workers", "1", "-o", "out"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     for line in process.stderr:
         if line.startswith("  kmeans-k="):
@@ -100,7 +120,7 @@ def test_a_killed_sweep_goes_on_from_the_points_it_has(edgecomp, tiny_model, tmp
     assert process.returncode == -signal.SIGKILL
     first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/points/*/model.pte")}
     assert len(first) == 1
-    done = edgecomp(*arguments)
+    done = edgecomp_sweep(*arguments)
     assert done.returncode == 0, done.stderr
     assert f"kept from before: {next(iter(first)).parent.name}" in done.stderr
     assert len(files_of(tmp_path / "out")) == 8
@@ -123,17 +143,16 @@ class Killing:
         return self.engine.run(function, tasks, *shared, done=killing)
 
 
-def test_ray_gives_the_same_bytes_as_local_though_a_node_dies(tiny_model, two_nodes, tmp_path):
+def test_ray_gives_the_same_bytes_as_local_though_a_node_dies(engine, tiny_model, two_nodes, tmp_path):
     cluster, second = two_nodes
     base = Request(model=str(tiny_model), on="host", out=tmp_path / "local")
     request = SweepRequest(base, ("pq", "kmeans"), (110_000, 60_000))
-    with engines.opened("local", workers=2) as engine:
-        local = sweep(request, engine)
-    with engines.opened("ray", cluster.address) as engine:
-        assert engine.workers == 2
-        killing = Killing(engine, lambda: cluster.remove_node(second, allow_graceful=False))
+    local = sweep(request, engine)
+    with engines.opened("ray", cluster.address) as nodes:
+        assert nodes.workers == 2
+        killing = Killing(nodes, lambda: cluster.remove_node(second, allow_graceful=False))
         remote = sweep(dataclasses.replace(request, base=dataclasses.replace(base, out=tmp_path / "ray")), killing)
-        assert killing.kill is None and engine.share(0)
+        assert killing.kill is None and nodes.share(0)
     assert len(files_of(tmp_path / "local")) == 8
     assert files_of(tmp_path / "local") == files_of(tmp_path / "ray")
     assert [(p.folder, p.validation, p.test) for p in local.points] == [

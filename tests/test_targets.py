@@ -1,5 +1,6 @@
 """The contract every target keeps, and the native code that runs there, on this machine and under the emulator."""
 
+import functools
 import shutil
 import subprocess
 import tomllib
@@ -16,10 +17,15 @@ from edgecomp.util.files import data_folder
 
 KERNELS = data_folder("targets") / "kernels"
 LITERT = data_folder("targets") / "litert"
-SOURCES = {
-    "kernels": [*sorted(KERNELS.glob("*/*.cc")), KERNELS / "test_kernels.cc"],
-    "litert_op": [*sorted(KERNELS.glob("*/*.cc")), LITERT / "op.cc", LITERT / "test/test_op.cc"],
-    "litert_op_fuzz": [*sorted(KERNELS.glob("*/*.cc")), LITERT / "op.cc", LITERT / "test/fuzz_op.cc"],
+SOURCES = {  # beside the kernels
+    "kernels": [KERNELS / "test_kernels.cc"],
+    "litert_op": [LITERT / "op.cc", LITERT / "test/test_op.cc"],
+    "litert_op_fuzz": [LITERT / "op.cc", LITERT / "test/fuzz_op.cc"],
+}
+WARN = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
+FLAVOURS = {
+    "sanitized": ["g++", *WARN, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"],
+    "arm64": ["aarch64-linux-gnu-g++", *WARN, "-O2", "-static"],
 }
 
 
@@ -57,6 +63,7 @@ def app_libraries(tmp_path_factory):
     return folder
 
 
+@pytest.mark.xdist_group("app")
 def test_what_runs_on_android_is_aligned_to_16_kilobytes(app_libraries):
     target = find_target("android-arm64")
     made = [bundle.bench_program(target, runtime) for runtime in target.runtimes]
@@ -71,6 +78,7 @@ def test_what_runs_on_android_is_aligned_to_16_kilobytes(app_libraries):
         assert min(alignments) >= 0x4000, path
 
 
+@pytest.mark.xdist_group("app")
 def test_an_app_finds_the_functions_it_calls(app_libraries):
     def symbols(name):
         return subprocess.run(["nm", "-C", app_libraries / name], capture_output=True, text=True).stdout
@@ -106,25 +114,40 @@ def test_the_code_for_apps_in_the_documentation_compiles_and_links(runtime, tmp_
     assert "edgecomp_linear" in subprocess.run(["nm", build / "libapp.so"], capture_output=True, text=True).stdout
 
 
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """`program(name, flavour)`: a test program; the kernels are compiled once for all programs of a flavour."""
+    folder = tmp_path_factory.mktemp("programs")
+
+    @functools.cache
+    def kernels(flavour):
+        objects = {path: folder / f"{flavour}-{path.parent.name}-{path.stem}.o" for path in KERNELS.glob("*/*.cc")}
+        for path, made in objects.items():
+            subprocess.run([*FLAVOURS[flavour], "-c", path, "-o", made], check=True)
+        return sorted(objects.values())
+
+    @functools.cache
+    def made(name, flavour):
+        path = folder / f"{name}-{flavour}"
+        subprocess.run([*FLAVOURS[flavour], *SOURCES[name], *kernels(flavour), "-o", path], check=True)
+        return path
+
+    return made
+
+
+@pytest.mark.xdist_group("sanitized")
 @pytest.mark.parametrize("name", SOURCES)
-def test_native_code_is_right_under_the_sanitizers(name, tmp_path):
-    program = tmp_path / "test"
-    flags = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
-    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover"]
-    subprocess.run(["g++", *flags, *SOURCES[name], "-o", program], check=True)
-    done = subprocess.run([program], capture_output=True, text=True)
+def test_native_code_is_right_under_the_sanitizers(name, program):
+    done = subprocess.run([program(name, "sanitized")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert " 0 failures" in done.stdout
 
 
+@pytest.mark.xdist_group("arm64")
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a76", "max"])
-def test_native_code_is_right_on_arm64(tmp_path_factory, name, cpu):
-    program = tmp_path_factory.getbasetemp() / f"test_{name}_arm64"
-    if not program.exists():
-        flags = ["-std=c++17", "-O2", "-static", "-Wall", "-Wextra", "-Werror"]
-        subprocess.run(["aarch64-linux-gnu-g++", *flags, *SOURCES[name], "-o", program], check=True)
-    done = subprocess.run(["qemu-aarch64", "-cpu", cpu, program], capture_output=True, text=True)
+def test_native_code_is_right_on_arm64(program, name, cpu):
+    done = subprocess.run(["qemu-aarch64", "-cpu", cpu, program(name, "arm64")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 failures" in done.stdout
 
@@ -166,6 +189,9 @@ def test_missing_compiler_names_its_package():
         bundle.bench_program(absent, "executorch")
 
 
-def test_every_data_file_of_a_target_parses():
-    for path in data_folder("targets").glob("*.toml"):
-        tomllib.loads(path.read_text())
+def test_every_data_file_of_a_target_is_that_target():
+    paths = sorted(data_folder("targets").glob("*.toml"))
+    assert [path.stem for path in paths] == target_names()
+    for path in paths:
+        stated, target = tomllib.loads(path.read_text()), find_target(path.stem)
+        assert target.name == path.stem and set(stated["runtimes"]) == set(target.runtimes)

@@ -133,7 +133,7 @@ def _settings(name: str, asked: bool) -> tuple[str, ...]:
 
 
 def _couples(name: str) -> bool:
-    return getattr(discover.method(name), "COUPLES", False)
+    return getattr(discover.method(name), "SHARES_FACTORS", False)
 
 
 def least_size(choices: list[list[Candidate]]) -> int:

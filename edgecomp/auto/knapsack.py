@@ -47,8 +47,8 @@ def choose(
     prices = prices or {}
     cost = _amounts(columns, least) + sum(price * _amounts(columns, resource) for resource, price in prices.items())
     cost = cost / (_UNIT if least == "damage" else max(1e-9, cost.max() / 1e6))
-    bytes = _amounts(columns, "bytes")
-    cost = cost + 1e-4 * bytes / max(1.0, bytes.max())
+    sizes = _amounts(columns, "bytes")
+    cost = cost + 1e-4 * sizes / max(1.0, sizes.max())
     found = milp(
         cost,
         integrality=np.ones(len(columns)),

@@ -22,8 +22,8 @@ from ..util.units import format_bytes, format_count
 from ..util.workspace import Workspace
 from . import costs, knapsack
 from .candidates import Candidate, Group
+from .evaluation import Evaluation, Evaluator
 from .knapsack import Column
-from .looks import Looked, Looker
 from .options import check, options
 from .pool import Pool
 from .trials import Runner, forget
@@ -89,7 +89,7 @@ def search(
     return _Searcher(pool, base, work).run()
 
 
-Seen = dict[tuple[int, ...], tuple[Choice, Looked]]  # plans that were built, by their choice's key
+Seen = dict[tuple[int, ...], tuple[Choice, Evaluation]]  # plans that were built, by their choice's key
 
 
 @dataclass
@@ -179,18 +179,18 @@ class _Searcher:
     def _rounds(self) -> Plan:
         request = self.pool.request
         emulated = (request.on or find_target(request.target).devices[0]) == "qemu"
-        looker = Looker(self.pool.model, self.pool.options.samples, self.work, list(self.resources), emulated)
-        self.loss_text = looker.loss.text
-        looked = self._looks(looker, {})
-        best, found = self._best(looked)
-        if self._fits(found) and found.drop_points > self.most_drop and not self.seeks_least:
-            budget, least = self.budget, min(l.drop_points for _, l in looked.values() if self._fits(l))
-            looked |= self._looks_within_drop(looker, looked)
-            best, found = self._best(looked)
-            if found.file_bytes > budget:
-                raise self._lossy(best, found, budget, least)
+        evaluator = Evaluator(self.pool.model, self.pool.options.samples, self.work, list(self.resources), emulated)
+        self.loss_text = evaluator.loss.text
+        evaluated = self._evaluations(evaluator, {})
+        best, evaluation = self._best(evaluated)
+        if self._fits(evaluation) and evaluation.drop_points > self.most_drop and not self.seeks_least:
+            budget, least = self.budget, min(l.drop_points for _, l in evaluated.values() if self._fits(l))
+            evaluated |= self._evaluations_within_drop(evaluator, evaluated)
+            best, evaluation = self._best(evaluated)
+            if evaluation.file_bytes > budget:
+                raise self._lossy(best, evaluation, budget, least)
         for resource in ("bytes", *self.resources):
-            self._refuse(best, found, resource)
+            self._refuse(best, evaluation, resource)
         looks = [
             Look(
                 file_bytes=l.file_bytes,
@@ -199,57 +199,57 @@ class _Searcher:
                 drop_points=round(l.drop_points, 4),
                 chosen=c is best,
             )
-            for c, l in looked.values()
+            for c, l in evaluated.values()
         ]
-        self.container = found.file_bytes - self._size(best)
+        self.container = evaluation.file_bytes - self._size(best)
         return self._plan(best, looks)
 
-    def _looks(self, looker: Looker, before: Seen) -> Seen:
+    def _evaluations(self, evaluator: Evaluator, before: Seen) -> Seen:
         """Chooses, looks and learns, until there is nothing new or enough has been seen."""
-        looked: Seen = {}
+        evaluated: Seen = {}
         rounds, at_an_end = self.pool.options.rounds, bool(before)
-        while len(looked) < rounds + (0 if self._answered(looked) else _EXTRA):
+        while len(evaluated) < rounds + (0 if self._answered(evaluated) else _EXTRA):
             choice = self._refined(self._choose())
-            if choice is None and looked and self.pool.weighed and self.trusting and not self._answered(looked):
+            if choice is None and evaluated and self.pool.weighed and self.trusting and not self._answered(evaluated):
                 # Close to the least that can be the errors of small files decide; other choices may fit.
                 self.trusting = False
-                last, found = list(looked.values())[-1]
-                self.container = found.file_bytes - self._size(last)
+                last, evaluation = list(evaluated.values())[-1]
+                self.container = evaluation.file_bytes - self._size(last)
                 continue
-            if (choice is None or choice.key in looked) and not at_an_end and not self._answered(looked):
+            if (choice is None or choice.key in evaluated) and not at_an_end and not self._answered(evaluated):
                 at_an_end = True
-                choice = self._refined(self._nearest(looker))
-            if choice is None or choice.key in looked or choice.key in before:
+                choice = self._refined(self._nearest(evaluator))
+            if choice is None or choice.key in evaluated or choice.key in before:
                 break
-            found = looker.look(self._plan(choice), len(before) + len(looked))
-            looked[choice.key] = choice, found
-            self._learn(choice, found)
-        return looked
+            evaluation = evaluator.evaluate(self._plan(choice), len(before) + len(evaluated))
+            evaluated[choice.key] = choice, evaluation
+            self._learn(choice, evaluation)
+        return evaluated
 
-    def _looks_within_drop(self, looker: Looker, before: Seen) -> Seen:
+    def _evaluations_within_drop(self, evaluator: Evaluator, before: Seen) -> Seen:
         """The same for the least bytes that surely lose no more than they may, whatever the budget."""
-        _, found = self._best(before)
+        _, evaluation = self._best(before)
         self.seeks_least = True
-        self.damage_limit = found.damage * self.most_drop / found.drop_points
-        looked: Seen = {}
-        while self.budget < self.original_bytes and not self._answered(looked):
+        self.damage_limit = evaluation.damage * self.most_drop / evaluation.drop_points
+        evaluated: Seen = {}
+        while self.budget < self.original_bytes and not self._answered(evaluated):
             self.budget = min(2 * self.budget, self.original_bytes)
             with progress.stage("candidates", f"for {format_bytes(self.budget)}, to lose less"):
                 self.pool.fill(self.budget)
-            looked |= self._looks(looker, before | looked)
-        return looked
+            evaluated |= self._evaluations(evaluator, before | evaluated)
+        return evaluated
 
-    def _best(self, looked: Seen) -> tuple[Choice, Looked]:
-        return min(looked.values(), key=lambda pair: self._rank(*pair))
+    def _best(self, evaluated: Seen) -> tuple[Choice, Evaluation]:
+        return min(evaluated.values(), key=lambda pair: self._rank(*pair))
 
-    def _lossy(self, best: Choice, found: Looked, budget: int, least: float) -> LimitError:
-        self.container = found.file_bytes - self._size(best)
+    def _lossy(self, best: Choice, evaluation: Evaluation, budget: int, least: float) -> LimitError:
+        self.container = evaluation.file_bytes - self._size(best)
         stated = "" if self.pool.request.max_drop is not None else " (--max-drop allows more)"
         return LimitError(
             f"no plan within a file of {format_bytes(budget)} loses at most {self.most_drop:g} points{stated}, but "
-            f"{least:.2f} on calibration samples: the nearest that does takes {format_bytes(found.file_bytes)} "
-            f"and loses {found.drop_points:.2f}",
-            f"Allow {found.file_bytes:,} or more. Held back by {self._held_back(best, 'bytes')}.",
+            f"{least:.2f} on calibration samples: the nearest that does takes {format_bytes(evaluation.file_bytes)} "
+            f"and loses {evaluation.drop_points:.2f}",
+            f"Allow {evaluation.file_bytes:,} or more. Held back by {self._held_back(best, 'bytes')}.",
             self._plan(best),
         )
 
@@ -264,42 +264,42 @@ class _Searcher:
             choice = self._choose()
         return choice
 
-    def _fits(self, found: Looked) -> bool:
-        return found.file_bytes <= self.budget and not self._excess(found)
+    def _fits(self, evaluation: Evaluation) -> bool:
+        return evaluation.file_bytes <= self.budget and not self._excess(evaluation)
 
-    def _answered(self, looked: Seen) -> bool:
+    def _answered(self, evaluated: Seen) -> bool:
         """One of them may be the answer."""
-        fit = [found for _, found in looked.values() if self._fits(found)]
-        return any(not self.seeks_least or found.drop_at_most <= self.most_drop for found in fit)
+        fit = [evaluation for _, evaluation in evaluated.values() if self._fits(evaluation)]
+        return any(not self.seeks_least or evaluation.drop_at_most <= self.most_drop for evaluation in fit)
 
-    def _excess(self, found: Looked) -> float:
+    def _excess(self, evaluation: Evaluation) -> float:
         """By what fraction, at least 0, a file takes more than a limit on another resource than bytes allows."""
         limits = self.resources.items()
-        return max([0.0, *(found.measured.get(r, 0.0) / limit - 1 for r, limit in limits)])
+        return max([0.0, *(evaluation.measured.get(r, 0.0) / limit - 1 for r, limit in limits)])
 
-    def _rank(self, choice: Choice, found: Looked) -> tuple[float, ...]:
+    def _rank(self, choice: Choice, evaluation: Evaluation) -> tuple[float, ...]:
         """The less, the better."""
-        over = max(0, found.file_bytes - self.budget), self._excess(found)
+        over = max(0, evaluation.file_bytes - self.budget), self._excess(evaluation)
         if self.seeks_least:
-            return *over, max(0.0, found.drop_at_most - self.most_drop), found.file_bytes
+            return *over, max(0.0, evaluation.drop_at_most - self.most_drop), evaluation.file_bytes
         instructions = sum(self.pool.takes(pick)["instructions"] for pick in choice.picks)
-        return *over, found.damage + self._nats_per_instruction() * instructions
+        return *over, evaluation.damage + self._nats_per_instruction() * instructions
 
-    def _learn(self, choice: Choice, found: Looked) -> None:
+    def _learn(self, choice: Choice, evaluation: Evaluation) -> None:
         """What the file has beyond its layers, what every group's candidate really added, and how far to go."""
-        self.container = found.file_bytes - self._size(choice) + (0 if self._fits(found) else 64)
-        for resource, taken in found.measured.items():
+        self.container = evaluation.file_bytes - self._size(choice) + (0 if self._fits(evaluation) else 64)
+        for resource, taken in evaluation.measured.items():
             self.offsets[resource] = taken - sum(self.pool.takes(pick)[resource] for pick in choice.picks)
         for pick in choice.picks:
             if pick.method is not None:
-                added = max(found.alone[pick.layers[0]], _LEAST_DAMAGE)
+                added = max(evaluation.alone[pick.layers[0]], _LEAST_DAMAGE)
                 step = min(_SCALE, max(1 / _SCALE, added / max(self._damage_of(pick), _LEAST_DAMAGE)))
                 self.scales[pick.layers[0]] = self.scales.get(pick.layers[0], 1.0) * step**0.5
         if self.seeks_least:
-            step = self.most_drop / max(found.drop_at_most, self.most_drop / 4, 1e-3)
-            self.damage_limit *= min(step, 0.8) if found.drop_at_most > self.most_drop else max(step, 1.25)
+            step = self.most_drop / max(evaluation.drop_at_most, self.most_drop / 4, 1e-3)
+            self.damage_limit *= min(step, 0.8) if evaluation.drop_at_most > self.most_drop else max(step, 1.25)
 
-    def _nearest(self, looker: Looker) -> Choice:
+    def _nearest(self, evaluator: Evaluator) -> Choice:
         """A choice within the limits after all, where files take less than was thought.
 
         Raises:
@@ -307,31 +307,31 @@ class _Searcher:
         """
         smallest = (min(group, key=lambda c: self._takes(c)["bytes"]) for group in self.pool.every)
         choice = Choice(tuple(smallest), float("nan"))
-        found = looker.look(self._plan(choice), 0)
-        self.container = found.file_bytes - self._size(choice)
-        if found.file_bytes <= self.budget:
+        evaluation = evaluator.evaluate(self._plan(choice), 0)
+        self.container = evaluation.file_bytes - self._size(choice)
+        if evaluation.file_bytes <= self.budget:
             self.pool.fill(self.budget, thorough=True)
             again = self._choose()
             if again is not None:
                 return again
-        self._refuse(choice, found, "bytes")
+        self._refuse(choice, evaluation, "bytes")
         for resource in self.resources:
             choice = self._choose(least=resource) or choice
-            self._refuse(choice, looker.look(self._plan(choice), 1), resource)
+            self._refuse(choice, evaluator.evaluate(self._plan(choice), 1), resource)
         return choice
 
-    def _refuse(self, choice: Choice, found: Looked, resource: str) -> None:
+    def _refuse(self, choice: Choice, evaluation: Evaluation, resource: str) -> None:
         """Raises a LimitError if a choice, the best there is, takes more of a resource than there may be."""
         most = self.budget if resource == "bytes" else self.resources[resource]
-        taken = found.file_bytes if resource == "bytes" else found.measured.get(resource, 0.0)
+        taken = evaluation.file_bytes if resource == "bytes" else evaluation.measured.get(resource, 0.0)
         if taken <= most:
             return
         show = format_count if resource == "instructions" else format_bytes
         limit = f"a file of {format_bytes(most)}" if resource == "bytes" else f"{show(most)} of {resource}"
-        self.container = found.file_bytes - self._size(choice)
+        self.container = evaluation.file_bytes - self._size(choice)
         raise LimitError(
             f"no plan is within {limit}: the nearest takes {show(taken)} "
-            f"and loses {found.drop_points:.2f} points on calibration samples",
+            f"and loses {evaluation.drop_points:.2f} points on calibration samples",
             f"Allow {round(taken):,} or more. Held back by {self._held_back(choice, resource)}.",
             self._plan(choice),
         )
@@ -355,7 +355,7 @@ class _Searcher:
                 for entry, pick in zip(entries, choice.picks, strict=True)
             )
         assert self.pool.model.data is not None
-        found = Search(
+        record = Search(
             split=self.pool.model.data.calibration.name,
             samples=self.pool.options.samples,
             candidates=sum(map(len, self.pool.kept)),
@@ -364,7 +364,7 @@ class _Searcher:
             looks=looks,
             loss=self.loss_text,
         )
-        return self.base.model_copy(update={"entries": entries, "search": found})
+        return self.base.model_copy(update={"entries": entries, "search": record})
 
     def _entry(self, group: Group, pick: Candidate) -> PlanEntry:
         reason = pick.remark

@@ -23,11 +23,11 @@ from ..fitting import calibration, lowrank
 from ..graph.order import note_image_sizes
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
-from ..util.cache import FITTING, RUNNING, key_of, remembered
+from ..util.cache import RUNNING, key_of, remembered
 from ..util.files import cache_folder
 from .candidates import Candidate
 
-_CODE, _RUN_CODE = (*FITTING, "auto.single"), (*RUNNING, "auto.single")
+_CODE = (*RUNNING, "auto.single")
 _SMALL, _LARGE = 16, 1024  # channels or features of a stand-in
 _SIZES = ("rank", "s", "k")  # settings that change sizes, and not what a layer is made of
 
@@ -66,7 +66,7 @@ def instructions_per_mac(layer: nn.Module, x: Tensor, candidate: Candidate, runt
     geometry = [str(getattr(small, key, "")) for key in ("stride", "padding", "dilation")]
     shape = [type(small).__name__, *small.weight.shape, *geometry, *x.shape]  # type: ignore[misc]
     settings, version = _settings(candidate, _SIZES[:2]), _version(runtime)
-    key = key_of("instructions", runtime, version, target, shape, candidate.method, settings, code=_RUN_CODE)
+    key = key_of("instructions", runtime, version, target, shape, candidate.method, settings, code=_CODE)
 
     def count() -> float:
         with tempfile.TemporaryDirectory() as folder:

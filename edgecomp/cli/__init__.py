@@ -1,4 +1,4 @@
-"""The command line; see `main`."""
+"""The command line: commands in `main`, listings, doctor, completion."""
 
 from .main import app, main
 

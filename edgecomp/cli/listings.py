@@ -1,67 +1,93 @@
-"""The commands that list what there is, and the plain table that they print."""
+"""The commands that list what there is, as tables or as JSON. None of them waits for torch."""
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from ..errors import unknown
+from . import complete
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 app = typer.Typer()
 
-
-@app.command()
-def methods() -> None:
-    """List the compression methods and their settings."""
-    from .. import discover
-
-    rows = []
-    for name in discover.method_names():
-        module = discover.method(name)
-        fields = module.Config.model_fields.items()
-        settings = " ".join(f"{key}={field.default}" for key, field in fields)
-        rows.append((name, _first_line(module.__doc__), ", ".join(module.KINDS), settings))
-    print_table(("method", "what it does", "layers", "settings (--set KEY=VALUE)"), rows)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()
-def targets() -> None:
+def methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show this method's settings.", metavar="[NAME]", autocompletion=complete.method),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the compression methods, or the settings of one."""
+    from . import catalog
+
+    known = catalog.methods()
+    if name is None:
+        _print_json(list(known.values())) if as_json else _print_methods(known)
+    elif name not in known:
+        raise unknown("method", name, known)
+    else:
+        _print_json(known[name]) if as_json else _print_method(known[name])
+
+
+@app.command()
+def targets(as_json: AsJson = False) -> None:
     """List the targets and where they can be measured."""
-    from ..devices.target import find_target, target_names
+    from . import catalog
 
-    found = [find_target(name) for name in target_names()]
-    rows = [(t.name, t.description, ", ".join(t.runtimes), ", ".join(t.devices)) for t in found]
+    found = catalog.targets()
+    if as_json:
+        return _print_json(found)
+    rows = [(t["name"], t["description"], ", ".join(t["runtimes"]), ", ".join(t["devices"])) for t in found]
     print_table(("target", "what it is", "runtimes", "devices"), rows)
 
 
 @app.command()
-def models() -> None:
+def models(as_json: AsJson = False) -> None:
     """List the models of the zoo."""
-    import ast
+    from . import catalog
 
-    from .. import discover
-
-    rows = []
-    for name, path in discover.model_files().items():
-        weights = "shipped" if path.with_suffix(".safetensors").exists() else f"edgecomp train {name}"
-        rows.append((name, _first_line(ast.get_docstring(ast.parse(path.read_text()))), weights))
+    found = catalog.models()
+    if as_json:
+        return _print_json(found)
+    rows = [
+        (m["name"], m["summary"], "shipped" if m["weights_shipped"] else f"edgecomp train {m['name']}") for m in found
+    ]
     print_table(("model", "what it is", "weights"), rows)
 
 
 @app.command("devices")
-def list_devices() -> None:
+def list_devices(as_json: AsJson = False) -> None:
     """List where exported models can be measured now, and what is missing for the rest."""
     from ..devices import choose
 
-    print_table(("--on", "what", "state", "remedy"), choose.listing())
+    rows = choose.listing()
+    if as_json:
+        return _print_json([dict(zip(("on", "what", "state", "remedy"), row, strict=True)) for row in rows])
+    print_table(("--on", "what", "state", "remedy"), rows)
 
 
 @app.command()
-def doctor() -> None:
-    """Say what is installed, what is missing and how to get it."""
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, what is missing and how to get it. Exits 4 if a build would miss something."""
+    from dataclasses import asdict
+
     from .doctor import examine
 
     findings = examine()
-    print_table(
-        ("", "what", "state", "how to get it"), [("ok" if f.ok else "–", f.what, f.state, f.remedy) for f in findings]
-    )
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        rows = [("ok" if f.ok else "–", f.what, f.state, f.remedy) for f in findings]
+        print_table(("", "what", "state", "how to get it"), rows)
     raise typer.Exit(0 if all(f.ok or f.optional for f in findings) else 4)
 
 
@@ -75,5 +101,44 @@ def print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     Console().print(table)
 
 
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0].rstrip(".")
+def _print_methods(known: dict[str, dict[str, Any]]) -> None:
+    rows = [(m["name"], m["summary"], ", ".join(m["kinds"])) for m in known.values()]
+    print_table(("method", "what it does", "layers"), rows)
+    print("`edgecomp methods NAME` shows a method's settings.")
+
+
+def _print_method(method: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(Text.assemble((method["name"], "bold"), f" – {method['summary']}."))
+    for paragraph in filter(None, method["details"].split("\n\n")):
+        console.print(Text("\n" + paragraph.replace("\n", " ")))
+    console.print(_settings_table(method["settings"]))
+    if method["one_of"]:
+        default = " ".join(f"{key}={value}" for key, value in method["default"].items())
+        console.print(Text(f"Give at most one of {', '.join(method['one_of'])}. Without one: {default}."))
+    if method["knob"]:
+        console.print(Text(f"`edgecomp sweep` varies {method['knob']} to meet a byte budget."))
+
+
+def _settings_table(settings: list[dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    columns = (Column("--set", no_wrap=True), Column("default", max_width=9), Column("range", max_width=17))
+    table = Table(*columns, "meaning", box=box.HORIZONTALS, show_lines=True, pad_edge=False, collapse_padding=True)
+    for setting in settings:
+        default = setting["default"]
+        text = "–" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+        bounds = re.sub("([≥>≤<]) ", "\\1\u00a0", setting["range"])  # not broken between sign and number
+        table.add_row(*map(Text, (setting["name"], text, bounds, setting["description"])))
+    return table
+
+
+def _print_json(data: Any) -> None:
+    import json
+
+    print(json.dumps(data, indent=1, ensure_ascii=False))

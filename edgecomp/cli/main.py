@@ -9,22 +9,41 @@ from typing import Annotated
 import typer
 
 from ..errors import EdgecompError
-from . import listings
+from . import complete, listings
 from .listings import print_table
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Makes a trained PyTorch model fit the app: compress, export, measure on ARM64, judge the byte budget.",
 )
 
 ModelArgument = Annotated[
-    str | None, typer.Argument(help="Model file, zoo name, package.module:factory, .pt2, .tflite.")
+    str | None,
+    typer.Argument(
+        help="Model file (Python, which is run), zoo name, package.module:factory, .pt2, .tflite.",
+        autocompletion=complete.model,
+    ),
 ]
-Method = Annotated[str, typer.Option("--method", help="Compression method; `edgecomp methods` lists them.")]
-TargetName = Annotated[str, typer.Option("--target", help="Where the model will run; `edgecomp targets` lists them.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
+Method = Annotated[
+    str,
+    typer.Option("--method", help="Compression method; `edgecomp methods` lists them.", autocompletion=complete.method),
+]
+TargetName = Annotated[
+    str,
+    typer.Option(
+        "--target", help="Where the model will run; `edgecomp targets` lists them.", autocompletion=complete.target
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the method; `edgecomp methods NAME` lists them.",
+        autocompletion=complete.setting,
+    ),
+]
 Layers = Annotated[list[str] | None, typer.Option("--layers", metavar="GLOB", help="Only the layers of these names.")]
 Budget = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the file, like 10MB. Default: 1/20.")]
 MaxInstalled = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for model + runtime + kernels.")]
@@ -35,7 +54,12 @@ MaxLatency = Annotated[
 MaxInstructions = Annotated[
     str | None, typer.Option(metavar="COUNT", help="Limit for executed ARM64 instructions, like 20M; with --on qemu.")
 ]
-On = Annotated[str | None, typer.Option("--on", metavar="DEVICE", help="Measure on qemu, adb, ssh, host or none.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on", metavar="DEVICE", help="Measure on qemu, adb, ssh, host or none.", autocompletion=complete.device
+    ),
+]
 Tolerance = Annotated[str, typer.Option(metavar="SHARE", help="What a figure may grow by and still be the same.")]
 Points = Annotated[float, typer.Option(min=0, metavar="POINTS", help="Accuracy that may be lost all the same.")]
 Quick = Annotated[bool, typer.Option("--quick", help="If the model must be trained: one epoch over 10,000 samples.")]
@@ -55,8 +79,25 @@ Stock = Annotated[
 app.add_typer(listings.app)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"edgecomp {version('edgecomp')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
-    """Entry point: turns errors into a message on stderr and the exit code of DESIGN.md."""
+    """Entry point: turns errors into a message on stderr and the exit code."""
     from ..util.progress import remember_interrupts
 
     remember_interrupts()
@@ -296,7 +337,10 @@ def compare(
 
 
 @app.command()
-def train(model: Annotated[str, typer.Argument(help="Model file or zoo name.")], quick: Quick = False) -> None:
+def train(
+    model: Annotated[str, typer.Argument(help="Model file or zoo name.", autocompletion=complete.model)],
+    quick: Quick = False,
+) -> None:
     """Train a model of the zoo (or any model file with a recipe) and keep the weights for this user."""
     from ..load import train_model
     from ..training.metrics import metric_of
@@ -325,7 +369,12 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="gong2014, jaderberg2014, lebedev2015, zhuang2018, cosine_svd")],
+    paper: Annotated[
+        str,
+        typer.Argument(
+            help="gong2014, jaderberg2014, lebedev2015, zhuang2018, cosine_svd", autocompletion=complete.paper
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the page and its plots go.")] = Path(
         "docs"
     ),

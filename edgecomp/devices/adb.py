@@ -3,72 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shlex
-import shutil
 import stat
 import struct
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from adbutils import AdbClient, AdbConnection, AdbError
 
 from ..errors import DeviceError
 from ..records import Evidence
-from .base import Place
+from .base import DeviceOptions
+from .phones import CONNECT, REMEDIES, Phone, phones
 from .remote import Remote
 from .target import Target
 
 _PATIENCE_S = 30  # without a sign of life before the phone is asked for one
 _CHUNK = 64 * 1024  # the most that the protocol takes at once
 _STDOUT, _STDERR, _EXIT = 1, 2, 3  # packets of the shell
-
-REMEDIES = {
-    "unauthorized": "Unlock the phone, and allow USB debugging for this computer in the dialog it shows.",
-    "authorizing": "Unlock the phone, and allow USB debugging for this computer in the dialog it shows.",
-    "offline": "Pull the cable and plug it in again, or run: adb reconnect offline",
-    "no permissions": "Run: sudo apt-get install android-sdk-platform-tools-common; then plug it in again.",
-    "recovery": "Start Android on it: adb reboot",
-    "sideload": "Start Android on it: adb reboot",
-    "bootloader": "Start Android on it: fastboot reboot",
-}
-CONNECT = "Plug in a phone with USB debugging switched on, or name one in the network: --serial ADDRESS:PORT."
-
-
-@dataclass(frozen=True)
-class Phone:
-    """A line of `adb devices -l`. `state`: `device` if it can be used; `model` is empty where adb does not know it."""
-
-    serial: str
-    state: str
-    model: str = ""
-
-
-def phones() -> list[Phone]:
-    """Everything the adb server knows of, usable or not; the server is started if there is none.
-
-    Raises:
-        DeviceError: there is no adb, or its server does not answer.
-    """
-    if shutil.which("adb") is None:
-        raise DeviceError("adb is not installed", "Run: sudo apt-get install adb")
-    try:
-        with AdbClient().make_connection(timeout=20) as connection:
-            connection.send_command("host:devices-l")
-            connection.check_okay()
-            lines = connection.read_string_block().splitlines()
-    except (AdbError, OSError, subprocess.SubprocessError) as error:
-        raise DeviceError(f"the adb server does not answer: {error}", "Run: adb kill-server; adb devices") from error
-    found = []
-    for line in filter(None, lines):
-        serial, _, rest = line.partition(" ")
-        model = re.search(r"\bmodel:(\S+)", rest)
-        state = "no permissions" if "no permissions" in rest else rest.split()[0]
-        found.append(Phone(serial, state, model[1].replace("_", " ") if model else ""))
-    return found
 
 
 def choose(serial: str | None) -> Phone:
@@ -126,7 +80,7 @@ class Adb(Remote):
     evidence: Evidence = "adb-shell"
     parent = "/data/local/tmp"
 
-    def __init__(self, target: Target, place: Place) -> None:
+    def __init__(self, target: Target, place: DeviceOptions) -> None:
         super().__init__(target, place)
         self._phone: Phone | None = None
         self._identity = ""

@@ -25,7 +25,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceOptions:
     """Which device, and how it is to be treated; see `Request`."""
 
     serial: str | None = None
@@ -34,7 +34,7 @@ class Place:
     max_temp_c: float | None = None
 
     @classmethod
-    def of(cls, request: Request) -> Place:
+    def of(cls, request: Request) -> DeviceOptions:
         return cls(request.serial, request.host, request.cores, request.max_temp_c)
 
 
@@ -77,7 +77,7 @@ class Device(Protocol):
         """Peak memory (VmHWM) of the bench program and its libraries without a model."""
 
 
-class Steady:
+class UnmanagedDevice:
     """What devices have in common that need no setting up and are not watched."""
 
     def missing(self) -> tuple[str, str]:

@@ -1,4 +1,7 @@
-"""Starts the bench program of a bundle and reads what it prints; the files of its inputs and outputs."""
+"""Starts the bench program of a bundle and reads what it prints; the files of its inputs and outputs.
+
+Imported without torch and numpy: listing devices must not wait for them.
+"""
 
 from __future__ import annotations
 

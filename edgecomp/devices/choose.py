@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 
 from ..errors import DeviceError, UsageError, unknown
-from .base import Device, Place
+from .base import Device, DeviceOptions
 from .target import Target
 
 _OWNER = {"--serial": "adb", "--host": "ssh"}  # options of one device
 
 
-def chosen(target: Target, on: str | None, place: Place | None = None) -> list[str]:
+def chosen(target: Target, on: str | None, place: DeviceOptions | None = None) -> list[str]:
     """Names of the devices to measure on. The host always takes part, except with `--on none`.
 
     Raises:
         UsageError: the target has no such device, or it does not take these settings.
         DeviceError: what the device needs is not installed, or it is not there.
     """
-    place = place or Place()
+    place = place or DeviceOptions()
     name = on or target.devices[0]
     if name != "none" and name not in {"host", *target.devices}:
         raise unknown(f"device of target {target.name}", name, {"host", "none", *target.devices})
@@ -41,7 +41,7 @@ def chosen(target: Target, on: str | None, place: Place | None = None) -> list[s
 
 def listing() -> list[tuple[str, str, str, str]]:
     """Rows (name, what it is, state, remedy) of every device that can be seen from here."""
-    from . import adb
+    from . import phones
     from .target import find_target, target_names
 
     rows = [("host", "this machine", "ready", "")]
@@ -50,17 +50,17 @@ def listing() -> list[tuple[str, str, str, str]]:
         problem, remedy = make_device("qemu", target).missing()
         rows.append(("qemu", f"{command}, {target.emulator.cpu}", problem or "ready", remedy))
     try:
-        for phone in adb.phones():
+        for phone in phones.phones():
             state = "ready" if phone.state == "device" else phone.state
-            rows.append((f"adb --serial {phone.serial}", phone.model, state, adb.REMEDIES.get(phone.state, "")))
+            rows.append((f"adb --serial {phone.serial}", phone.model, state, phones.REMEDIES.get(phone.state, "")))
         if not rows[-1][0].startswith("adb"):
-            rows.append(("adb", "phones", "none connected", adb.CONNECT))
+            rows.append(("adb", "phones", "none connected", phones.CONNECT))
     except DeviceError as error:
         rows.append(("adb", "phones", error.args[0], error.remedy))
     return [*rows, ("ssh --host USER@HOST", "a Linux computer in the network", "as ssh can reach it", "")]
 
 
-def make_device(name: str, target: Target, place: Place | None = None) -> Device:
+def make_device(name: str, target: Target, place: DeviceOptions | None = None) -> Device:
     """The device of that name for a target."""
     if name == "qemu":
         from .qemu import Qemu
@@ -69,11 +69,11 @@ def make_device(name: str, target: Target, place: Place | None = None) -> Device
     if name == "adb":
         from .adb import Adb
 
-        return Adb(target, place or Place())
+        return Adb(target, place or DeviceOptions())
     if name == "ssh":
         from .ssh import Ssh
 
-        return Ssh(target, place or Place())
+        return Ssh(target, place or DeviceOptions())
     from .host import Host
 
     return Host()

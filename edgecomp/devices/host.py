@@ -6,18 +6,20 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..records import Evidence
-from .base import Run, Steady
+from .base import Run, UnmanagedDevice
 from .bench import bench_arguments, run_bench, to_run
 from .bundle import host_bundle
 from .facts import SCRIPT, Facts
 from .target import find_target
-from .tensors import Signature, Tensors, outputs_of
+
+if TYPE_CHECKING:  # listing devices must not wait for torch
+    from .tensors import Signature, Tensors
 
 
-class Host(Steady):
+class Host(UnmanagedDevice):
     name = "host"
     evidence: Evidence = "host"
     tells_time = True
@@ -52,6 +54,8 @@ def outputs_on_host(
     runtime: str, path: Path, signature: Signature, inputs: Tensors, batch: int = 1, threads: int = 1
 ) -> Tensors:
     """What an exported file gives on this machine, in a child process: see `tensors.outputs_of`."""
+    from .tensors import outputs_of
+
     bundle = host_bundle(find_target(HOST_TARGET), runtime)
 
     def run(records: Path, result: Path) -> None:

@@ -25,14 +25,14 @@ _ROUNDS, _SECONDS = 3, 0.2
 Export = Callable[[nn.Module, tuple[Tensor, ...], Path], None]  # a runtime's; devices do not know the runtimes
 
 
-def meter(wish: str, runtime: str, target: str, model: Model, export: Export) -> Callable[[nn.Module], float]:
+def meter(criterion: str, runtime: str, target: str, model: Model, export: Export) -> Callable[[nn.Module], float]:
     """What says which fraction of the model's own `latency` or `instructions` another net takes, both exported, one
     thread.
 
     Args:
         runtime: its name. export: that of the runtime, `export(net, example_inputs, path)`.
     """
-    if wish == "instructions":
+    if criterion == "instructions":
         return _Counter(runtime, target, model, export)
     return functools.partial(_time, runtime, model, export)
 
@@ -43,7 +43,7 @@ def _time(runtime: str, model: Model, export: Export, net: nn.Module) -> float:
     with tempfile.TemporaryDirectory() as temporary:
         jobs = {}
         for name, one in (("original", model.net), ("pruned", net)):
-            jobs[name] = timing.Job(bundle, *_exported(export, model, one, Path(temporary, name)))
+            jobs[name] = timing.TimingJob(bundle, *_exported(export, model, one, Path(temporary, name)))
         found = timing.in_turns(jobs, _ROUNDS, _SECONDS, most=2000)
     share = found["pruned"].p50_ms / found["original"].p50_ms
     progress.note(f"{found['pruned'].p50_ms:.3g} ms of {found['original'].p50_ms:.3g} ms: {100 * share:.0f} %")

@@ -21,17 +21,17 @@ _PROFILED = 50  # inferences that the times of operators are the medians of
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What is measured: files by name, the bundle that runs them, the file of their inputs and what is in it."""
+class BenchInputs:
+    """What is measured: files by name, the bundle that runs them, the file of their inputs, and what is in it."""
 
     runtime: str
     bundle: Path
     files: dict[str, Path]
     records: Path
-    inputs: str
+    what: str
 
 
-def measured(device: Device, scene: Scene) -> list[Measurement]:
+def measured(device: Device, inputs: BenchInputs) -> list[Measurement]:
     """The figures of all files on a device that is entered, one thread, in their order. Files of other names than those
     of artifacts are compressed ones.
 
@@ -39,28 +39,28 @@ def measured(device: Device, scene: Scene) -> list[Measurement]:
         DeviceError: a program dies, or the device is lost.
     """
     before = device.state()
-    figures = _timed(device, scene) if device.tells_time else _counted(device, scene)
+    figures = _timed(device, inputs) if device.tells_time else _counted(device, inputs)
     facts = {**device.describe(), **({"before": before, "after": device.state()} if before else {})}
-    empty = device.empty_rss_bytes(scene.bundle)
+    empty = device.empty_rss_bytes(inputs.bundle)
     return [
         Measurement(
             evidence=device.evidence,
             artifact=name if name in ("original", "custom-op") else "compressed",
-            runtime=scene.runtime,
+            runtime=inputs.runtime,
             threads=1,
             empty_rss_bytes=empty,
-            inputs=scene.inputs,
+            inputs=inputs.what,
             device=facts,
-            layer_profile=_profile(device, scene, scene.files[name]),
+            layer_profile=_profile(device, inputs, inputs.files[name]),
             **figures[name],
         )
-        for name in scene.files
+        for name in inputs.files
     ]
 
 
-def _timed(device: Device, scene: Scene) -> dict[str, dict[str, Any]]:
+def _timed(device: Device, inputs: BenchInputs) -> dict[str, dict[str, Any]]:
     """Times and memory of every file, in turns."""
-    jobs = {name: timing.Job(scene.bundle, path, scene.records) for name, path in scene.files.items()}
+    jobs = {name: timing.TimingJob(inputs.bundle, path, inputs.records) for name, path in inputs.files.items()}
     return {name: _figures(found) for name, found in timing.in_turns(jobs, device=device).items()}
 
 
@@ -79,11 +79,11 @@ def _figures(found: timing.Timing) -> dict[str, Any]:
     }
 
 
-def _profile(device: Device, scene: Scene, path: Path) -> list[LayerTime]:
+def _profile(device: Device, inputs: BenchInputs, path: Path) -> list[LayerTime]:
     """The operators of one warm inference, from a process of its own; empty where the runtime does not tell."""
     repeat = _PROFILED if device.tells_time else 1
     options = {"threads": 1, "warmup": 3, "repeat": repeat, "profile": 1}
-    operators = device.run(scene.bundle, path, scene.records, **options).operators
+    operators = device.run(inputs.bundle, path, inputs.records, **options).operators
     count = len(operators) // repeat
     names = [name for name, _ in operators[:count]]
     values = np.median([[value for _, value in operators[i * count : (i + 1) * count]] for i in range(repeat)], axis=0)
@@ -97,12 +97,12 @@ def _profile(device: Device, scene: Scene, path: Path) -> list[LayerTime]:
     return found
 
 
-def _counted(device: Device, scene: Scene) -> dict[str, dict[str, Any]]:
+def _counted(device: Device, inputs: BenchInputs) -> dict[str, dict[str, Any]]:
     """Instructions of one warm inference, and memory. No times."""
     figures = {}
-    with progress.bar(f"running on {device.name}", len(scene.files)) as advance:
-        for name, path in scene.files.items():
-            run = device.run(scene.bundle, path, scene.records, threads=1, warmup=1, repeat=3)
+    with progress.bar(f"running on {device.name}", len(inputs.files)) as advance:
+        for name, path in inputs.files.items():
+            run = device.run(inputs.bundle, path, inputs.records, threads=1, warmup=1, repeat=3)
             figures[name] = {
                 "instructions": int(np.median(run.instructions[1:])),
                 "peak_rss_bytes": run.peak_rss_bytes,

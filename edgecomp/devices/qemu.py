@@ -11,13 +11,13 @@ from typing import Any
 from ..records import Evidence
 from ..util import compiler
 from ..util.files import data_folder
-from .base import Run, Steady
+from .base import Run, UnmanagedDevice
 from .bench import bench_arguments, run_bench, to_run
 from .bundle import BENCH
 from .target import Target
 
 
-class Qemu(Steady):
+class Qemu(UnmanagedDevice):
     name = "qemu"
     evidence: Evidence = "qemu-arm64"
     tells_time = False

@@ -15,7 +15,7 @@ from ..errors import DeviceError
 from ..records import Evidence
 from ..util import progress
 from ..util.files import cache_folder
-from .base import Place, Run
+from .base import DeviceOptions, Run
 from .bench import bench_arguments, collect, to_run
 from .bundle import BENCH
 from .facts import SCRIPT, Facts
@@ -37,7 +37,7 @@ class Remote:
     tells_time = True
     parent: str  # the folder on the device that ours is made in
 
-    def __init__(self, target: Target, place: Place) -> None:
+    def __init__(self, target: Target, place: DeviceOptions) -> None:
         self.target, self.place = target, place
         owner = f"{platform.node()}:{cache_folder()}"
         self.folder = f"{self.parent}/edgecomp-{hashlib.sha256(owner.encode()).hexdigest()[:8]}"

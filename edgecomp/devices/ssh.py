@@ -12,7 +12,7 @@ from typing import Self
 
 from ..errors import DeviceError
 from ..records import Evidence
-from .base import Place
+from .base import DeviceOptions
 from .remote import Remote
 from .target import Target
 
@@ -37,7 +37,7 @@ class Ssh(Remote):
     evidence: Evidence = "ssh"
     parent = "/var/tmp"  # /tmp is often in memory, which is what we measure
 
-    def __init__(self, target: Target, place: Place) -> None:
+    def __init__(self, target: Target, place: DeviceOptions) -> None:
         super().__init__(target, place)
         self._command = shlex.split(os.environ.get("EDGECOMP_SSH", "ssh"))
         self._control: tempfile.TemporaryDirectory[str] | None = None

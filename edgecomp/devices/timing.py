@@ -20,7 +20,7 @@ _LEAST_MS = 200
 
 
 @dataclass(frozen=True)
-class Job:
+class TimingJob:
     """A model file, the bundle that runs it, the file of its inputs, and how many threads it may use."""
 
     bundle: Path
@@ -50,7 +50,7 @@ class Timing:
 
 
 def in_turns(
-    jobs: dict[str, Job],
+    jobs: dict[str, TimingJob],
     rounds: int = 5,
     seconds: float = 1.0,
     most: int = 200,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..graph.walk import Walk
+from ..layers.hooks import Enough, capture
 from ..layers.layout import laid_out
 from ..layers.matrix import input_rows
 from ..layers.quantized import Quantized, static_parts
-from ..layers.recurrent import recurrence_around
+from ..layers.recurrent import Recurrence, recurrence_around
 from .error_feedback import damped, triangle
 
 CALIBRATION_SAMPLES = 3072
 ENERGY_SAMPLES = 1024  # enough for variances
 
-Samples = Tensor | tuple[Tensor, ...]  # (N, …) each
+Samples = Tensor | tuple[Tensor, ...] | Walk  # (N, …) each; or on their way through the net
 
 _BATCH = 256
 _ROWS_PER_BATCH = 4096
@@ -91,10 +92,6 @@ class Inputs:
     def through(self, matrix: Tensor) -> Inputs:
         """The same for X·matrixᵀ: what a layer after a dense one sees."""
         return Inputs(matrix @ self.covariance @ matrix.T, self.sample @ matrix.T, matrix @ self.mean, self.rows)
-
-
-class _Reached(Exception):
-    """Ends a forward pass behind the last call of the layer of interest."""
 
 
 def gather(net: nn.Module, layer: nn.Module, samples: Samples, seed: int = 0) -> Inputs:
@@ -209,34 +206,62 @@ def _large(matrices: Iterator[Tensor], least: int) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
-def inputs_of(net: nn.Module, layer: nn.Module, samples: Samples) -> Iterator[Tensor]:
+def inputs_of(net: nn.Module, layer: nn.Module, samples: Samples, most: int | None = None) -> Iterator[Tensor]:
     """What `layer` is called with when `net` is with the samples, at most 256 of them at a time; call by call. Of one
-    inside a recurrence some rows from all steps."""
+    inside a recurrence some rows from all steps.
+
+    Args:
+        most: so many samples are enough.
+    """
+    if isinstance(samples, Walk):
+        yield from _inputs_on(samples, layer, most)
+        return
+    tensors = tuple(x[:most] for x in (samples if isinstance(samples, tuple) else (samples,)))
+    recurrence, calls = recurrence_around(net, layer), calls_of(net, layer)
     caught: list[Tensor] = []
-    recurrence, tensors = recurrence_around(net, layer), samples if isinstance(samples, tuple) else (samples,)
-    left = calls = calls_of(net, layer)
+    ended = 0
 
-    def catch(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    def catch(_: str, arguments: tuple[Tensor, ...]) -> None:
         caught.append(arguments[0].detach())
+        if recurrence is None and len(caught) == calls:
+            raise Enough
 
-    def stop(*_: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise _Reached
+    def end(*_: Any) -> None:
+        nonlocal ended
+        ended += 1
+        if ended == calls:
+            raise Enough
 
-    handles = [layer.register_forward_pre_hook(catch)]
-    handles += [layer.register_forward_pre_hook(stop) if recurrence is None else recurrence.register_forward_hook(stop)]
-    try:
-        for batch in zip(*(x.split(getattr(net, "batch", None) or _BATCH) for x in tensors), strict=True):
-            left = calls
-            with torch.no_grad(), contextlib.suppress(_Reached):
-                net(*map(laid_out, batch))
-            yield from caught if recurrence is None else [_some_rows(torch.cat(caught))]
-            caught.clear()
-    finally:
-        for handle in handles:
-            handle.remove()
+    for batch in zip(*(x.split(getattr(net, "batch", None) or _BATCH) for x in tensors), strict=True):
+        ended = 0
+        around = {} if recurrence is None else {"": recurrence}
+        with torch.no_grad(), capture(around, end), capture({"": layer}, catch, before=True):
+            net(*map(laid_out, batch))
+        yield from caught if recurrence is None else [_some_rows(torch.cat(caught))]
+        caught.clear()
+
+
+def _inputs_on(walk: Walk, layer: nn.Module, most: int | None) -> Iterator[Tensor]:
+    """The same on a walk; of a layer within the module that the net calls, by calling that."""
+    name = _called(walk.net, layer)
+    module = walk.net.get_submodule(name)
+    share, seen = 1.0, 0
+    for calls in walk.calls_of(name):
+        size = walk.batch_size
+        share = 1.0 if most is None else min(1.0, (most - seen) / size)
+        for arguments in calls:
+            x = arguments[0] if module is layer else _within(module, layer, arguments)
+            yield x[: max(1, round(share * len(x)))]
+        seen += size
+        if most is not None and seen >= most:
+            return
+
+
+def _within(module: nn.Module, layer: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:
+    caught: list[Tensor] = []
+    with torch.no_grad(), capture({"": layer}, lambda _, x: caught.append(x[0].detach()), before=True):
+        module(*arguments)
+    return _some_rows(torch.cat(caught)) if isinstance(module, Recurrence) else caught[0]
 
 
 def _some_rows(rows: Tensor) -> Tensor:
@@ -245,17 +270,15 @@ def _some_rows(rows: Tensor) -> Tensor:
 
 
 def calls_of(net: nn.Module, layer: nn.Module) -> int:
-    """How often a forward pass calls a layer, or the recurrence around it; once in nets that are not canonical."""
+    """How often a forward pass calls a layer, or the module around it; once in nets that are not canonical."""
     counts: dict[str, int] = getattr(net, "calls", {})
-    if not counts:
-        return 1
+    return counts[_called(net, layer)] if counts else 1
+
+
+def _called(net: nn.Module, layer: nn.Module) -> str:
+    """The name of what the net calls: the layer, or a module around it."""
     (name,) = (name for name, module in net.named_modules() if module is layer)
-    return next((count for called, count in counts.items() if f"{name}.".startswith(f"{called}.")), 1)
-
-
-def first(samples: Samples, count: int) -> Samples:
-    """So many of them."""
-    return tuple(x[:count] for x in samples) if isinstance(samples, tuple) else samples[:count]
+    return next(called for called in net.calls if f"{name}.".startswith(f"{called}."))  # type: ignore[union-attr]
 
 
 def alike(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -9,7 +9,7 @@ Three ways to fit, from the paper's to the best:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -20,24 +20,37 @@ from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
 from ..records import Cost
 from . import kmeans
 from .calibration import Inputs
-from .error_feedback import DAMPING, code_blocks, refine
+from .error_feedback import DAMPING, Passes, code_blocks, refine
 from .tables import Lookup
 
 _SAMPLE = 1 << 20  # segments from which a codebook that many blocks share is fitted
 
 _LARGEST_HALF, _LEAST_HALF = 3e4, 1e-4
 
+# Settings that some of the methods have.
+Codewords = Annotated[int, Field(ge=2, le=256, description="Codewords per codebook; a code takes ⌈log2 k⌉ bits.")]
+SegmentLength = Annotated[int, Field(ge=1, le=64, description="Segment length: weights per code.")]
+Codebooks = Annotated[
+    Literal["own", "shared"] | Annotated[int, Field(ge=1)],
+    Field(description="A codebook for every block of s columns (own), for all blocks (shared), or for so many."),
+]
+
 
 class Fitting(Lookup):
-    """Settings of every method that fits codes. fit: `feedback`, `metric` or `plain`. passes: of refinement after
-    feedback. iterations: of k-means. codebook_dtype: how codewords are stored. permute: input channels in the order of
-    their energy, where the layer before can give them out so (see `channel_order`). tables: see `Lookup`."""
+    """Settings of every method that fits codes."""
 
-    codebook_dtype: Literal["float16", "float32"] = "float16"
-    fit: Literal["feedback", "metric", "plain"] = "feedback"
-    passes: int = Field(1, ge=0)
-    iterations: int = Field(10, ge=1)
-    permute: bool = True
+    codebook_dtype: Literal["float16", "float32"] = Field("float16", description="Data type of the stored codewords.")
+    fit: Literal["feedback", "metric", "plain"] = Field(
+        "feedback",
+        description="What codes minimise. feedback: the error of the layer's outputs, each block making up for the "
+        "errors of those before it. metric: the same, blocks independent. plain: the error of the weights.",
+    )
+    passes: Passes = 1
+    iterations: int = Field(10, ge=1, description="Iterations of k-means.")
+    permute: bool = Field(
+        True,
+        description="Sort the input channels by energy, where the layer before can give them out in that order.",
+    )
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,8 @@ def interface(
 
 def _fits_half(layer: nn.Module) -> bool:
     """fp16 can hold codewords of this size: it has no numbers beyond 65,504, and few below 0.0001."""
+    if layer.weight.is_meta:  # a part that a factorization is still to make
+        return True
     largest = layer.weight.detach().abs().max().item()
     return largest == 0 or (largest < _LARGEST_HALF and _size(layer.weight.detach()) > _LEAST_HALF)
 
@@ -83,21 +98,21 @@ def _size(weights: Tensor) -> float:
     return weights.double().square().mean().sqrt().item()
 
 
-def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coding:
+def fit(matrix: Tensor, form: CodeFormat, fitting: Fitting, inputs: Inputs | None, seed: int) -> Coding:
     """Fits codes of the given format to W (m, n)."""
     moment = None if inputs is None or fitting.fit == "plain" else inputs.damped
-    if moment is None and format.axis == 1 and format.groups == format.blocks:
+    if moment is None and form.axis == 1 and form.groups == form.blocks:
         # Without a metric the columns are independent: the same as segments along the rows of the transpose.
-        along = format.model_copy(update={"rows": format.columns, "columns": format.rows, "axis": 0})
+        along = form.model_copy(update={"rows": form.columns, "columns": form.rows, "axis": 0})
         return fit(matrix.T, along, fitting, None, seed)
-    width = format.s if format.axis == 0 else 1
+    width = form.s if form.axis == 0 else 1
     padding = -matrix.shape[1] % width
     if padding:  # pad() copies even when there is nothing to add
         matrix = nn.functional.pad(matrix, (0, padding))
         moment = None if moment is None else _padded(moment, padding, DAMPING)
     factors = _factors(moment, matrix.shape[1], width)
-    own = format.axis == 0 and format.groups == format.blocks
-    coder = _OwnCodebooks(format, fitting, seed) if own else _SharedCodebooks(format, fitting, seed)
+    own = form.axis == 0 and form.groups == form.blocks
+    coder = _OwnCodebooks(form, fitting, seed) if own else _SharedCodebooks(form, fitting, seed)
     coder.start(matrix, factors)
     if moment is None or fitting.fit == "metric":
         coder.code_independently(matrix, factors)
@@ -107,7 +122,7 @@ def fit(matrix: Tensor, format: CodeFormat, fitting: Fitting, inputs: Inputs | N
         for _ in range(fitting.passes):
             coder.update()
             coded = refine(matrix, coded, moment, width, coder.code)
-    return Coding(coder.codes[:, : format.blocks, : format.lanes], coder.words)
+    return Coding(coder.codes[:, : form.blocks, : form.lanes], coder.words)
 
 
 def _padded(matrix: Tensor, columns: int, value: float) -> Tensor:
@@ -126,11 +141,11 @@ def _factors(moment: Tensor | None, columns: int, width: int) -> Tensor:
 class _OwnCodebooks:
     """Every block of s columns has its own codebooks: k-means is part of coding the block."""
 
-    def __init__(self, format: CodeFormat, fitting: Fitting, seed: int) -> None:
-        self.format, self.fitting, self.seed = format, fitting, seed
-        self.codes = torch.zeros(format.stages, format.blocks, format.lanes, dtype=torch.uint8)
-        self.words = torch.zeros(format.stages, format.blocks, format.k, format.s)
-        self.started = torch.zeros(format.blocks, dtype=torch.bool)
+    def __init__(self, form: CodeFormat, fitting: Fitting, seed: int) -> None:
+        self.format, self.fitting, self.seed = form, fitting, seed
+        self.codes = torch.zeros(form.stages, form.blocks, form.lanes, dtype=torch.uint8)
+        self.words = torch.zeros(form.stages, form.blocks, form.k, form.s)
+        self.started = torch.zeros(form.blocks, dtype=torch.bool)
 
     def start(self, matrix: Tensor, factors: Tensor) -> None:
         pass
@@ -172,11 +187,11 @@ class _SharedCodebooks:
     Columns are coded `width` at a time: s of them at once if segments run along the rows, else one.
     """
 
-    def __init__(self, format: CodeFormat, fitting: Fitting, seed: int) -> None:
-        self.format, self.fitting, self.seed = format, fitting, seed
-        self.per_group = -(-format.blocks // format.groups)
-        self.codes = torch.zeros(format.stages, self.per_group * format.groups, format.lanes, dtype=torch.uint8)
-        self.words = torch.zeros(format.stages, format.groups, format.k, format.s)
+    def __init__(self, form: CodeFormat, fitting: Fitting, seed: int) -> None:
+        self.format, self.fitting, self.seed = form, fitting, seed
+        self.per_group = -(-form.blocks // form.groups)
+        self.codes = torch.zeros(form.stages, self.per_group * form.groups, form.lanes, dtype=torch.uint8)
+        self.words = torch.zeros(form.stages, form.groups, form.k, form.s)
         self._clear()
 
     def start(self, matrix: Tensor, factors: Tensor) -> None:
@@ -285,6 +300,6 @@ def _nearest(points: Tensor, words: Tensor) -> Tensor:
     return order.gather(1, torch.searchsorted(middles, points[:, :, 0].contiguous()))
 
 
-def _stored(words: Tensor, format: CodeFormat) -> Tensor:
+def _stored(words: Tensor, form: CodeFormat) -> Tensor:
     """Codewords as they will be read back."""
-    return words.half().float() if format.half else words
+    return words.half().float() if form.half else words

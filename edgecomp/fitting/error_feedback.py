@@ -11,13 +11,27 @@ and GPTVQ (van Baalen et al. 2024) in the form of QuIP's LDLQ (Chee et al. 2023,
 """
 
 from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 # Columns that correct each other block by block; those behind a panel are corrected in one matrix product.
 _PANEL = 256
 DAMPING = 0.1
+
+# Settings of the methods that use it.
+Passes = Annotated[
+    int, Field(ge=0, description="Rounds of refinement after error feedback: each block again, given all others.")
+]
+Fit = Annotated[
+    Literal["feedback", "plain"],
+    Field(
+        description="feedback: weights are rounded by error feedback on the calibration inputs. plain: each to the "
+        "nearest value, without them."
+    ),
+]
 
 # code(block, target, factor) → reconstruction. `target` is (m, s), `factor` (s, s). A coder minimises
 # ‖(target − reconstruction)·factor‖² and keeps the codes it has chosen.
@@ -107,8 +121,8 @@ def code_rows(
         return scale[:, None] * rounded(target, scale)
 
     coded = code_blocks(matrix, factor, 1, code)
-    for round in range(passes + 1):
-        if round:
+    for sweep in range(passes + 1):
+        if sweep:
             coded = refine(matrix, scale[:, None] * codes, moment, 1, code)
         codes = torch.where(scale[:, None] > 0, coded / scale[:, None].clamp(min=1e-30), codes).round()
         power = ((codes @ moment) * codes).sum(1)

@@ -17,7 +17,7 @@ from ..layers.matrix import coded_layer, has_bias, kind_of, quantized_layer, unp
 from ..layers.quantized import LEVELS_OF_WEIGHTS, Arithmetic
 from ..records import Cost, Record
 from .calibration import Inputs
-from .error_feedback import code_rows
+from .error_feedback import Fit, Passes, code_rows
 
 _SPREAD = 2.0**-16  # least scale of a row, of the layer's largest: a static layer's bias is an int32 in units of it
 # Where the search for a row's scale begins, in units of its weights' root mean square: about the best step for normal
@@ -28,20 +28,21 @@ _STRIP = 1 << 22  # weights treated at once
 
 
 class Config(Record):
-    """activations: how a layer's inputs are rounded to int8. `dynamic`: with scales chosen at run time; outputs stay
-    fp32. `static`: with scales fixed by the ranges that calibration data showed, and outputs so too. `auto`: what the
-    runtime has the faster kernel for; dynamic if there are no data."""
+    """What all integer methods let one set."""
 
-    activations: Literal["auto", "dynamic", "static"] = "auto"
+    activations: Literal["auto", "dynamic", "static"] = Field(
+        "auto",
+        description="How inputs are rounded to int8. dynamic: with scales chosen at run time; outputs stay fp32. "
+        "static: with scales fixed by calibration data, outputs too. auto: what the runtime is faster at; dynamic "
+        "without data.",
+    )
 
 
 class Fitted(Config):
-    """activations: rounded to int8, with scales chosen at run time (`dynamic`), fixed by calibration data (`static`),
-    or as the runtime is faster (`auto`).
-    fit: `feedback` uses the calibration inputs, `plain` does not. passes: of refinement."""
+    """The same where weights have so few bits that they are fitted to the inputs."""
 
-    fit: Literal["feedback", "plain"] = "feedback"
-    passes: int = Field(1, ge=0)
+    fit: Fit = "feedback"
+    passes: Passes = 1
 
 
 def interface(bits: int) -> tuple[Callable[..., str], Callable[..., Cost], Callable[..., nn.Module], Callable]:
@@ -84,10 +85,10 @@ def _rows_format(layer: nn.Module, bits: int) -> CodeFormat:
 
 def _rows_of_integers(layer: nn.Module, codes: Tensor, scale: Tensor, bits: int) -> Coded:
     """What is looked up is not multiplied: the integers are codes, and the levels they stand for the codebook."""
-    format, lowest = _rows_format(layer, bits), -(2 ** (bits - 1))
-    levels = torch.arange(lowest, lowest + format.k, dtype=torch.float32)
+    form, lowest = _rows_format(layer, bits), -(2 ** (bits - 1))
+    levels = torch.arange(lowest, lowest + form.k, dtype=torch.float32)
     index = (codes - lowest).to(torch.uint8).T
-    return coded_layer(layer, format, index[None], levels[None, None, :, None], scale)
+    return coded_layer(layer, form, index[None], levels[None, None, :, None], scale)
 
 
 def nearest(matrix: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -18,23 +18,30 @@ from .calibration import Inputs
 _WISHES = ("rank", "macs", "bytes", "energy", "cosine")
 _NOMINAL_PIXELS = 64  # of the output along each axis, where a layer has not been seen at work
 
+Rank = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None
+
 
 class Ranked(Record):
-    """rank: R itself, or below 1 a fraction of the largest. In its place a wish: the largest rank that leaves at most
-    a fraction of the multiply-adds (`macs`) or of the bytes (`bytes`), the smallest that keeps a fraction of ‖W‖²
-    (`energy`), or with cos(vec W, vec Ŵ) at least that (`cosine`). least_rank: R is at least that. worth: a layer is
-    left alone if it would keep more than this fraction of its multiply-adds."""
+    """The rank, or what it is chosen by: at most one of those, else `DEFAULT`."""
 
     DEFAULT: ClassVar[dict[str, float]] = {"macs": 0.25}
     KNOB: ClassVar[Knob] = Knob("bytes", tuple(float(f"{0.95**n:.3g}") for n in range(1, 140)), _WISHES)
 
-    rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    macs: float | None = Field(None, gt=0, lt=1)
-    bytes: float | None = Field(None, gt=0, lt=1)
-    energy: float | None = Field(None, gt=0, le=1)
-    cosine: float | None = Field(None, gt=0, le=1)
-    least_rank: int = Field(1, ge=1)
-    worth: float = Field(1, gt=0, le=1)
+    rank: Rank = Field(None, description="The rank R itself, or below 1 a fraction of the largest one.")
+    macs: float | None = Field(
+        None, gt=0, lt=1, description="The largest rank that leaves at most this fraction of the multiply-adds."
+    )
+    bytes: float | None = Field(
+        None, gt=0, lt=1, description="The largest rank that leaves at most this fraction of the bytes."
+    )
+    energy: float | None = Field(None, gt=0, le=1, description="The smallest rank that keeps this fraction of ‖W‖².")
+    cosine: float | None = Field(
+        None, gt=0, le=1, description="The smallest rank with cos(vec W, vec Ŵ) at least this."
+    )
+    least_rank: int = Field(1, ge=1, description="Lower bound of R.")
+    worth: float = Field(
+        1, gt=0, le=1, description="A layer that would keep more than this fraction of its multiply-adds is left alone."
+    )
 
     @model_validator(mode="after")
     def _one_wish(self) -> Ranked:
@@ -55,10 +62,14 @@ class Ranked(Record):
 
 
 class Reconstructing(Ranked):
-    """reconstruction: of the outputs of the original net (`joint`), of the layer's own outputs (`data`), or of its
-    filters (`filter`); all there is without calibration inputs (Jaderberg et al. 2014, §2.3)."""
+    """The same for convolutions, whose parts are fitted to outputs (Jaderberg et al. 2014, §2.3)."""
 
-    reconstruction: Literal["joint", "data", "filter"] = "joint"
+    reconstruction: Literal["joint", "data", "filter"] = Field(
+        "joint",
+        description="What the parts minimise. joint: the error of the layer's outputs, given what the compressed "
+        "layers before it give. data: the same on the original inputs. filter: the error of the weights; the only one "
+        "without data.",
+    )
 
     def fitted_to(self, inputs: Inputs | None) -> Inputs | None:
         """The inputs that the weights are fitted to, if any."""

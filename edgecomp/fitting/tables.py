@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,11 +27,14 @@ _LANES = 256
 
 
 class Lookup(Record):
-    """What every codebook method lets one set. tables: products of inputs and codewords are looked up as integers of 8
-    or 16 bits, or as they are (`exact`); `auto` takes 8 bits if that adds no more than 0.5 % to the layer's error. For
-    k up to 8 or beyond 16, few rows, and codes down the columns they are looked up as they are."""
+    """What every codebook method lets one set."""
 
-    tables: Literal["auto", "8", "16", "exact"] = "auto"
+    tables: Literal["auto", "8", "16", "exact"] = Field(
+        "auto",
+        description="Lookup tables hold products of inputs and codewords as integers of 8 or 16 bits, or exact. auto: "
+        "8 bits where that adds at most 0.5 % to the error of the layer's outputs. Always exact for k up to 8 or above "
+        "16, for few rows, and for axis=y.",
+    )
 
     def tables_for(self, format: CodeFormat) -> Tables | None:
         """Those asked for, as far as there are kernels; None if they are to be chosen."""
@@ -49,7 +53,7 @@ def choose_tables(
     if not waiting:
         return
     generator = torch.Generator().manual_seed(seed)
-    given = calibration.alike(calibration.inputs_of(net, layer, calibration.first(samples, _SAMPLES)))
+    given = calibration.alike(calibration.inputs_of(net, layer, samples, _SAMPLES))
     for part in waiting:
         seen = calibration.alike(x for one in given for x in calibration.inputs_of(replacement, part, one))
         part.tables = _choice(part, torch.cat([sampled_rows(part, x, generator) for x in seen]))

@@ -28,6 +28,7 @@ class Builder:
         self._made: dict[str, nn.Module] = {}
         self._parameters: dict[Any, nn.Parameter] = {}
         self._kept: list[Tensor] = []
+        self._sources: dict[str, tuple[str, tuple[str, str, str]]] = {}
         self._derived: dict[Any, Tensor] = {}
         self._wanted: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
@@ -47,8 +48,8 @@ class Builder:
         """
         key = repr(module), identity(weight), None if bias is None else identity(bias)
         if key not in self._layers:
-            inner = (getattr(module, name, None) for name in ("weight", "hh"))
-            layer = next((child for child in inner if isinstance(child, nn.Module)), module)
+            inside = [name for name in ("weight", "hh") if isinstance(getattr(module, name, None), nn.Module)]
+            layer = getattr(module, inside[0]) if inside else module
             layer.weight = self._parameter(weight)
             if not isinstance(layer, nn.Embedding):
                 layer.bias = None if bias is None else self._parameter(bias)
@@ -56,6 +57,7 @@ class Builder:
             self._made[self._layers[key]] = module.eval()
             self.constants.module.add_module(self._layers[key], module)
             self._wanted[self._layers[key]] = not_ours(self._name(place))
+            self._sources[self._layers[key]] = ".".join(["", *inside]), self._source(place, bias)
         return self.graph.call_module(self._layers[key], x)
 
     def derived(self, tensor: Tensor, place: fx.Node) -> Tensor:
@@ -82,6 +84,12 @@ class Builder:
         names = {"weight", "weight_g", "weight_v", "weight_orig"}
         return (module if parameter in names else owner.removesuffix("_weight")) or "layer"
 
+    def _source(self, place: fx.Node, bias: Tensor | None) -> tuple[str, str, str]:
+        """The names of the parameters that weight and bias come from, and of the shift of a norm folded into them."""
+        shift = self.constants.shifts.get(place, "")
+        nodes = [n for n in self.node.all_input_nodes if bias is not None and self.value(n) is bias and not shift]
+        return self.constants.owner(place), self.constants.owner(nodes[0]) if nodes else "", shift
+
     def leave(self, node: fx.Node, reason: str) -> None:
         """Notes why the constants that an operator takes stay as they are."""
         for source in node.all_input_nodes:
@@ -104,6 +112,7 @@ class Builder:
             if node.op == "call_module":
                 node.target = names[node.target]
         net = CanonicalNet(root, self.graph, batch, self._used)
+        net.sources = {names[n] + inside: found for n, (inside, found) in self._sources.items() if n in called}
         for owner, reason in ((not_ours(owner), reason) for owner, reason in self._reasons.items()):
             if owner in plain.values():
                 net.get_submodule(owner.rpartition(".")[0]).reason = reason

@@ -33,6 +33,7 @@ class Constants:
         self._written = written(module.graph)
         self._values: dict[fx.Node, Tensor | None] = {}
         self._owners: dict[fx.Node, str] = {}
+        self.shifts: dict[fx.Node, str] = {}
 
     def value(self, node: object) -> Tensor | None:
         """The tensor that a node always is; None if inputs, chance or memory have a say in it."""
@@ -46,12 +47,16 @@ class Constants:
         """The parameters and buffers that some operator takes, by their names in the user's module."""
         return {str(n.target).removeprefix(ROOT) for n in self.graph.nodes if n.op == "get_attr" and n.users}
 
-    def add(self, tensor: Tensor, owner: str) -> fx.Node:
-        """A node for a new constant, made from the parameter of that name, at the graph's insertion point."""
+    def add(self, tensor: Tensor, owner: str, shift: str = "") -> fx.Node:
+        """A node for a new constant, made from the parameter of that name, at the graph's insertion point.
+
+        Args:
+            shift: the parameter by which a norm that has been folded into it shifts what comes out.
+        """
         name = f"_constant{len(self._owners)}"
         self.module.register_buffer(name, tensor)
         node = self.graph.get_attr(name)
-        self._values[node], self._owners[node] = tensor, owner
+        self._values[node], self._owners[node], self.shifts[node] = tensor, owner, shift
         return node
 
     def _found(self, node: fx.Node) -> Tensor | None:

@@ -45,7 +45,8 @@ def _fold(constants: Constants, norm: fx.Node) -> None:
         transposed = layer.target in TRANSPOSED
         folded = fusion.fuse_conv_bn_weights(weight, bias, *statistics, eps, *affine, transpose=transposed)
     with constants.graph.inserting_before(layer):
-        nodes = [constants.add(tensor.detach(), constants.owner(layer.args[1])) for tensor in folded]
+        owner, shift = constants.owner(layer.args[1]), constants.owner(beta) if beta is not None else ""
+        nodes = [constants.add(tensor.detach(), owner, shift) for tensor in folded]
     layer.args = (layer.args[0], *nodes, *layer.args[3:])
     norm.replace_all_uses_with(layer)
     constants.graph.erase_node(norm)

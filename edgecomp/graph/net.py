@@ -29,6 +29,8 @@ class CanonicalNet(nn.Module):
             so many at a time, and what comes out is put together.
         calls: how often each layer is called, by name.
         rectified: names of layers whose outputs all go to a ReLU and nowhere else.
+        sources: by name of a layer, the parameters of the user's module that its weight and bias come from, and that
+            which shifts what comes out of a norm folded into it; '' for none.
         used: parameters and buffers of the user's module that some operator takes, by name.
     """
 
@@ -45,6 +47,7 @@ class CanonicalNet(nn.Module):
         names = [str(node.target) for node in calls]
         self.calls, self.used = {name: names.count(name) for name in names}, used
         self.rectified = {*names} - {str(node.target) for node in calls if not _only_rectified(node)}
+        self.sources: dict[str, tuple[str, str, str]] = {}
         self._compile()
 
     def digest(self) -> str:
@@ -62,8 +65,12 @@ class CanonicalNet(nn.Module):
         outputs = tuple(joined(output, self.batch, len(inputs[0])) for output in zip(*parts, strict=True))
         return outputs if len(outputs) > 1 else outputs[0]
 
+    def namespace(self) -> dict[str, Any]:
+        """What the code names beside `self`."""
+        return {name: _at(*place) for name, place in self._names.items()}
+
     def _compile(self) -> None:
-        space: dict[str, Any] = {name: _at(*place) for name, place in self._names.items()}
+        space = self.namespace()
         exec(compile(self.code, "<canonical net>", "exec"), space)  # code that the graph wrote
         self._run = space["forward"]
 

@@ -13,14 +13,14 @@
 A factorization also has `structure(layer, config)`, its parts without weights, which other methods can code, and
 `settle(layer, config)`, the config with a wish turned into a rank: see `lowrank.interface`.
 
-A method whose layers can share parts says `COUPLES = True` and has for layers of equal shape `settle_together`,
+A method whose layers can share parts says `SHARES_FACTORS = True` and has for layers of equal shape `settle_together`,
 `refuse_together`, `predict_together`, `compress_together`, and `fit_outputs` for each of them: see `coupled_tt`.
 
 A method that rounds weights and inputs to integers says with `arithmetic(config)` how many bits, see `integers`;
 whether there is a kernel for that, the runtime is asked.
 
 A method that takes channels out of the net says `PRUNES = True`; `KINDS` are then the layers that give them out. It has
-no `predict`, `compress` and `refuse` as above, but, on a `pruning.job.Job`,
+no `predict`, `compress` and `refuse` as above, but, on a `pruning.state.PruningState`,
 - `score(job, group) -> Tensor`: the importance of each unit of a group, or `rank(job, groups)`, which calls
   `job.choose` for every group of a stage; `stages(job)` says which groups are one stage, where not each is,
 - `Config`, a `pruning.widths.Pruned`: it decides how many channels stay; what that costs is exact,

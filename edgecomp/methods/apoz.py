@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..fitting.calibration import inputs_of
 from ..pruning.groups import Group
-from ..pruning.job import Job
+from ..pruning.state import PruningState
 from ..pruning.widths import Pruned
 
 KINDS = ("conv",)
@@ -16,7 +16,7 @@ class Config(Pruned):
     """As of all pruning."""
 
 
-def score(job: Job, group: Group) -> Tensor:
+def score(job: PruningState, group: Group) -> Tensor:
     """The fraction of what the next layers get of each unit that is not zero, (units,)."""
     active = torch.zeros(group.units)
     for part in group.side("in"):

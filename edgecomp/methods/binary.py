@@ -5,14 +5,14 @@
 Several weights make one code, whose codebook lists all their patterns, so that the lookup kernels apply.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from ..fitting.calibration import Inputs
-from ..fitting.error_feedback import code_rows
+from ..fitting.error_feedback import Fit, Passes, code_rows
 from ..fitting.tables import Lookup
 from ..layers import CodeFormat
 from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
@@ -25,14 +25,11 @@ _ROUNDS = 5  # of threshold and scale, for ternary weights without inputs
 
 
 class Config(Lookup):
-    """ternary: weights may be 0 too, which takes 2 bits instead of 1. fit: `feedback` uses the calibration inputs,
-    `plain` does not. passes: of refinement. tables: see `Lookup`."""
-
     KNOB: ClassVar[Knob] = Knob("ternary", (True, False))
 
-    ternary: bool = False
-    fit: Literal["feedback", "plain"] = "feedback"
-    passes: int = Field(1, ge=0)
+    ternary: bool = Field(False, description="Weights may also be 0, which takes 2 bits instead of 1.")
+    fit: Fit = "feedback"
+    passes: Passes = 1
 
 
 def refuse(layer: nn.Module, config: Config) -> str:
@@ -44,13 +41,13 @@ def predict(layer: nn.Module, config: Config) -> Cost:
 
 
 def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> nn.Module:
-    format, matrix = _format(layer, config), weight_matrix(layer)
+    form, matrix = _format(layer, config), weight_matrix(layer)
     if inputs is None or config.fit == "plain":
         signs, scale = _plain(matrix, config.ternary)
     else:
         signs, scale = _calibrated(matrix, inputs, config)
-    patterns, tables = _patterns(format)[None, None], config.tables_for(format)
-    return coded_layer(layer, format, _codes(signs, format), patterns, scale, tables)
+    patterns, tables = _patterns(form)[None, None], config.tables_for(form)
+    return coded_layer(layer, form, _codes(signs, form), patterns, scale, tables)
 
 
 def _format(layer: nn.Module, config: Config) -> CodeFormat:
@@ -83,17 +80,17 @@ def _signs(matrix: Tensor, scale: Tensor, ternary: bool) -> Tensor:
     return signs * (matrix.abs() > scale[:, None] / 2) if ternary else signs
 
 
-def _patterns(format: CodeFormat) -> Tensor:
+def _patterns(form: CodeFormat) -> Tensor:
     """(k, s): the values of each code, the first one counting fastest."""
-    levels = torch.tensor([-1.0, 1.0] if format.k == 16 else [-1.0, 0.0, 1.0])
-    digits = torch.arange(format.k)[:, None] // len(levels) ** torch.arange(format.s)
+    levels = torch.tensor([-1.0, 1.0] if form.k == 16 else [-1.0, 0.0, 1.0])
+    digits = torch.arange(form.k)[:, None] // len(levels) ** torch.arange(form.s)
     return levels[digits % len(levels)]
 
 
-def _codes(signs: Tensor, format: CodeFormat) -> Tensor:
+def _codes(signs: Tensor, form: CodeFormat) -> Tensor:
     """(1, blocks, lanes)."""
-    base = 2 if format.k == 16 else 3
+    base = 2 if form.k == 16 else 3
     digits = (signs > 0).to(torch.uint8) if base == 2 else (signs + 1).to(torch.uint8)
-    padded = nn.functional.pad(digits, (0, format.blocks * format.s - format.columns)).unflatten(1, (-1, format.s))
-    powers = base ** torch.arange(format.s, dtype=torch.uint8)
+    padded = nn.functional.pad(digits, (0, form.blocks * form.s - form.columns)).unflatten(1, (-1, form.s))
+    powers = base ** torch.arange(form.s, dtype=torch.uint8)
     return (padded * powers).sum(2, dtype=torch.uint8).T[None]

@@ -8,6 +8,7 @@ layer's outputs. A layer whose shape no other has becomes a tensor train of its 
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from ..fitting import lowrank, tensor_train
@@ -18,16 +19,18 @@ from ..records import Cost
 from . import tt
 
 KINDS = tt.KINDS
-COUPLES = True
+SHARES_FACTORS = True
 CANDIDATES = ("bytes=0.1", "bytes=0.25", "bytes=0.5")
 refuse, predict, structure, settle, compress = tt.refuse, tt.predict, tt.structure, tt.settle, tt.compress
 
 
 class Config(lowrank.Reconstructing):
-    """rank: as of tt. own: the cores that every layer keeps for itself, G4 (`t`) or G1 and G4 (`st`). In as many bytes
-    the latter came nearer to the weights, with less work, wherever it was tried."""
-
-    own: Literal["t", "st"] = "st"
+    rank: lowrank.Rank = Field(
+        None, description="R: of the products between cores; below 1 a fraction of the largest one."
+    )
+    own: Literal["t", "st"] = Field(  # for the same bytes st was nearer to the weights, with less work, wherever tried
+        "st", description="Cores that every layer has for itself: G4 (t), or G1 and G4 (st)."
+    )
 
 
 def settle_together(layers: list[nn.Conv2d], config: Config) -> Config:

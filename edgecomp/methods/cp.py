@@ -17,9 +17,8 @@ CANDIDATES = ("macs=0.01", "macs=0.02", "macs=0.05")  # more terms take long to 
 
 
 class Config(lowrank.Reconstructing):
-    """rank: R, terms. steps: of non-linear least squares, after alternating ones."""
-
-    steps: int = Field(20, ge=0)
+    rank: lowrank.Rank = Field(None, description="R: terms of the sum; below 1 a fraction of the largest one.")
+    steps: int = Field(20, ge=0, description="Steps of non-linear least squares, after alternating least squares.")
 
 
 def largest_rank(layer: nn.Conv2d) -> int:

@@ -11,6 +11,4 @@ stages, rank = discrimination.stages, discrimination.rank
 
 
 class Config(discrimination.Discriminating):
-    """losses: P, put on evenly spaced layers. weight: λ of their loss against the error of the features. choosing:
-    epochs of training while channels are chosen. rounds: they are chosen in so many steps. updates: steps of SGD after
-    each."""
+    """As of `Discriminating`."""

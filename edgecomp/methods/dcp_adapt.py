@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ..pruning import discrimination
 from ..pruning.groups import Group
-from ..pruning.job import Job
+from ..pruning.state import PruningState
 from . import dcp
 
 KINDS = dcp.KINDS
@@ -22,13 +22,13 @@ stages = dcp.stages
 
 
 class Config(dcp.Config):
-    """As of dcp. eps: ε itself, in place of a wish."""
-
     WISHES: ClassVar[tuple[str, ...]] = (*dcp.Config.WISHES, "eps")
 
-    eps: float | None = Field(None, gt=0)
+    eps: float | None = Field(
+        None, gt=0, description="ε itself: a layer gets channels while each lowers the loss by more."
+    )
 
 
-def rank(job: Job, groups: list[Group]) -> None:
+def rank(job: PruningState, groups: list[Group]) -> None:
     """Ranks all channels, by how much of the loss each takes away when its turn comes."""
     discrimination.rank(job, groups, everything=True)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..pruning.groups import Group
-from ..pruning.job import Job
+from ..pruning.state import PruningState
 from ..pruning.widths import Pruned
 
 KINDS = ("conv",)
@@ -15,6 +15,6 @@ class Config(Pruned):
     """As of all pruning; without data nothing is trained."""
 
 
-def score(job: Job, group: Group) -> Tensor:
+def score(job: PruningState, group: Group) -> Tensor:
     """Σ|w| of the filters that make each unit, (units,)."""
     return job.per_unit(group.side("out"), lambda layer: layer.weight.abs().flatten(1).sum(1))

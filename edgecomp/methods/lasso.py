@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..fitting import calibration
 from ..layers.matrix import has_bias, kind_of, set_weight_matrix, weight_matrix
 from ..pruning.groups import Group, Part
-from ..pruning.job import Job
 from ..pruning.reconstruction import contributions
-from ..pruning.surgery import columns
+from ..pruning.state import PruningState
+from ..pruning.surgery import InputColumns
 from ..pruning.widths import Pruned
 
 KINDS = ("conv",)
@@ -26,7 +26,7 @@ class Config(Pruned):
     """As of all pruning."""
 
 
-def rank(job: Job, groups: list[Group]) -> None:
+def rank(job: PruningState, groups: list[Group]) -> None:
     (group,) = groups
     with torch.no_grad():
         gram = contributions(job, group, outputs=0).double()
@@ -50,7 +50,7 @@ def selected(gram: Tensor, keep: int) -> Tensor:
     return strength.sort(descending=True, stable=True).indices[:keep]
 
 
-def _refit(job: Job, part: Part, order: Tensor) -> None:
+def _refit(job: PruningState, part: Part, order: Tensor) -> None:
     """Gives the layer the weights that, on the channels x̂ it has left, come nearest to W·x of the original net:
     W·E[x x̂ᵀ]·E[x̂ x̂ᵀ]⁻¹; with a bias, of what deviates from the means."""
     layer, first = job.net.get_submodule(part.layer), job.original.get_submodule(part.layer)
@@ -73,7 +73,7 @@ def _refit(job: Job, part: Part, order: Tensor) -> None:
 
 def _columns(layer: nn.Module, part: Part, units: Tensor) -> Tensor:
     """Where the units are in the layer's weight matrix."""
-    index = columns(layer, part, units).index
+    index = InputColumns(layer, part, units).index
     if kind_of(layer) == "dense":
         return index
     taps = layer.kernel_size[0] * layer.kernel_size[1]

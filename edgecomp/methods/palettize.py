@@ -20,12 +20,12 @@ CANDIDATES = ()  # kmeans has the same
 
 
 class Config(Fitting):
-    """bits: of a weight. channels: share a palette; all output channels of the layer (`all`), or so many."""
-
     KNOB: ClassVar[Knob] = Knob("bits", (8, 7, 6, 5, 4, 3, 2, 1))
 
-    bits: int = Field(4, ge=1, le=8)
-    channels: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    bits: int = Field(4, ge=1, le=8, description="Bits of a weight: the palette has 2^bits values.")
+    channels: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+        "all", description="Output channels that share a palette: all of the layer, or so many."
+    )
 
 
 def _format(layer: nn.Module, config: Config) -> CodeFormat:

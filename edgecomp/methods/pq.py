@@ -2,15 +2,16 @@
 
 W is cut into blocks of s columns (axis x) or s rows (axis y); the pieces of a block are clustered by k-means and each
 is stored as the number of its codeword. With calibration inputs the clusters minimise the error of the layer's outputs
-(METHODS.md §1; see `codebooks`).
+(docs/methods.md §1; see `codebooks`).
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
 
-from ..fitting.codebooks import Fitting, interface
+from ..fitting.codebooks import Codebooks, Codewords, Fitting, SegmentLength, interface
+from ..fitting.error_feedback import Passes
 from ..layers import CodeFormat
 from ..layers.matrix import weight_matrix
 from ..records import Knob
@@ -24,24 +25,20 @@ CANDIDATES = (
 
 
 class Config(Fitting):
-    """k: codewords per codebook (codes take ⌈log2 k⌉ bits). s: segment length (weights per code). axis: segments run
-    along the inputs (x) or the outputs (y). codebooks: every block has its `own`, or all share one (`shared`), or so
-    many blocks share one."""
-
     KNOB: ClassVar[Knob] = Knob("s", tuple(range(1, 65)))
 
-    k: int = Field(16, ge=2, le=256)
-    s: int = Field(4, ge=1, le=64)
-    axis: Literal["x", "y"] = "x"
-    passes: int = Field(0, ge=0)
-    codebooks: Literal["own", "shared"] | Annotated[int, Field(ge=1)] = "own"
+    k: Codewords = 16
+    s: SegmentLength = 4
+    axis: Literal["x", "y"] = Field("x", description="Segments run along the inputs (x) or the outputs (y).")
+    passes: Passes = 0
+    codebooks: Codebooks = "own"
 
 
 def _format(layer: nn.Module, config: Config) -> CodeFormat:
     rows, columns = weight_matrix(layer).shape
     axis, half = (0 if config.axis == "x" else 1), config.codebook_dtype == "float16"
-    format = CodeFormat(rows=rows, columns=columns, k=config.k, s=config.s, axis=axis, half=half)
-    return format.shared(config.codebooks)
+    form = CodeFormat(rows=rows, columns=columns, k=config.k, s=config.s, axis=axis, half=half)
+    return form.shared(config.codebooks)
 
 
 refuse, predict, compress = interface(_format)

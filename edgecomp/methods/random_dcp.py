@@ -2,7 +2,7 @@
 
 from ..pruning import discrimination
 from ..pruning.groups import Group
-from ..pruning.job import Job
+from ..pruning.state import PruningState
 from . import dcp
 
 KINDS = dcp.KINDS
@@ -11,6 +11,6 @@ Config = dcp.Config
 stages = dcp.stages
 
 
-def rank(job: Job, groups: list[Group]) -> None:
+def rank(job: PruningState, groups: list[Group]) -> None:
     """The stages, losses and steps of SGD are those of dcp."""
     discrimination.rank(job, groups, randomly=True)

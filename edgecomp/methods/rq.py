@@ -1,15 +1,15 @@
 """Residual quantization: a segment is the sum of t codewords, each coding a residual (Gong et al. 2014, §3.2.4).
 
 The paper codes whole rows; here, as there for long rows, blocks of s columns. With calibration inputs the stages are
-fitted again to what the others leave, in the metric of the inputs (METHODS.md §1; see `codebooks`).
+fitted again to what the others leave, in the metric of the inputs (docs/methods.md §1; see `codebooks`).
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 from torch import nn
 
-from ..fitting.codebooks import Fitting, interface
+from ..fitting.codebooks import Codebooks, Codewords, Fitting, SegmentLength, interface
 from ..layers import CodeFormat
 from ..layers.matrix import weight_matrix
 from ..records import Knob
@@ -20,15 +20,12 @@ CANDIDATES = ("s=4 t=2", "s=8 t=2", "s=16 t=2")
 
 
 class Config(Fitting):
-    """k: codewords per codebook. s: segment length. t: stages, each with a code and codebooks of its own. codebooks:
-    every block has its `own`, or all share one (`shared`), or so many blocks share one."""
-
     KNOB: ClassVar[Knob] = Knob("s", tuple(range(1, 65)))
 
-    k: int = Field(16, ge=2, le=256)
-    s: int = Field(8, ge=1, le=64)
-    t: int = Field(2, ge=1, le=16)
-    codebooks: Literal["own", "shared"] | Annotated[int, Field(ge=1)] = "own"
+    k: Codewords = 16
+    s: SegmentLength = 8
+    t: int = Field(2, ge=1, le=16, description="Stages: codewords that add up to a segment, of a codebook each.")
+    codebooks: Codebooks = "own"
 
 
 def _format(layer: nn.Module, config: Config) -> CodeFormat:

@@ -5,6 +5,7 @@ outer product: a CP decomposition of all filters. With data reconstruction (§2.
 """
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..fitting import lowrank
@@ -18,7 +19,7 @@ _STEPS = 20  # of non-linear least squares
 
 
 class Config(lowrank.Reconstructing):
-    """rank: M, basis filters."""
+    rank: lowrank.Rank = Field(None, description="M: basis filters; below 1 a fraction of the largest one.")
 
 
 def largest_rank(layer: nn.Conv2d) -> int:

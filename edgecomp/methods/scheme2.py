@@ -6,6 +6,7 @@ gradients. `joint`: X is what the already approximated layers before give, the t
 """
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..fitting import lowrank
@@ -20,7 +21,9 @@ _STEPS = 8  # of conjugate gradients
 
 
 class Config(lowrank.Reconstructing):
-    """rank: R, channels between the two convolutions."""
+    rank: lowrank.Rank = Field(
+        None, description="R: channels between the two convolutions; below 1 a fraction of the largest one."
+    )
 
 
 def largest_rank(layer: nn.Conv2d) -> int:
@@ -69,12 +72,12 @@ def _fit_outputs(matrix: Tensor, moment: Tensor, v: Tensor, width: int) -> tuple
     """v (R, h, S) and h (T, R, w) that minimise tr((W−Ŵ)H(W−Ŵ)ᵀ), Ŵ (T, h·w·S) made of them."""
     rank = len(v)
     goal = matrix @ moment
-    for round in range(_ROUNDS):
+    for sweep in range(_ROUNDS):
         basis = torch.einsum("ris,jk->rjiks", v, torch.eye(width)).reshape(rank * width, -1)
         gram = basis @ moment @ basis.T
         gram.diagonal().add_(1e-6 * gram.diagonal().mean())
         h = torch.linalg.solve(gram, basis @ goal.T).T.unflatten(1, (rank, width))
-        if round + 1 < _ROUNDS:
+        if sweep + 1 < _ROUNDS:
             v = _fit_first(goal, moment, v, h)
     return v, h
 

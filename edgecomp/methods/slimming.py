@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..pruning.groups import Group
-from ..pruning.job import Job
+from ..pruning.state import PruningState
 from ..pruning.tuning import Tuning, steps_of
 from ..pruning.widths import Pruned
 
@@ -18,21 +18,19 @@ FINDS_WIDTHS = True
 
 
 class Config(Pruned):
-    """sparsity: weight of the penalty Σ|γ|. choosing: epochs of training with it."""
-
-    sparsity: float = Field(1e-4, ge=0)
-    choosing: float = Field(0.5, ge=0)
+    sparsity: float = Field(1e-4, ge=0, description="Weight of the ℓ1 penalty Σ|γ| on scales of batch norms.")
+    choosing: float = Field(0.5, ge=0, description="Epochs of training with the penalty, before channels are chosen.")
 
 
 def refuse(group: Group, net: nn.Module) -> str:
     return "" if _scales(group, net) else "no batch norm scales its channels"
 
 
-def stages(job: Job) -> list[list[Group]]:
+def stages(job: PruningState) -> list[list[Group]]:
     return [job.groups]
 
 
-def rank(job: Job, groups: list[Group]) -> None:
+def rank(job: PruningState, groups: list[Group]) -> None:
     """Trains with the penalty, then ranks by |γ|."""
     assert job.data is not None
     norms = [m for m in job.net.modules() if isinstance(m, _BatchNorm) and m.weight is not None]

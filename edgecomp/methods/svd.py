@@ -22,13 +22,14 @@ CANDIDATES = tuple(f"rank={rank}" for rank in (0.006, 0.0125, 0.025, 0.05, 0.1, 
 
 
 class Config(lowrank.Ranked):
-    """rank: 0.1 of the full one unless told. least_rank: layers of lower rank, such as the last one of a classifier,
-    are left alone. fit: to the outputs (`inputs`), or to the weights (`plain`)."""
-
     DEFAULT: ClassVar[dict[str, float]] = {"rank": 0.1}
 
-    least_rank: int = Field(16, ge=1)
-    fit: Literal["inputs", "plain"] = "inputs"
+    least_rank: int = Field(
+        16, ge=1, description="Layers of lower full rank, such as the last one of a classifier, are left alone."
+    )
+    fit: Literal["inputs", "plain"] = Field(
+        "inputs", description="Minimise the error of the outputs on calibration inputs, or of the weights (plain)."
+    )
 
 
 def refuse(layer: nn.Module, config: Config) -> str:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..pruning.groups import Group
-from ..pruning.job import Job
 from ..pruning.reconstruction import contributions
-from ..pruning.surgery import columns
+from ..pruning.state import PruningState
+from ..pruning.surgery import InputColumns
 from ..pruning.widths import Pruned
 
 KINDS = ("conv",)
@@ -22,7 +22,7 @@ class Config(Pruned):
     """As of all pruning."""
 
 
-def rank(job: Job, groups: list[Group]) -> None:
+def rank(job: PruningState, groups: list[Group]) -> None:
     (group,) = groups
     with torch.no_grad():
         gram = contributions(job, group, outputs=1).double()
@@ -44,7 +44,7 @@ def removal_order(gram: Tensor) -> Tensor:
     return torch.tensor(order)
 
 
-def _scale(job: Job, group: Group, gram: Tensor, kept: Tensor) -> None:
+def _scale(job: PruningState, group: Group, gram: Tensor, kept: Tensor) -> None:
     """Multiplies weights of kept channels by the factors with which they make up best for the others."""
     own = gram[kept][:, kept]
     ridge = _RIDGE * own.diagonal().mean().clamp(min=1e-12)
@@ -53,4 +53,4 @@ def _scale(job: Job, group: Group, gram: Tensor, kept: Tensor) -> None:
     for part in group.side("in"):
         layer = job.net.get_submodule(part.layer)
         for unit, factor in zip(kept, factors, strict=True):
-            layer.weight[:, columns(layer, part, unit[None]).index] *= factor
+            layer.weight[:, InputColumns(layer, part, unit[None]).index] *= factor

@@ -4,6 +4,7 @@ K[t,s,i,j] ≈ Σ G1[s,a]·G2[a,i,b]·G3[b,j,c]·G4[c,t], by TT-SVD (see `tensor
 the outputs.
 """
 
+from pydantic import Field
 from torch import nn
 
 from ..fitting import lowrank, tensor_train
@@ -15,7 +16,9 @@ CANDIDATES = ("macs=0.1", "macs=0.2", "macs=0.35")
 
 
 class Config(lowrank.Reconstructing):
-    """rank: R, of each of the three products between the cores, or what it is at most if that is less."""
+    rank: lowrank.Rank = Field(
+        None, description="R: of the products between cores; below 1 a fraction of the largest one."
+    )
 
 
 def largest_rank(layer: nn.Conv2d) -> int:

@@ -5,6 +5,7 @@ rank of the larger side, the other's is in proportion.
 """
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..fitting import lowrank
@@ -17,7 +18,9 @@ _ROUNDS = 10
 
 
 class Config(lowrank.Reconstructing):
-    """rank: R, of the larger one of input and output channels."""
+    rank: lowrank.Rank = Field(
+        None, description="R: of the larger side, inputs or outputs; below 1 a fraction of the largest one."
+    )
 
 
 def largest_rank(layer: nn.Conv2d) -> int:

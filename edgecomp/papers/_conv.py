@@ -196,7 +196,9 @@ def measured(nets: dict[str, tuple[nn.Module, tuple[int, ...]]]) -> dict[str, Co
     instructions: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        jobs = {name: timing.Job(bundle, folder / f"{i}.pte", folder / f"{i}.inputs") for i, name in enumerate(nets)}
+        jobs = {
+            name: timing.TimingJob(bundle, folder / f"{i}.pte", folder / f"{i}.inputs") for i, name in enumerate(nets)
+        }
         with progress.bar("exporting, counting instructions", len(nets)) as advance:
             for name, (net, shape) in nets.items():
                 inputs, job = torch.randn(shape, generator=torch.Generator().manual_seed(0)), jobs[name]

@@ -317,7 +317,7 @@ def _time_table(nets: list[_Net]) -> str:
         sweep, sweeps = net.sweep_seconds(net.strategy), net.sweep_seconds(*net.sweeps)
         until, whole = net.search_seconds(net.trials_needed), net.search_seconds(None)
         shown = [f"{seconds:.1f} s" for seconds in (net.bench.decomposition_seconds(), sweep, sweeps, until, whole)]
-        ratios = [f"{100 * part / all:.0f} %" for part, all in ((sweep, until), (sweep, whole), (sweeps, whole))]
+        ratios = [f"{100 * part / total:.0f} %" for part, total in ((sweep, until), (sweep, whole), (sweeps, whole))]
         rows.append([net.name, *shown, str(net.trials_needed or "never"), *ratios])
     titles = ["", "decompositions", "one sweep", "all sweeps", "search until as small", "all trials"]
     return markdown.table([*titles, "as small at trial", "sweep / until", "sweep / trials", "sweeps / trials"], rows)

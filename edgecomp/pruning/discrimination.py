@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from ..layers.hooks import Enough, capture, named
 from .groups import Group
-from .job import Job
-from .surgery import columns
+from .state import PruningState
+from .surgery import InputColumns
 from .tuning import Inputs, OwnLoss, Tuning, batch, steps_of
 from .widths import Pruned
 
@@ -36,14 +36,13 @@ _JUDGED = 256
 
 
 class Discriminating(Pruned):
-    """losses: P. weight: λ. choosing: epochs of all stages together. rounds: channels are chosen in so many steps,
-    several at once. updates: steps of SGD after each."""
+    """Settings of discrimination-aware pruning, beside those of all pruning."""
 
-    choosing: float = Field(0.5, ge=0)
-    losses: int = Field(2, ge=0)
-    weight: float = Field(1.0, ge=0)
-    rounds: int = Field(8, ge=1)
-    updates: int = Field(2, ge=1)
+    choosing: float = Field(0.5, ge=0, description="Epochs of training while channels are chosen, of all stages.")
+    losses: int = Field(2, ge=0, description="P: discrimination-aware losses, at evenly spaced layers.")
+    weight: float = Field(1.0, ge=0, description="λ: weight of that loss against the error of the features.")
+    rounds: int = Field(8, ge=1, description="Steps in which the channels of a layer are chosen, several at once.")
+    updates: int = Field(2, ge=1, description="Steps of SGD after each of them.")
 
 
 class Head(nn.Module):
@@ -84,14 +83,14 @@ class Stage:
         return F.cross_entropy(self.head(features[0]), targets)
 
 
-def stages(job: Job) -> list[list[Group]]:
+def stages(job: PruningState) -> list[list[Group]]:
     """P + 1 runs of as many groups."""
     count = min(job.config.losses + 1, len(job.groups))
     bounds = [round(i * len(job.groups) / count) for i in range(count + 1)]
     return [job.groups[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def rank(job: Job, groups: list[Group], randomly: bool = False, everything: bool = False) -> None:
+def rank(job: PruningState, groups: list[Group], randomly: bool = False, everything: bool = False) -> None:
     """Trains with the loss of a stage, and chooses the channels of its groups.
 
     Args:
@@ -114,7 +113,7 @@ def rank(job: Job, groups: list[Group], randomly: bool = False, everything: bool
         job.choose(group, order, scores)
 
 
-def _stage(job: Job, groups: list[Group]) -> Stage:
+def _stage(job: PruningState, groups: list[Group]) -> Stage:
     assert job.data is not None
     place, channels = _next_features(job, groups[-1].consumers[-1])
     targets = job.data.train.targets
@@ -125,7 +124,7 @@ def _stage(job: Job, groups: list[Group]) -> Stage:
     return Stage(groups, job.loss, place, Head(channels, int(targets.max()) + 1))  # type: ignore[union-attr]
 
 
-def _next_features(job: Job, layer: str) -> tuple[str, int]:
+def _next_features(job: PruningState, layer: str) -> tuple[str, int]:
     """The first layer that is called with something new after `layer` has run, and its channels: behind a residual
     block that is the block's output. Empty if only the classifier comes."""
     seen: list[Tensor] = []
@@ -151,13 +150,13 @@ def _next_features(job: Job, layer: str) -> tuple[str, int]:
 class _Greedy:
     """Algorithm 2 for one group."""
 
-    def __init__(self, job: Job, group: Group, stage: Stage, reference: nn.Module, randomly: bool) -> None:
+    def __init__(self, job: PruningState, group: Group, stage: Stage, reference: nn.Module, randomly: bool) -> None:
         self.job, self.group, self.stage, self.reference = job, group, stage, reference
         self.parts = group.side("in")
         self.layers = [job.net.get_submodule(part.layer) for part in self.parts]
         self.before = [layer.weight.detach().clone() for layer in self.layers]
         self.places = [
-            [columns(layer, part, torch.tensor([unit])).index for unit in range(group.units)]
+            [InputColumns(layer, part, torch.tensor([unit])).index for unit in range(group.units)]
             for layer, part in zip(self.layers, self.parts, strict=True)
         ]
         self.drawn = torch.randperm(group.units, generator=job.generator(group)) if randomly else None
@@ -173,7 +172,7 @@ class _Greedy:
             layer.weight.requires_grad_(True)
         everything = torch.arange(self.group.units)
         for layer, part in zip(self.layers, self.parts, strict=True):
-            columns(layer, part, everything).zero()
+            InputColumns(layer, part, everything).zero()
         first = loss = self._judged() if judge else 0.0
         while len(chosen) < keep:
             count = min(-(-keep // job.config.rounds), keep - len(chosen))
@@ -199,7 +198,7 @@ class _Greedy:
                 norms += torch.stack([by_column[index].sum() for index in places])
             best = sorted(free, key=lambda unit: -norms[unit].item())[:count]
         for layer, part, before in zip(self.layers, self.parts, self.before, strict=True):
-            columns(layer, part, torch.tensor(best)).copy_from(before)
+            InputColumns(layer, part, torch.tensor(best)).copy_from(before)
         return best
 
     def _descend(self, chosen: list[int]) -> None:

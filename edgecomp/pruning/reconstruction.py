@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from ..fitting.calibration import inputs_of
 from ..layers.matrix import explicit_padding
 from .groups import Group, Part
-from .job import Job
+from .state import PruningState
 
 _PLACES = 10  # of each image, where outputs are looked at, as published
 
 
-def contributions(job: Job, group: Group, outputs: int) -> Tensor:
+def contributions(job: PruningState, group: Group, outputs: int) -> Tensor:
     """How much of sampled outputs comes from each unit: (samples, units), without bias.
 
     Args:
@@ -23,7 +23,7 @@ def contributions(job: Job, group: Group, outputs: int) -> Tensor:
     return torch.cat([_part(job, part, outputs, generator) for part in group.side("in")])
 
 
-def _part(job: Job, part: Part, outputs: int, generator: torch.Generator) -> Tensor:
+def _part(job: PruningState, part: Part, outputs: int, generator: torch.Generator) -> Tensor:
     layer = job.net.get_submodule(part.layer)
     weight = dense_weight(layer)  # (outputs, inputs, taps)
     found = []

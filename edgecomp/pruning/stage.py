@@ -29,7 +29,7 @@ from ..util import progress
 from ..util.files import atomic_file
 from ..util.workspace import Workspace, stage_key
 from .groups import Group, find_groups
-from .job import Job
+from .state import PruningState
 from .surgery import proven, removed
 from .tuning import Tuning, steps_of
 from .widths import LayerSize, cut_sizes, layer_sizes, rounded, uniform, widest
@@ -141,9 +141,9 @@ def _cut_and_trained(model: Model, pruning: Pruning, seed: int, work: Workspace)
 
 def _selected(
     model: Model, method: str, config: Any, groups: list[Group], keeps: dict[str, int], seed: int, work: Workspace
-) -> Job:
+) -> PruningState:
     """The channels of all groups ranked, and what that did to the net."""
-    job = Job(model, groups, keeps, config, seed)
+    job = PruningState(model, groups, keeps, config, seed)
     names = [[group.name, group.units, keeps[group.name]] for group in groups]
     key = stage_key(model.sha256, method, config.model_dump_json(), names, seed)
     job.select(discover.method(method), work.stages / f"chosen-{key[:16]}.safetensors")
@@ -151,7 +151,7 @@ def _selected(
 
 
 def _found(
-    job: Job, config: Any, sizes: dict[str, LayerSize], meter: Callable[[dict[str, int]], float]
+    job: PruningState, config: Any, sizes: dict[str, LayerSize], meter: Callable[[dict[str, int]], float]
 ) -> dict[str, int]:
     """So many units of every group that those of the highest scores in the whole net stay, of equal ones those that
     come first in their groups."""
@@ -175,7 +175,7 @@ def _guessed(groups: list[Group], config: Any, sizes: dict[str, LayerSize]) -> d
     """Numbers of units to begin with, for methods that find them: the same fraction of all, by what can be counted."""
     wish, value = config.wish
     if wish in (*config.MEASURED, "eps"):
-        wish, value = "macs", config.DEFAULT[1] if wish == "eps" else value
+        wish, value = "macs", config.DEFAULT["macs"] if wish == "eps" else value
     plain = type(config)(multiple=config.multiple, **{wish: value})
     return uniform(groups, plain, sizes, None)
 

@@ -40,7 +40,7 @@ def mask(net: nn.Module, groups: Iterable[Group], kept: dict[str, Tensor]) -> No
     """Sets to zero, in place, the weights by which layers listen to units that are not kept."""
     for group in groups:
         for part in group.side("in"):
-            columns(net.get_submodule(part.layer), part, _others(group, kept)).zero()
+            InputColumns(net.get_submodule(part.layer), part, _others(group, kept)).zero()
 
 
 def masked(net: nn.Module, groups: Iterable[Group], kept: dict[str, Tensor]) -> nn.Module:
@@ -74,7 +74,7 @@ def _outputs(net: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
 
 
-class columns:
+class InputColumns:
     """The weights by which a layer listens to some units: positions of the second axis of its weight.
 
     In a convolution in groups units lie at the same places of all groups, so that one index serves them all.

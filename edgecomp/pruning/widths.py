@@ -18,26 +18,27 @@ from .groups import Group
 
 
 class Pruned(Record):
-    """keep: the fraction of every group's channels that stays. In its place a wish: as many as leave at most a fraction
-    of the net's multiply-adds (`macs`), of its bytes as fp32 (`bytes`), of its time on this machine (`latency`), or of
-    the instructions that the emulated target executes (`instructions`).
-    multiple: numbers of channels are multiples of that, and at least that. adds: channels that are added to others are
-    pruned too, else only those within residual blocks. epochs, rate: of training on the training split after channels
-    have been taken out."""
+    """What the number of channels that stay is chosen by, at most one of those, else `DEFAULT`; and the training."""
 
     WISHES: ClassVar[tuple[str, ...]] = ("keep", "macs", "bytes", "latency", "instructions")
     MEASURED: ClassVar[tuple[str, ...]] = ("latency", "instructions")  # every trial is an export and a run
-    DEFAULT: ClassVar[tuple[str, float]] = ("macs", 0.5)
+    DEFAULT: ClassVar[dict[str, float]] = {"macs": 0.5}
 
-    keep: float | None = Field(None, gt=0, lt=1)
-    macs: float | None = Field(None, gt=0, lt=1)
-    bytes: float | None = Field(None, gt=0, lt=1)
-    latency: float | None = Field(None, gt=0, lt=1)
-    instructions: float | None = Field(None, gt=0, lt=1)
-    multiple: int = Field(1, ge=1)
-    adds: bool = False
-    epochs: float = Field(1, ge=0)
-    rate: float = Field(0.02, gt=0)
+    keep: float | None = Field(None, gt=0, lt=1, description="Fraction of every group's channels that stays.")
+    macs: float | None = Field(None, gt=0, lt=1, description="Fraction of the net's multiply-adds that is left.")
+    bytes: float | None = Field(None, gt=0, lt=1, description="Fraction of the net's fp32 bytes that is left.")
+    latency: float | None = Field(
+        None, gt=0, lt=1, description="Fraction of the net's time on this machine that is left, by trial."
+    )
+    instructions: float | None = Field(
+        None, gt=0, lt=1, description="Fraction of the instructions on the emulated target that is left, by trial."
+    )
+    multiple: int = Field(1, ge=1, description="Numbers of channels are multiples of this, and at least this.")
+    adds: bool = Field(
+        False, description="Also prune channels that are added to others, not only those within residual blocks."
+    )
+    epochs: float = Field(1, ge=0, description="Epochs of training on the training split after the surgery.")
+    rate: float = Field(0.02, gt=0, description="Learning rate of that training.")
 
     @model_validator(mode="after")
     def _one_wish(self) -> Pruned:
@@ -50,7 +51,7 @@ class Pruned(Record):
     def wish(self) -> tuple[str, float]:
         """The setting that decides how many channels stay, and its value."""
         given = [(name, getattr(self, name)) for name in self.WISHES if getattr(self, name) is not None]
-        return next(iter([*given, self.DEFAULT]))
+        return next(iter([*given, *self.DEFAULT.items()]))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 
 
 class Record(BaseModel):
-    """A frozen record that goes to JSON and back; unknown fields are refused."""
+    """A frozen record that goes to JSON and back; unknown fields are refused.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Validators are built when a record is first made: a listing that makes few must not wait for all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

@@ -16,11 +16,14 @@ from ..records import Accuracy, Measured, Model, Request, Split
 from ..recover import recover
 from ..report import report
 from ..training.scores import compare_answers
+from ..util.cache import RUNNING
 from ..util.workspace import Workspace
+
+POINT_CODE = (*RUNNING, "auto", "pipeline", "report", "sweep.point")  # that makes a point and its report
 
 
 @dataclass(frozen=True)
-class Base:
+class SharedInputs:
     """What all tasks share. `outputs`: of the original's file, by the name of the split; none if nothing is run."""
 
     model: Model
@@ -58,7 +61,7 @@ class Built:
     test: Accuracy | None
 
 
-def build_point(wanted: Wanted, base: Base) -> Built:
+def build_point(wanted: Wanted, base: SharedInputs) -> Built:
     """Does all stages in a folder that is gone afterwards: the task may run on another machine.
 
     Raises:
@@ -83,12 +86,12 @@ def build_point(wanted: Wanted, base: Base) -> Built:
         )
 
 
-def _splits(base: Base) -> tuple[Split | None, Split | None]:
+def _splits(base: SharedInputs) -> tuple[Split | None, Split | None]:
     data = base.model.data
     return (base.validation, data.test) if data is not None and base.outputs else (None, None)
 
 
-def _judged(base: Base, split: Split | None, path: Path, runtime: str) -> Accuracy | None:
+def _judged(base: SharedInputs, split: Split | None, path: Path, runtime: str) -> Accuracy | None:
     if split is None or base.model.data is None:
         return None
     outputs = measure.outputs_on(base.model, runtime, path, split.inputs)

@@ -26,17 +26,16 @@ from ..report import limits, read_report
 from ..report.report import budget_of, write_report
 from ..training.distill import CHECK_SAMPLES
 from ..util import progress
-from ..util.cache import RUNNING, key_of
+from ..util.cache import key_of
 from ..util.files import atomic_file, write_text
 from ..util.units import format_bytes
 from ..util.workspace import Workspace, stage_key
 from . import budgets
 from .budgets import Ladder
 from .page import drop_text, front, to_page
-from .point import Base, Built, Wanted, build_point
+from .point import POINT_CODE, Built, SharedInputs, Wanted, build_point
 from .timing import measured_files
 
-_CODE = (*RUNNING, "auto", "pipeline", "report", "sweep.budgets", "sweep.point")  # that makes a point and its report
 _DEFAULT_BUDGETS = (10, 20, 40)  # the original's bytes by these
 _LEAST_VALIDATION = 1000  # samples
 _JUDGING = 4096  # samples behind those that codes are fitted to, by which `auto` chooses
@@ -64,7 +63,7 @@ def sweep(request: SweepRequest, engine: Engine) -> Sweep:
     """
     with Workspace(request.base.out) as work:
         model = load(request.base)
-        run = _Run(request, engine, model, work)
+        run = SweepRun(request, engine, model, work)
         with progress.stage("points", f"{len(request.methods)} methods at {len(run.budgets)} budgets"):
             points = run.points()
         with progress.stage("measure", request.base.on or ""):
@@ -96,7 +95,7 @@ def _base_request(request: SweepRequest, method: str) -> Request:
     return replace(request.base, method=method, settings=settings)
 
 
-class _Run:
+class SweepRun:
     """One sweep: what its points share, and which of them are done."""
 
     def __init__(self, request: SweepRequest, engine: Engine, model: Model, work: Workspace) -> None:
@@ -108,7 +107,7 @@ class _Run:
             bundle.host_bundle(find_target(HOST_TARGET), self.runtime)  # now, so that no worker has to
             splits = [validation, model.data.test] if validation and model.data else []
             outputs = {s.name: measure.outputs_on(model, self.runtime, self.original, s.inputs) for s in splits}
-        self.base = Base(_lighter(model, request.base), request.base, validation, outputs)
+        self.base = SharedInputs(_lighter(model, request.base), request.base, validation, outputs)
         size = self.original.stat().st_size
         self.budgets = request.budgets_bytes or tuple(size // by for by in _DEFAULT_BUDGETS)
         self.groups = plan.tied_groups(model)
@@ -214,7 +213,7 @@ class _Run:
 
     def _key(self, wanted: Wanted) -> str:
         budget = wanted.budget_bytes if wanted.method == AUTO else None
-        return stage_key("point", self._identity, wanted.method, wanted.settings, budget, code=_CODE)
+        return stage_key("point", self._identity, wanted.method, wanted.settings, budget, code=POINT_CODE)
 
 
 def _point(wanted: Wanted, built: dict[str, Any] | EdgecompError) -> SweepPoint:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import measure
 from ..devices import choose, protocol
-from ..devices.base import Place
+from ..devices.base import DeviceOptions
 from ..devices.bundle import host_bundle, make_bundle
 from ..devices.choose import make_device
 from ..devices.host import HOST_TARGET
@@ -27,7 +27,7 @@ def measured_files(
     Raises:
         DeviceError: a program dies on the host or the device.
     """
-    target, place = find_target(request.target), Place.of(request)
+    target, place = find_target(request.target), DeviceOptions.of(request)
     digests = json.dumps({name: sha256_file(path) for name, path in files.items()})
     found: dict[str, list[Measurement]] = {name: [] for name in files}
     with tempfile.TemporaryDirectory() as temporary:
@@ -39,8 +39,8 @@ def measured_files(
             if done is None:
                 bundle = _bundle(request.target if name != "host" else HOST_TARGET, runtime, work)
                 with make_device(name, target, place) as device:
-                    scene = protocol.Scene(runtime, bundle, files, records, what)
-                    lines = protocol.measured(device, scene)
+                    inputs = protocol.BenchInputs(runtime, bundle, files, records, what)
+                    lines = protocol.measured(device, inputs)
                     for remark in device.remarks():
                         progress.note(f"{device.name}: {remark}")
                 done = {file: line.model_dump() for file, line in zip(files, lines, strict=True)}

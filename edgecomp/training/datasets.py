@@ -1,20 +1,31 @@
-"""Data sets of the model zoo. Fashion-MNIST: 60,000 + 10,000 grey 28×28 images of ten kinds of clothing."""
+"""Data sets of the model zoo. Fashion-MNIST: 60,000 + 10,000 grey 28×28 images of ten kinds of clothing.
+
+Imported without torch and numpy: `edgecomp doctor` asks where the files are, and must not wait for them.
+"""
+
+from __future__ import annotations
 
 import gzip
 import hashlib
 import os
 from pathlib import Path
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING
 
 from ..errors import BuildError
 from ..records import Data, Split
 from ..util.files import cache_folder
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _MIRROR = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"
 _CALIBRATION = 10_000
+_REMEDY = (
+    "Install Debian's package dataset-fashion-mnist, or set EDGECOMP_FASHION_MNIST to a folder with the four "
+    "published .gz files."
+)
 
 # SHA-256 of each published .gz, and of what it unpacks to: Debian packs the same bytes anew.
 _SHA256 = {
@@ -49,6 +60,9 @@ def fashion_mnist() -> Data:
     Raises:
         BuildError: none of the three is there, or a file is not the published one.
     """
+    import numpy as np
+    import torch
+
     folder = locate()
     images, labels = _images(folder / "train-images-idx3-ubyte.gz"), _labels(folder / "train-labels-idx1-ubyte.gz")
     order = torch.from_numpy(np.random.Generator(np.random.PCG64(2014)).permutation(len(images)))
@@ -62,8 +76,8 @@ def fashion_mnist() -> Data:
     )
 
 
-def locate() -> Path:
-    """The folder with the four files, downloaded if need be.
+def locate(download: bool = True) -> Path:
+    """The folder with the four files; downloaded if they are nowhere, unless told not to.
 
     Raises:
         BuildError: they are nowhere.
@@ -75,6 +89,9 @@ def locate() -> Path:
         raise BuildError(f"EDGECOMP_FASHION_MNIST={named} lacks one of {', '.join(_SHA256)}")
     if _DEBIAN.is_dir():
         return _DEBIAN
+    cached = cache_folder("fashion-mnist")
+    if not download and not all((cached / name).is_file() for name in _SHA256):
+        raise BuildError("Fashion-MNIST is not here yet", "It is downloaded when it is needed, or: " + _REMEDY)
     return _download()
 
 
@@ -88,8 +105,7 @@ def _download() -> Path:
     except Exception as error:
         raise BuildError(
             f"Fashion-MNIST is not installed and could not be downloaded ({type(error).__name__}: {error})",
-            "Install Debian's package dataset-fashion-mnist, or set EDGECOMP_FASHION_MNIST to a folder with the "
-            "four published .gz files.",
+            _REMEDY,
         ) from error
     return folder
 
@@ -101,13 +117,19 @@ def _read(path: Path, header: int) -> np.ndarray:
         raise BuildError(f"cannot read {path}: {error}", "Fetch it again.") from error
     if hashlib.sha256(unpacked).hexdigest() != _SHA256[path.name][1]:
         raise BuildError(f"{path} is not the published file (its contents have another SHA-256)", "Fetch it again.")
+    import numpy as np
+
     return np.frombuffer(unpacked, np.uint8, offset=header)
 
 
 def _images(path: Path) -> torch.Tensor:
+    import torch
+
     pixels = _read(path, header=16).reshape(-1, 1, 28, 28)
     return torch.from_numpy(pixels.copy()).float().div_(255)
 
 
 def _labels(path: Path) -> torch.Tensor:
+    import torch
+
     return torch.from_numpy(_read(path, header=8).copy()).long()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -74,15 +73,6 @@ def judged(data: Data, outputs: Tensor, source: str) -> Data:
 
 def _chosen(data: Data, outputs: Tensor, split: Split) -> metrics.Metric:
     return metrics.chosen(data, outputs, None if split.targets is None else split.targets[: len(outputs)])
-
-
-def digest(split: Split) -> str:
-    """SHA-256 of inputs and targets, with their dtypes and shapes."""
-    found = hashlib.sha256()
-    for tensor in (*split.inputs, *([] if split.targets is None else [split.targets])):
-        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 # --- inputs -----------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # What decides what becomes of a net's layers; what a net gives in a file on this machine or an emulated one, too.
 FITTING = ("chain", "compress", "discover", "fitting", "graph", "layers", "load", "methods", "pruning", "records")
-FITTING += ("runtimes", "training")
+FITTING += ("runtimes", "training", "devices.tensors")
 RUNNING = (*FITTING, "devices", "export", "measure", "plan", "recover", "util.statistics", "targets", "android_bench")
 
 _PACKAGE = Path(__file__).resolve().parents[1]

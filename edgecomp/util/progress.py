@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console = Console(stderr=True, highlight=False)
 
@@ -46,6 +45,8 @@ def note(text: str) -> None:
 @contextlib.contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
     """A progress bar; call what it yields with the number of steps done, and `text=` to show beside it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(),

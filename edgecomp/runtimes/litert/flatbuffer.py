@@ -238,7 +238,7 @@ class _Aligned(schema.BufferT):
         super().__init__()
         self.data = None if data is None else np.asarray(data, np.uint8)
 
-    def Pack(self, builder: flatbuffers.Builder) -> int:
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802, the generated code calls it
         vector = None
         if self.data is not None:
             size = len(self.data)

@@ -130,7 +130,7 @@ class _Rewriter:
         )
 
     def _fix_scales(self, op: Any, layer: Quantized) -> None:
-        (scale_in, zero_in), (scale_out, zero_out) = (grid(*range) for range in layer.ranges)
+        (scale_in, zero_in), (scale_out, zero_out) = (grid(*bounds) for bounds in layer.ranges)
         tensors, x, y = self.graph.tensors, op.inputs[0], op.outputs[0]
         op.inputs[0] = self._tensor(x, "/rounded", tensors[x].shape, 8, [scale_in], zero=zero_in)
         op.outputs = [self._tensor(y, "/rounded", tensors[y].shape, 8, [scale_out], zero=zero_out)]

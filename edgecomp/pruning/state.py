@@ -26,7 +26,7 @@ from .tuning import OwnLoss
 CALIBRATION_SAMPLES = 1024
 
 
-class Job:
+class PruningState:
     """What a method works on.
 
     Attributes:
