@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from .constants import ROOT, Constants, attribute, identity, path_of
@@ -60,9 +61,10 @@ class Builder:
         return self.graph.call_module(self._layers[key], x)
 
     def derived(self, tensor: Tensor, place: fx.Node) -> Tensor:
-        """The same tensor each time that a form makes one of this shape from a constant."""
+        """The same tensor each time that a form makes one of the same values from a constant."""
         source = self.value(place)
-        return self._derived.setdefault((identity(source), tuple(tensor.shape)), tensor)
+        known = self._derived.setdefault((identity(source), tuple(tensor.shape)), tensor)
+        return known if torch.equal(known, tensor) else tensor
 
     def _parameter(self, tensor: Tensor) -> nn.Parameter:
         """The same one for the same tensor."""

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, fx, nn
 
-from ..layers.transposed import TransposedConv2d
+from ..layers.transposed import TransposedConv2d, swapped
 from .builder import Builder
 from .fold import CONVOLUTIONS, TRANSPOSED
 
@@ -29,8 +29,6 @@ def _convolution(build: Builder, node: fx.Node) -> fx.Node | str | None:
     groups, alone = _argument(node, 6, 1), node.meta["val"].dim() == spatial + 1
     stride, dilation = (_sizes(node, place, 1, spatial) for place in (3, 5))
     before, after = _padding(node, weight, dilation)
-    if spatial == 3 and groups != 1:
-        return "there is no kernel for convolutions over three dimensions in groups"
     depth = node.args[0].meta["val"].shape[-3] if spatial == 3 else 0
     x = build.op(_aten.unsqueeze.default, node.args[0], 0) if alone else node.args[0]
     if before != after:
@@ -42,7 +40,7 @@ def _convolution(build: Builder, node: fx.Node) -> fx.Node | str | None:
         x, weight = build.op(_aten.unsqueeze.default, x, 2), weight.unsqueeze(2)
         stride, before, dilation = [1, *stride], [0, *before], [1, *dilation]
     elif spatial == 3:
-        x, depth = _depths(build, x, (depth, shape[2], stride[0], before[0], dilation[0]))
+        x, depth = _depths(build, x, (depth, shape[2], stride[0], before[0], dilation[0]), groups)
         weight = build.derived(weight.transpose(1, 2).flatten(1, 2), node.args[1])
         stride, before, dilation = stride[1:], before[1:], dilation[1:]
     channels = weight.shape[1] * groups, weight.shape[0]
@@ -56,8 +54,9 @@ def _convolution(build: Builder, node: fx.Node) -> fx.Node | str | None:
     return build.op(_aten.squeeze.dim, y, 0) if alone else y
 
 
-def _depths(build: Builder, x: fx.Node, along: tuple[int, int, int, int, int]) -> tuple[fx.Node, int]:
-    """(N, S, D, H, W) → (N·D', k·S, H, W), and D': images of all that a kernel sees at each of its places in depth.
+def _depths(build: Builder, x: fx.Node, along: tuple[int, int, int, int, int], groups: int) -> tuple[fx.Node, int]:
+    """(N, S, D, H, W) → (N·D', k·S, H, W), and D': images of all that a kernel sees at each of its places in depth,
+    group by group.
 
     Args:
         along: D, and of the kernel in depth its size, stride, padding and dilation.
@@ -68,7 +67,11 @@ def _depths(build: Builder, x: fx.Node, along: tuple[int, int, int, int, int]) -
     places = (depth + 2 * padding - dilation * (size - 1) - 1) // stride + 1
     starts = range(0, dilation * size, dilation)
     seen = [build.op(_aten.slice.Tensor, x, 2, s, s + stride * (places - 1) + 1, stride) for s in starts]
-    x = build.op(_aten.cat.default, seen, 1) if size > 1 else seen[0]
+    if groups == 1 or size == 1:
+        x = build.op(_aten.cat.default, seen, 1) if size > 1 else seen[0]
+    else:
+        apart = [build.op(_aten.unflatten.int, part, 1, [groups, -1]) for part in seen]
+        x = build.op(_aten.flatten.using_ints, build.op(_aten.cat.default, apart, 2), 1, 2)
     x = build.op(_aten.permute.default, x, [0, 2, 1, 3, 4])
     return build.op(_aten.flatten.using_ints, x, 0, 1), places
 
@@ -83,21 +86,18 @@ def _transposed(build: Builder, node: fx.Node) -> fx.Node | str | None:
     dilation = _sizes(node, 7, 1, spatial)
     if spatial == 3:
         return "there is no kernel for transposed convolutions over three dimensions"
-    if _argument(node, 6, 1) != 1:
-        return "a transposed convolution in groups has no single matrix"
     if node.meta["val"].dim() != spatial + 2:
         return "a transposed convolution of a sample that is not in a batch"
-    x = node.args[0]
+    x, groups = node.args[0], _argument(node, 6, 1)
     if spatial == 1:
         x, weight = build.op(_aten.unsqueeze.default, x, 2), weight.unsqueeze(2)
         stride, padding, extra, dilation = [1, *stride], [0, *padding], [0, *extra], [1, *dilation]
-    if list(weight.shape[2:]) == stride and not any(padding) and not any(extra):
+    if groups == 1 and list(weight.shape[2:]) == stride and not any(padding) and not any(extra):
         y = _neighbours(build, node, x, weight, bias)
     else:
-        turned = weight.flip(2, 3).transpose(0, 1)
-        kernel = nn.Conv2d(
-            turned.shape[1], turned.shape[0], tuple(turned.shape[2:]), 1, 0, tuple(dilation), device="meta"
-        )
+        turned = swapped(weight, groups).flip(2, 3)
+        channels, size = (turned.shape[1] * groups, turned.shape[0]), tuple(turned.shape[2:])
+        kernel = nn.Conv2d(*channels, size, dilation=tuple(dilation), groups=groups, device="meta")
         layer = TransposedConv2d(kernel, tuple(stride), tuple(padding), tuple(extra))
         if reason := layer.refuse():
             return reason

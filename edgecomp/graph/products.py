@@ -94,6 +94,41 @@ def _embedding(build: Builder, node: fx.Node) -> fx.Node | str | None:
     return build.call(nn.Embedding(*weight.shape, device="meta"), weight, None, place, index)
 
 
+def _bag(build: Builder, node: fx.Node) -> str | None:
+    """Rows looked up, and their sums, means or maxima for bags of one size. Replaces the node and its first output."""
+    place, index, offsets, _, mode, _, scales, _, padding, *_ = (*node.args, *[None] * 9)
+    weight = build.value(place)
+    if weight is None:
+        return None
+    others = [user for user in node.users if user.args[1] != 0 and user.users]
+    of_one_size = offsets.target == _aten.arange.start_step and offsets.args[0] == 0
+    if others or scales is not None or padding is not None or not of_one_size:
+        return "a bag of embeddings with weights, padding, or bags of several sizes"
+    rows = build.call(nn.Embedding(*weight.shape, device="meta"), weight, None, place, index)
+    bags = build.op(_aten.unflatten.int, rows, 0, [-1, offsets.args[2]])
+    joined = build.op(_BAGS[mode or 0], bags, [1])
+    for user in list(node.users):
+        user.replace_all_uses_with(joined)
+        build.graph.erase_node(user)
+    build.graph.erase_node(node)
+    return None
+
+
+def _bilinear(build: Builder, node: fx.Node) -> fx.Node | str | None:
+    """xᵀ·W·y for every output: rows of all W times x, then their products with y."""
+    x, y, place, *rest = node.args
+    weight = build.value(place)
+    if weight is None:
+        return None
+    outputs, rows, columns = weight.shape
+    matrix = build.derived(weight.transpose(1, 2).reshape(-1, rows), place)
+    result = build.op(_aten.unflatten.int, dense(build, matrix, None, place, x), -1, [outputs, columns])
+    result = build.op(_aten.mul.Tensor, result, build.op(_aten.unsqueeze.default, y, -2))
+    result = build.op(_aten.sum.dim_IntList, result, [-1])
+    return build.op(_aten.add.Tensor, result, rest[0]) if rest and rest[0] is not None else result
+
+
+_BAGS = [_aten.sum.dim_IntList, _aten.mean.dim, _aten.amax.default]
 _NO_MATRIX = "its product is not one of rows with a matrix"
 
 FORMS = {
@@ -103,4 +138,6 @@ FORMS = {
     _aten.addmm.default: _addmm,
     _aten.einsum.default: _einsum,
     _aten.embedding.default: _embedding,
+    _aten.embedding_bag.padding_idx: _bag,
+    _aten.bilinear.default: _bilinear,
 }

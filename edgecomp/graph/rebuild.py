@@ -14,7 +14,7 @@ from torch import fx
 
 from . import convolutions, products, recurrences
 from .builder import Builder
-from .constants import ROOT, Constants, tidy
+from .constants import Constants, tidy
 from .fold import fold_norms
 from .net import CanonicalNet
 from .regions import inline
@@ -30,7 +30,6 @@ def rebuild(traced: Traced) -> CanonicalNet:
     graph = traced.module.graph
     inline(traced.module)
     tidy(graph)
-    used = {str(node.target).removeprefix(ROOT) for node in graph.nodes if node.op == "get_attr" and node.users}
     constants = Constants(traced.module)
     used = constants.used()  # before what is folded into others goes
     fold_norms(constants)

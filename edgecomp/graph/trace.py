@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -30,9 +35,12 @@ def exported(net: nn.Module, examples: Examples, name: str) -> torch.export.Expo
         BuildError: torch.export refuses the net; its own message is passed on.
     """
     try:
-        return torch.export.export(net, examples)
+        with _quiet():
+            return torch.export.export(net, examples)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if place := re.search(r"Caused by: .*?([^/\s]+:\d+ in \w+)", str(error)):
+            reason += f", at {place[1]}"
         raise BuildError(
             f"{name}: torch.export cannot trace the model: {reason}",
             "The forward pass must be free of data-dependent Python control flow; try torch.export.export() on it.",
@@ -46,12 +54,10 @@ def trace(given: Given, examples: Examples, name: str) -> Traced:
         BuildError: torch.export refuses it.
     """
     given.eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = _for_any_batch(given, examples)
-        batch = None
-        if program is None:
-            program, batch = exported(given, examples, name), batch_of(examples)
+    program, batch = _for_any_batch(given, examples), None
+    if program is None:
+        program, batch = exported(given, examples, name), batch_of(examples)
+    with _quiet():
         return Traced(program.module(check_guards=False), batch)
 
 
@@ -75,6 +81,20 @@ def _for_any_batch(given: Given, examples: Examples) -> torch.export.ExportedPro
         return None
     twice = tuple(torch.cat([x, x]) for x in examples)
     try:
-        return torch.export.export(given, twice, dynamic_shapes=(tuple({0: Dim.DYNAMIC} for _ in twice),))
+        with _quiet():
+            return torch.export.export(given, twice, dynamic_shapes=(tuple({0: Dim.DYNAMIC} for _ in twice),))
     except Exception:
         return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings, and the whole graph that torch.export prints where it fails: its message is enough."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

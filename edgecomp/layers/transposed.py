@@ -16,7 +16,7 @@ class TransposedConv2d(nn.Module):
     """(N, channels, H, W) → (N, rows, H', W').
 
     Attributes:
-        weight: the convolution, whose kernel is the transposed one's turned round: stride 1, no padding, one group.
+        weight: the convolution, whose kernel is the transposed one's turned round: stride 1, no padding.
         stride, padding, extra: those of the transposed one, (height, width); `extra` is its output padding.
     """
 
@@ -53,15 +53,21 @@ class TransposedConv2d(nn.Module):
             self.stride,
             self.padding,
             self.extra,
-            bias=own.bias is not None,
-            dilation=own.dilation,
+            own.groups,
+            own.bias is not None,
+            own.dilation,
         )
-        layer.weight = nn.Parameter(own.weight.detach().transpose(0, 1).flip(2, 3).contiguous())
+        layer.weight = nn.Parameter(swapped(own.weight.detach(), own.groups).flip(2, 3).contiguous())
         layer.bias = own.bias
         return layer.eval()
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}, padding={self.padding}, output_padding={self.extra}"
+
+
+def swapped(weight: Tensor, groups: int) -> Tensor:
+    """(g·a, b, …) → (g·b, a, …): rows for columns in each group's part of a weight."""
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def with_plain_transposed(net: nn.Module) -> nn.Module:
