@@ -1,17 +1,27 @@
 """Nothing that comes from a file is trusted: archives, folders of others, names, damaged records."""
 
+import importlib
 import io
 import json
 import pickle
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import typer
 from torch import nn
 
-from edgecomp.errors import BuildError
+from edgecomp import pipeline
+from edgecomp.cli.listings import print_table
+from edgecomp.discover import model_files
+from edgecomp.errors import BuildError, UsageError
 from edgecomp.graph import archive, archive_grammar
+from edgecomp.util import progress, sources
+from edgecomp.util.text import printable, printable_values
+
+main = importlib.import_module("edgecomp.cli.main")  # of the same name as its function
 
 # --- archives ---------------------------------------------------------------------------------------------
 
@@ -182,9 +192,7 @@ def test_guards_and_structures_are_not_run(refused, members, canary, tmp_path):
 
 
 def test_a_pickled_member(refused, canary):
-    refused(
-        "pickled Python|not a zip", members={"data/sample_inputs/model.pt": pickle.dumps(Touches(canary))}
-    )
+    refused("pickled Python|not a zip", members={"data/sample_inputs/model.pt": pickle.dumps(Touches(canary))})
     buffer = io.BytesIO()
     torch.save(((Touches(canary),), {}), buffer)
     refused("holds pickled Python objects", members={"data/sample_inputs/model.pt": buffer.getvalue()})
@@ -214,3 +222,77 @@ def test_members_twice_or_damaged(refused, tmp_path, members):
     with pytest.raises(BuildError, match="Bad CRC-32"):
         archive.load(path)
     refused("nested too deeply|is not JSON", members={MODEL: b"[" * 100_000})
+
+
+# --- folders of others, unexpected errors, texts ----------------------------------------------------------
+
+
+def test_a_model_file_is_run_again_only_as_it_was_built(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGECOMP_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "net.py"
+    path.write_text("x = 1\n")
+    assert not sources.is_known(str(path))
+    sources.remember(str(path))
+    assert sources.is_known(str(path))
+    path.write_text("x = 2\n")
+    assert not sources.is_known(str(path)) and not sources.is_known("os:system")
+
+
+@pytest.mark.parametrize("source", ["evil.py", "os:getcwd", "../models/fashion.py"])
+def test_bench_does_not_run_what_a_report_names(tmp_path, monkeypatch, canary, source):
+    monkeypatch.setenv("EDGECOMP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text(f"open({str(canary)!r}, 'w')\n")
+    named = SimpleNamespace(model=SimpleNamespace(source=source))
+    with pytest.raises(UsageError, match="--model FILE"):
+        pipeline._source(named)
+    assert not canary.exists()
+    for data in ("net.pt2", "net.tflite", str(model_files()["fashion"])):
+        assert pipeline._source(SimpleNamespace(model=SimpleNamespace(source=data))) == data
+
+
+def ended(monkeypatch, capsys, raised: BaseException) -> tuple[int, str]:
+    def app(standalone_mode: bool) -> None:
+        raise raised
+
+    monkeypatch.setattr(main, "app", app)
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    return end.value.code, capsys.readouterr().err
+
+
+def test_what_nobody_has_foreseen(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EDGECOMP_CACHE", str(tmp_path))
+    monkeypatch.delenv("EDGECOMP_DEBUG", raising=False)
+    code, said = ended(monkeypatch, capsys, KeyError("x\x1b[2J"))
+    assert code == 3 and "Traceback" not in said and "\x1b" not in said
+    (kept,) = (tmp_path / "failures").iterdir()
+    assert str(kept) in said and "Traceback" in kept.read_text()
+    monkeypatch.setenv("EDGECOMP_DEBUG", "1")
+    assert "Traceback" in ended(monkeypatch, capsys, KeyError("x"))[1]
+
+
+def test_missing_memory_end_of_input_and_interruptions(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EDGECOMP_CACHE", str(tmp_path))
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")):
+        code, said = ended(monkeypatch, capsys, error)
+        assert code == 3 and "not enough memory" in said and "more memory" in said
+    aborted = typer.Abort()
+    aborted.__cause__ = EOFError()
+    assert ended(monkeypatch, capsys, aborted)[0] == 3
+    assert ended(monkeypatch, capsys, KeyboardInterrupt())[0] == 130
+
+
+def test_texts_from_files():
+    assert printable("a\x1b[31mb\nc\u202e") == r"a\x1b[31mb\nc\u202e"
+    assert printable("Größe 图 🙂") == "Größe 图 🙂"
+    assert len(printable("x" * 10_000)) <= 2001
+    assert printable_values({"a\n": ["b\r", 1, None]}) == {r"a\n": [r"b\r", 1, None]}
+
+
+def test_markup_in_names_is_shown_as_it_is(capsys):
+    print_table(("layer",), [("[red]conv[/red][link=x]",)])
+    assert "[red]conv[/red][link=x]" in capsys.readouterr().out
+    with progress.console.capture() as shown, progress.stage("load", "[/]\x07[bold]"):
+        progress.note("[/nothing]")
+    assert r"[/]\x07[bold]" in shown.get() and "[/nothing]" in shown.get()
