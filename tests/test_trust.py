@@ -17,8 +17,10 @@ from edgecomp import pipeline
 from edgecomp.cli.listings import print_table
 from edgecomp.discover import model_files
 from edgecomp.errors import BuildError, UsageError
+from edgecomp.export import reopen
 from edgecomp.graph import archive, archive_grammar
 from edgecomp.util import progress, sources
+from edgecomp.util.files import sha256_file
 from edgecomp.util.text import printable, printable_values
 
 main = importlib.import_module("edgecomp.cli.main")  # of the same name as its function
@@ -296,3 +298,12 @@ def test_markup_in_names_is_shown_as_it_is(capsys):
     with progress.console.capture() as shown, progress.stage("load", "[/]\x07[bold]"):
         progress.note("[/nothing]")
     assert r"[/]\x07[bold]" in shown.get() and "[/nothing]" in shown.get()
+
+
+def test_a_tflite_is_verified_before_it_is_measured(tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"damaged" * 100)
+    result = SimpleNamespace(artifact_sha256=sha256_file(path))
+    work = SimpleNamespace(path=lambda name: tmp_path / name)
+    with pytest.raises(BuildError, match="is not a .tflite file"):
+        reopen(None, SimpleNamespace(runtime="litert"), result, work)
