@@ -97,11 +97,17 @@ def reopen(model: Model, plan: Plan, result: Report, work: Workspace) -> Artifac
 
     Raises:
         UsageError: the file is not the one that the report tells of.
+        BuildError: it is a damaged .tflite.
     """
     suffix = discover.runtime(plan.runtime).SUFFIX
     path, custom_op_path = work.path(f"model{suffix}"), work.path(f"custom-op{suffix}")
     if not path.is_file() or sha256_file(path) != (result.artifact_sha256 or sha256_file(path)):
         raise UsageError(f"{path} is not the file that report.json tells of", "Build it again.")
+    for file in (path, custom_op_path):
+        if suffix == ".tflite" and file.is_file():  # LiteRT itself would die of a damaged one
+            from .runtimes.litert import flatbuffer
+
+            flatbuffer.verified(file.read_bytes(), str(file))
     return Artifact(
         path=path,
         original_path=original_file(model, plan.runtime),

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
-import pickle
-import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .discover import model_files
 from .errors import BuildError, EdgecompError, UsageError, unknown
+from .graph import archive
 from .graph.batches import records
 from .graph.canonical import batch_of, canonical, given_outputs, of_program, records_for
 from .graph.given import Given
@@ -265,40 +261,12 @@ def _from_tflite(path: Path) -> Model:
 
 # --- torch.export archives --------------------------------------------------------------------------------
 
-_PLAIN_MEMBERS = re.compile(
-    r"[^/]+/(data/weights/(weight_\d+|\w+_config\.json)|data/constants/(tensor_\d+|\w+_config\.json)"
-    r"|data/sample_inputs/\w+\.pt|models/\w+\.json|archive_format|archive_version|byteorder|\.data/\w+|version|extra/.*)"
-)
-
 
 def _from_archive(path: Path) -> Model:
     if not path.is_file():
         raise UsageError(f"model file {path} does not exist")
-    _refuse_pickles(path)
-    try:
-        program = torch.export.load(path)
-    except Exception as error:
-        raise BuildError(f"{path} is not a readable torch.export archive: {error}") from error
+    program = archive.load(path)
     if not program.example_inputs or not any(program.example_inputs):
         raise BuildError(f"{path} holds no example inputs", "Export it again with torch.export.save.")
     net, given, examples = of_program(program, path.stem)
     return _finished(Model(path.stem, str(path), net, examples, None, "", given))
-
-
-def _refuse_pickles(path: Path) -> None:
-    """torch.export.load falls back to unpickling for some members; such archives are not opened at all."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                text = archive.read(name).decode(errors="replace") if name.endswith("_config.json") else ""
-                if not _PLAIN_MEMBERS.fullmatch(name) or re.search(r'"use_pickle":\s*true', text):
-                    raise BuildError(
-                        f"{path}: member {name} may hold pickled Python objects; the archive is not opened",
-                        "Save it again with torch.export.save of torch 2.13, plain tensors only.",
-                    )
-                if name.endswith(".pt"):
-                    torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise BuildError(f"{path} is not a torch.export archive: {error}") from error
-    except pickle.UnpicklingError as error:
-        raise BuildError(f"{path}: {name} holds pickled Python objects; the archive is not opened") from error

@@ -8,6 +8,7 @@ from .compress import compress
 from .devices import choose
 from .devices.base import DeviceOptions
 from .devices.target import find_target
+from .discover import model_files
 from .errors import UsageError
 from .export import export, reopen
 from .load import load
@@ -17,6 +18,7 @@ from .plan import plan as plan_by_method
 from .records import Model, Plan, Report, Request
 from .recover import recover
 from .report import limits, read_report, remeasured, report
+from .util import sources
 from .util.workspace import Workspace
 
 
@@ -53,6 +55,7 @@ def build(request: Request) -> Report:
     """
     with Workspace(request.out) as work, _engine(request) as engine:
         model = load(request)
+        sources.remember(model.source)
         plan = make_plan(model, request, work, engine)
         compressed = compress(model, plan, work, engine)
         recovered = recover(model, plan, compressed, work, engine)
@@ -78,7 +81,8 @@ def bench(request: Request) -> Report:
     """Measures what is in the folder `request.out` again, on the device of `request`, and writes its report anew.
 
     Raises:
-        EdgecompError: it is not the folder of a build, or its model is no longer the same.
+        EdgecompError: it is not the folder of a build, its model is no longer the same, or it is not known to be one
+            that this user has built and none is named in the request.
     """
     if request.on == "none":
         raise UsageError("bench with --on none would measure nothing", "Name a device, or leave out --on.")
@@ -87,10 +91,22 @@ def bench(request: Request) -> Report:
     names = choose.chosen(find_target(plan.target), request.on, place)
     limits.check(plan.limits, plan.max_drop_points, names, plan.max_error_percent)
     with Workspace(request.out) as work:
-        model = load(replace(request, model=old.model.source))
+        model = load(replace(request, model=request.model or _source(old)))
         if model.sha256 != old.model.sha256:
             raise UsageError(
                 f"the weights of {model.source} are not those that {request.out} was built from", "Build it again."
             )
         artifact = reopen(model, plan, old, work)
         return remeasured(old, plan, artifact, measure(model, plan, artifact, request), work)
+
+
+def _source(old: Report) -> str:
+    """The model that a report names, if no code of somebody else is run by loading it."""
+    source = old.model.source
+    data = source.endswith((".pt2", ".tflite"))
+    if data or source in map(str, model_files().values()) or sources.is_known(source):
+        return source
+    raise UsageError(
+        f"the report names {source} as its model, which is a program, and not one that you have built as it is now",
+        "If you trust it, name it: edgecomp bench DIR --model FILE.",
+    )

@@ -95,9 +95,11 @@ def print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ..util.text import cells
+
     table = Table(*titles)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*cells(row))
     Console().print(table)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import EdgecompError
-from . import complete, listings
+from . import complete, failures, listings
 from .listings import print_table
 
 app = typer.Typer(
@@ -109,13 +109,15 @@ def main() -> None:
             _print_plan(nearest)
         _stderr(f"[bold red]error:[/] {_escape(error)}")
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except typer.Abort as error:  # typer makes that of an EOFError, too
+        code = failures.unexpected(error.__cause__) if isinstance(error.__cause__, EOFError) else 130
+    except KeyboardInterrupt:
         code = 130
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors
             error.show()
             sys.exit(error.exit_code)
-        raise
+        code = failures.unexpected(error)
     if code == 130:  # typer makes that of Ctrl-C
         _stderr("[bold yellow]interrupted[/]: what is finished is kept; the same command goes on from there")
     sys.exit(code)
@@ -287,6 +289,9 @@ def bench(
     host: Host = None,
     cores: Cores = None,
     max_temp: MaxTemp = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="FILE", help="The model, where it is not one that you have built.")
+    ] = None,
     baseline: Annotated[
         Path | None, typer.Option(metavar="REPORT", help="report.json to compare with; exits 1 if a figure is worse.")
     ] = None,
@@ -304,7 +309,7 @@ def bench(
     from ..util.units import parse_share
 
     share, before = parse_share(tolerance), read_report(baseline) if baseline else None
-    result = run(Request(on=on, serial=serial, host=host, cores=cores, max_temp_c=max_temp, out=folder))
+    result = run(Request(model=model, on=on, serial=serial, host=host, cores=cores, max_temp_c=max_temp, out=folder))
     if before is None:
         print(result.model_dump_json(indent=1, by_alias=True)) if json else print_report(result, Console())
         raise typer.Exit(result.exit_code)
@@ -470,4 +475,6 @@ def _stderr(text: str) -> None:
 def _escape(error: Exception) -> str:
     from rich.markup import escape
 
-    return escape(str(error))
+    from ..util.text import printable
+
+    return escape(printable(str(error), lines=True))

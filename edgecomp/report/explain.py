@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..records import PlanEntry, Report, RunnerUp, Search
+from ..util.text import cells
 from ..util.units import format_bytes, format_count
 
 _HTML = """
@@ -55,9 +56,9 @@ def tables(search: Search, entries: Iterable[PlanEntry]) -> list[Text | Table]:
     for title in ("layer", "candidate", "bytes", "instructions", "damage", "of the plan"):
         layers.add_column(title, justify="left" if title in ("layer", "candidate") else "right")
     for layer, chosen, other in choices(entries):
-        layers.add_row(layer, *chosen)
+        layers.add_row(*cells((layer, *chosen)))
         if other:
-            layers.add_row("", *other, style="dim")
+            layers.add_row(*cells(("", *other)), style="dim")
     looks = Table(title="plans built and looked at", title_justify="left")
     for title in ("", "file", "damage predicted", "measured", "drop"):
         looks.add_column(title, justify="right")

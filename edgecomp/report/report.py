@@ -34,6 +34,7 @@ from ..records import (
 )
 from ..util import progress
 from ..util.files import sha256_file, write_text
+from ..util.text import cells, printable_values
 from ..util.workspace import Workspace
 from . import explain, figures, html, junit, limits, markdown
 
@@ -136,7 +137,8 @@ def read_report(path: Path) -> Report:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UsageError(f"{path} cannot be read: {reason}", "Name a report.json, or the folder of a build.") from error
     try:
-        return Report.model_validate_json(text)
+        read = Report.model_validate_json(text)
+        return Report.model_validate(printable_values(read.model_dump(by_alias=True)))
     except ValidationError as error:
         raise UsageError(f"{path} is no report of edgecomp: {_first(error)}", _remedy(text)) from error
 
@@ -189,11 +191,11 @@ def print_report(result: Report, console: Console) -> None:
 
 def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], texts: set[str], title: str = "") -> Table:
     """A table with the columns in `texts` to the left and figures to the right."""
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(title) if title else None, title_justify="left")
     for column in titles:
         table.add_column(column, justify="left" if column in texts else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*cells(row))
     return table
 
 

@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from rich.console import Console
+from rich.text import Text
+
+from .text import printable
 
 console = Console(stderr=True, highlight=False)
 
 _interrupts: list[int] = []
+_stages: list[str] = []
 
 
 def remember_interrupts() -> None:
@@ -31,15 +35,22 @@ def stage(name: str, detail: str = "") -> Iterator[None]:
     """Prints the stage's name when it begins and its duration when it ends."""
     if _interrupts:
         raise KeyboardInterrupt
-    console.print(f"[bold cyan]▸ {name}[/] {detail}")
+    console.print(Text.assemble((f"▸ {name}", "bold cyan"), f" {printable(detail)}"))
     start = time.monotonic()
+    _stages.append(name)
     yield
-    console.print(f"  [dim]{name} done in {time.monotonic() - start:.1f} s[/]")
+    _stages.pop()  # not where it fails: the message tells of the stage
+    console.print(Text(f"  {name} done in {time.monotonic() - start:.1f} s", "dim"))
+
+
+def failed_stage() -> str:
+    """The stage that has begun and not ended; empty if there is none."""
+    return _stages[-1] if _stages else ""
 
 
 def note(text: str) -> None:
     """One line under the current stage."""
-    console.print(f"  {text}")
+    console.print(Text(f"  {printable(text, lines=True)}"))
 
 
 @contextlib.contextmanager
@@ -48,16 +59,16 @@ def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("  {task.description}"),
+        TextColumn("  {task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(title, total=total, text="")
+        task = progress.add_task(printable(title), total=total, text="")
 
         def advance(steps: int = 1, text: str | None = None) -> None:
-            progress.update(task, advance=steps, **({} if text is None else {"text": text}))
+            progress.update(task, advance=steps, **({} if text is None else {"text": printable(text)}))
 
         yield advance

@@ -101,7 +101,7 @@ Tensor &codebook_linear(KernelRuntimeContext &context, const Tensor &x, const Te
   const Lookup lookup = {table_bits, table_group, relu};
   const bool valid = x.dim() > 0 && is_contiguous(x, ScalarType::Float) && is_contiguous(out, ScalarType::Float) &&
                      read_matrix(codes, codebook, scale, bias, rows, x.size(x.dim() - 1), axis, tile, lookup, &w) &&
-                     out.numel() == x.numel() / w.columns * w.rows;
+                     out.numel() == edgecomp_product(x.numel() / w.columns, w.rows);
   if (!valid) {
     ET_LOG(Error, "edgecomp::codebook_linear: the arguments do not fit together");
     context.fail(Error::InvalidArgument);
@@ -112,6 +112,12 @@ Tensor &codebook_linear(KernelRuntimeContext &context, const Tensor &x, const Te
   const edgecomp_threads threads = pool();
   if (scratch) edgecomp_linear_run(&w, x.const_data_ptr<float>(), batch, out.mutable_data_ptr<float>(), scratch, &threads);
   return out;
+}
+
+// Values of a convolution's output; -1 if there are too many.
+int64_t outputs(const edgecomp_conv2d &c, const edgecomp_matrix &w) {
+  const int64_t pixels = edgecomp_product(edgecomp_conv2d_output(&c, 0), edgecomp_conv2d_output(&c, 1));
+  return edgecomp_product(edgecomp_product(c.batch, pixels), w.rows);
 }
 
 bool read_pair(ArrayRef<int64_t> values, int32_t *out) {
@@ -135,10 +141,9 @@ Tensor &codebook_conv2d(KernelRuntimeContext &context, const Tensor &x, const Te
                read_pair(dilation, c.dilation);
   if (valid) {
     c.batch = x.size(0), c.channels = x.size(1), c.height = x.size(2), c.width = x.size(3);
-    const int64_t columns = int64_t(c.channels) * c.kernel[0] * c.kernel[1];
-    valid = read_matrix(codes, codebook, scale, bias, rows, columns, axis, tile, {table_bits, table_group, relu}, &w) &&
+    valid = read_matrix(codes, codebook, scale, bias, rows, edgecomp_conv2d_columns(&c), axis, tile, {table_bits, table_group, relu}, &w) &&
             edgecomp_conv2d_is_valid(&c, &w) &&
-            out.numel() == int64_t(c.batch) * w.rows * edgecomp_conv2d_output(&c, 0) * edgecomp_conv2d_output(&c, 1);
+            out.numel() == outputs(c, w);
   }
   if (!valid) {
     ET_LOG(Error, "edgecomp::codebook_conv2d: the arguments do not fit together");
@@ -158,7 +163,7 @@ Tensor &codebook_embedding(KernelRuntimeContext &context, const Tensor &index, c
   edgecomp_matrix w;
   const bool valid = is_contiguous(index, ScalarType::Long) && is_contiguous(out, ScalarType::Float) &&
                      read_matrix(codes, codebook, scale, {}, rows, columns, axis, tile, {32, 64, false}, &w) &&
-                     out.numel() == index.numel() * w.columns;
+                     out.numel() == edgecomp_product(index.numel(), w.columns);
   if (!valid || !edgecomp_embedding_run(&w, index.const_data_ptr<int64_t>(), index.numel(),
                                         out.mutable_data_ptr<float>())) {
     ET_LOG(Error, "edgecomp::codebook_embedding: the arguments do not fit together, or an index is not a row");

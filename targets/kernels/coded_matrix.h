@@ -37,6 +37,15 @@ typedef struct {
   int32_t relu;             /* 1: negative outputs become 0 */
 } edgecomp_matrix;
 
+/* Values of one tensor, at most: sums and products of a few such numbers then stay far from 2^63. */
+#define EDGECOMP_MOST_ELEMENTS ((int64_t)1 << 40)
+
+/* a * b of sizes that come from a file; -1 if one is negative, or the product above EDGECOMP_MOST_ELEMENTS. */
+static inline int64_t edgecomp_product(int64_t a, int64_t b) {
+  if (a < 0 || b < 0 || (b > 0 && a > EDGECOMP_MOST_ELEMENTS / b)) return -1;
+  return a * b;
+}
+
 static inline int32_t edgecomp_divide_up(int32_t a, int32_t b) { return (int32_t)(((int64_t)a + b - 1) / b); }
 
 /* Bits of one code: 16 codewords -> 4. */
@@ -59,19 +68,20 @@ static inline int32_t edgecomp_blocks_per_group(const edgecomp_matrix *w) {
 /* Bytes of one cell: `tile` codes. */
 static inline size_t edgecomp_cell_bytes(const edgecomp_matrix *w) { return (size_t)w->tile * edgecomp_bits(w) / 8; }
 
-static inline size_t edgecomp_codes_bytes(const edgecomp_matrix *w) {
-  return (size_t)edgecomp_divide_up(edgecomp_lanes(w), w->tile) * edgecomp_blocks(w) * w->stages *
+/* 64 bits hold this and the next for every matrix that is valid, also where pointers have 32. */
+static inline uint64_t edgecomp_codes_bytes(const edgecomp_matrix *w) {
+  return (uint64_t)edgecomp_divide_up(edgecomp_lanes(w), w->tile) * edgecomp_blocks(w) * w->stages *
          edgecomp_cell_bytes(w);
 }
 
-static inline size_t edgecomp_codebook_elements(const edgecomp_matrix *w) {
-  return (size_t)w->stages * w->groups * w->segment * w->codewords;
+static inline uint64_t edgecomp_codebook_elements(const edgecomp_matrix *w) {
+  return (uint64_t)w->stages * w->groups * w->segment * w->codewords;
 }
 
 /* 1 if the numbers of `w` make sense together; says nothing about the pointers. Every code a buffer can hold is then
  * either below `codewords` or reads as the last codeword, so that no content of a file can lead outside a table. */
 static inline int edgecomp_matrix_is_valid(const edgecomp_matrix *w) {
-  return w->rows > 0 && w->columns > 0 && (w->axis == 0 || w->axis == 1) &&
+  return w->rows > 0 && w->columns > 0 && edgecomp_product(w->rows, w->columns) > 0 && (w->axis == 0 || w->axis == 1) &&
          (w->tile == 8 || w->tile == 16 || w->tile == 32 || w->tile == 64 || w->tile == 128) && w->stages > 0 &&
          w->stages <= 16 && w->groups > 0 && w->segment > 0 && w->segment <= 64 && w->codewords >= 2 &&
          w->codewords <= 256 && w->groups <= edgecomp_blocks(w) &&

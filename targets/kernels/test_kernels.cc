@@ -263,7 +263,7 @@ void refused(bool accepted, const char *what) {
   ++checks;
   if (!accepted) return;
   ++failures;
-  std::printf("recurrence: %s is accepted\n", what);
+  std::printf("sizes: %s is accepted\n", what);
 }
 
 void check_recurrence(const Recurrence &given, int steps, int batch, int hidden, float limit) {
@@ -311,6 +311,27 @@ void check_recurrences() {
   Recurrence wide(EDGECOMP_GRU, 0);  // so large that threads share a step, and integers are unpacked in several parts
   wide.add_weights(4, 900, 300, true);
   check_recurrence(wide, 3, 1, 300, 0.05f);
+}
+
+// Sizes whose products do not fit into 64 bits.
+void check_products() {
+  const int64_t most = EDGECOMP_MOST_ELEMENTS;
+  refused(edgecomp_product(1 << 20, 1 << 20) != most || edgecomp_product(0, INT64_MAX) != 0, "a wrong product");
+  for (int64_t large : {most + 1, int64_t(1) << 62, INT64_MAX}) {
+    refused(edgecomp_product(large, 1) >= 0 || edgecomp_product(2, large) >= 0, "a product that is too large");
+    refused(edgecomp_product(-1, large) >= 0 || edgecomp_product(large, -1) >= 0, "a negative size");
+  }
+  // 2^44 channels x positions leave 2^64: what a product of 64 bits without a check takes for 16 columns.
+  edgecomp_conv2d conv = {1, (1 << 24) + 1, 1 << 20, 1 << 20, {1 << 20, 1 << 20}, {1, 1}, {0, 0}, {1, 1}, 1};
+  refused(edgecomp_conv2d_columns(&conv) >= 0, "channels x positions that wrap");
+  for (int axis : {0, 1})
+    for (int32_t rows : {INT32_MAX, 1 << 24})
+      for (int32_t columns : {INT32_MAX, 1 << 24}) {
+        edgecomp_matrix w = {rows, columns, axis, 8, 16, 1, 1, 256, nullptr, nullptr, 0, nullptr, nullptr, 32, 64, 0};
+        refused(edgecomp_matrix_is_valid(&w), "a matrix whose codes no memory holds");
+        w.rows = 8, w.columns = 1 << 24;
+        refused(!edgecomp_matrix_is_valid(&w) || edgecomp_codes_bytes(&w) != uint64_t(8) << 28, "nothing");
+      }
 }
 
 // Sizes that do not fit together, or whose products overflow.
@@ -385,6 +406,7 @@ int main() {
       for (int axis : {0, 1}) check_embedding(Case(21, 17, axis, 8, 1 + k % 2, s % 2, s, k, 32, s == 4, k == 16));
   check_recurrences();
   check_recurrence_limits();
+  check_products();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures ? 1 : 0;
 }

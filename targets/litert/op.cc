@@ -66,7 +66,7 @@ bool linear(const std::vector<OpTensor> &inputs, const OpTensor &y) {
   Arguments a;
   if (!is_float(x) || x.shape.empty() || !is_float(y) || !read_matrix(inputs, x.shape.back(), &a)) return false;
   const int64_t batch = x.elements() / a.w.columns;
-  if (y.elements() != batch * a.w.rows) return false;
+  if (batch < 0 || y.elements() < 0 || y.elements() != edgecomp_product(batch, a.w.rows)) return false;
   void *scratch = scratch_memory(edgecomp_linear_scratch_bytes(&a.w, batch));
   if (!scratch) return false;
   edgecomp_linear_run(&a.w, static_cast<const float *>(x.data), batch, static_cast<float *>(y.data), scratch, nullptr);
@@ -85,10 +85,11 @@ bool conv2d(const std::vector<OpTensor> &inputs, const OpTensor &y) {
   const edgecomp_conv2d c = {x.shape[0],   x.shape[3],   x.shape[1],   x.shape[2],   {g[0], g[1]},
                              {g[2], g[3]}, {g[4], g[5]}, {g[6], g[7]}, 1};
   Arguments a;
-  if (!read_matrix(inputs, int64_t(c.channels) * g[0] * g[1], &a) || a.settings_count < kConv2dSettings) return false;
+  if (!read_matrix(inputs, edgecomp_conv2d_columns(&c), &a) || a.settings_count < kConv2dSettings) return false;
   if (!edgecomp_conv2d_is_valid(&c, &a.w)) return false;
-  const int64_t pixels = int64_t(edgecomp_conv2d_output(&c, 0)) * edgecomp_conv2d_output(&c, 1);
-  if (y.elements() != c.batch * pixels * a.w.rows) return false;
+  const int64_t pixels = edgecomp_product(edgecomp_conv2d_output(&c, 0), edgecomp_conv2d_output(&c, 1));
+  const int64_t outputs = edgecomp_product(edgecomp_product(c.batch, pixels), a.w.rows);
+  if (outputs < 0 || y.elements() != outputs || x.elements() < 0) return false;
   void *scratch = scratch_memory(edgecomp_conv2d_scratch_bytes(&c, &a.w));
   if (!scratch) return false;
   edgecomp_conv2d_run(&c, &a.w, static_cast<const float *>(x.data), static_cast<float *>(y.data), scratch, nullptr);
@@ -100,7 +101,7 @@ bool embedding(const std::vector<OpTensor> &inputs, const OpTensor &y) {
   Arguments a;
   if (!is_float(y) || y.shape.empty() || !read_matrix(inputs, y.shape.back(), &a)) return false;
   const int64_t count = index.elements();
-  if (y.elements() != count * a.w.columns) return false;
+  if (count < 0 || y.elements() < 0 || y.elements() != edgecomp_product(count, a.w.columns)) return false;
   std::vector<int64_t> rows(count);
   if (index.type == ElementType::kInt64)
     std::copy_n(static_cast<const int64_t *>(index.data), count, rows.begin());
@@ -157,7 +158,7 @@ std::vector<int32_t> recurrence_shape(const std::vector<int32_t> &xp, const std:
 
 int64_t OpTensor::elements() const {
   int64_t count = 1;
-  for (int32_t size : shape) count *= size;
+  for (int32_t size : shape) count = edgecomp_product(count, size);
   return count;
 }
 

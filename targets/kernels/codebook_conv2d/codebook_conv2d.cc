@@ -195,7 +195,7 @@ int edgecomp_conv2d_is_valid(const edgecomp_conv2d *c, const edgecomp_matrix *w)
       return 0;
   return edgecomp_matrix_is_valid(w) && c->batch > 0 && c->channels > 0 && c->height > 0 && c->width > 0 &&
          c->height <= most && c->width <= most &&
-         int64_t(c->channels) * c->kernel[0] * c->kernel[1] == w->columns && edgecomp_conv2d_output(c, 0) > 0 &&
+         edgecomp_conv2d_columns(c) == w->columns && edgecomp_conv2d_output(c, 0) > 0 &&
          edgecomp_conv2d_output(c, 1) > 0;
 }
 

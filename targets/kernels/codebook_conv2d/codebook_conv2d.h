@@ -29,6 +29,12 @@ static inline int32_t edgecomp_conv2d_output(const edgecomp_conv2d *c, int dimen
   return free_steps < 0 ? 0 : (int32_t)(free_steps / c->stride[dimension] + 1);
 }
 
+/* Columns of the coded matrix; -1 if there are too many for any. */
+static inline int64_t edgecomp_conv2d_columns(const edgecomp_conv2d *c) {
+  const int64_t columns = edgecomp_product(edgecomp_product(c->kernel[0], c->kernel[1]), c->channels);
+  return columns > INT32_MAX ? -1 : columns;
+}
+
 /* 1 if the convolution makes sense and `w` is a matrix for it. */
 int edgecomp_conv2d_is_valid(const edgecomp_conv2d *c, const edgecomp_matrix *w);
 

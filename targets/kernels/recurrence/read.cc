@@ -5,13 +5,12 @@
 
 namespace {
 
-constexpr int64_t kMostElements = int64_t(1) << 40;  // of one tensor: products of sizes then stay far from 2^63
 constexpr int32_t kMostIntegers = 1 << 16;           // columns whose products add up in 32 bits
 
 bool is_flag(int32_t value) { return value == 0 || value == 1; }
 
 // a * b; -1 if a factor is not positive, or the product too large.
-int64_t product(int64_t a, int64_t b) { return a > 0 && b > 0 && a <= kMostElements / b ? a * b : -1; }
+int64_t product(int64_t a, int64_t b) { return a > 0 && b > 0 ? edgecomp_product(a, b) : -1; }
 
 class Reader {
  public:

@@ -1,0 +1,65 @@
+"""What nobody has foreseen: one line for the person, the traceback in a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+EXIT_CODE = 3
+_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
+
+
+def unexpected(error: BaseException) -> int:
+    """Says on stderr what went wrong and where the traceback lies; with EDGECOMP_DEBUG=1 prints it, too.
+
+    Returns:
+        The exit code.
+    """
+    from ..util.progress import failed_stage
+    from ..util.text import printable
+
+    text = "".join(traceback.format_exception(error))
+    stage = failed_stage()
+    where = f" in stage {stage}" if stage else ""
+    if is_memory(error):
+        said = f"not enough memory{where}: {_first_line(error)}"
+        remedy = "Close other programs, name fewer --workers or --layers, or build on a machine with more memory."
+    else:
+        said = f"unexpected{where}: {_first_line(error)}"
+        remedy = "This is a fault of edgecomp: report it with that file."
+    path = _kept(text)
+    kept = f"the traceback is in {path}" if path else "the traceback could not be written; EDGECOMP_DEBUG=1 prints it"
+    print(f"error: {printable(said)}; {kept}\n  {remedy}", file=sys.stderr)
+    if os.environ.get("EDGECOMP_DEBUG") == "1":
+        print(printable(text, 1_000_000, lines=True), file=sys.stderr)
+    return EXIT_CODE
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether memory was missing: torch says so with a RuntimeError."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _MEMORY)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _kept(text: str) -> Path | None:
+    from ..util.files import cache_folder
+
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    for folder in (lambda: cache_folder("failures"), lambda: Path(tempfile.mkdtemp(prefix="edgecomp-"))):
+        try:
+            path = folder() / name
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return path
+        except OSError:
+            continue
+    return None
