@@ -144,7 +144,7 @@ def renamed(data: object, old: str, new: str) -> object:
 def test_names_with_code_in_them(refused, members, canary):
     model, weights = json.loads(members[MODEL]), json.loads(members[WEIGHTS])
     inner, outer = f"x\n    {code(canary)}\n    y", f'0")); {code(canary)}; (("weight'
-    refused("is 'x", members={MODEL: json.dumps(renamed(model, "conv2d", inner)).encode()})
+    refused("TensorArgument.name is", members={MODEL: json.dumps(renamed(model, "conv2d", inner)).encode()})
     for part in (MODEL, WEIGHTS):
         data = model if part == MODEL else weights
         refused("0.*weight", members={part: json.dumps(renamed(data, "0.weight", outer)).encode()})
