@@ -1,5 +1,6 @@
 # make demo      set everything up, then compress the embedded default model and measure it
 # make test      set everything up, then run the tests
+# make fuzz MINUTES=n  changes files of all kinds at random and reads them: nothing may crash, hang or run
 # make headline  the same as demo with the 220 MB network (trains it once, about 40 minutes on 2 cores)
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 PACKAGES := g++ binutils cmake python3-venv qemu-user g++-aarch64-linux-gnu dataset-fashion-mnist \
 	adb openssh-client mksh toybox chromium
 
-.PHONY: demo test headline setup packages lint clean
+.PHONY: demo test fuzz headline setup packages lint clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -15,6 +16,10 @@ demo: setup
 
 test: setup
 	$(VENV)/bin/pytest
+
+MINUTES ?= 5
+fuzz: setup
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/campaigns/mutate.py --minutes $(MINUTES)
 
 headline: setup
 	$(VENV)/bin/edgecomp build models/zfnet.py --target android-arm64 --method pq --budget 10MB --max-drop 1 -o out/zfnet
