@@ -4,7 +4,8 @@
 
 Each case ends in one of: refused (an error of edgecomp), same (what was read is that of the good file), other (it is
 read as something else, as where a weight has changed and the format has no checksum), traceback, hang, signal. Exits 1
-if there is one of the last three. Archives and weights are made here; with --build also report.json and plan.json of that folder.
+if there is one of the last three. Archives and weights are made here; with --build also report.json and plan.json of
+that folder.
 """
 
 from __future__ import annotations
