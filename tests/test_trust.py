@@ -197,7 +197,7 @@ def test_guards_and_structures_are_not_run(refused, members, canary, tmp_path):
 
 
 def test_a_pickled_member(refused, canary):
-    refused("pickled Python|not a zip", members={"data/sample_inputs/model.pt": pickle.dumps(Touches(canary))})
+    refused("pickled Python", members={"data/sample_inputs/model.pt": pickle.dumps(Touches(canary))})
     buffer = io.BytesIO()
     torch.save(((Touches(canary),), {}), buffer)
     refused("holds pickled Python objects", members={"data/sample_inputs/model.pt": buffer.getvalue()})
