@@ -1,6 +1,7 @@
 # make demo      set everything up, then compress the embedded default model and measure it
 # make test      set everything up, then run all tests in two processes (WORKERS=4 make test: in four)
 # make quick     set everything up, then what takes two minutes: lint, and the contracts that need no exported file
+# make fuzz MINUTES=n  changes files of all kinds at random and reads them: nothing may crash, hang or run
 # make picture   draw the pictures of the documentation again: a report, the architecture
 # make headline  the same as demo with the 220 MB network (trains it once, about 40 minutes on 2 cores)
 
@@ -14,7 +15,7 @@ PACKAGES := g++ binutils cmake python3-venv qemu-user g++-aarch64-linux-gnu data
 QUICK := $(patsubst %,tests/test_%.py,architecture docs intervals kmeans layers listings load lookup methods package \
 	packing permute pruning pruning_surgery)
 
-.PHONY: demo test quick headline picture setup packages lint clean
+.PHONY: demo test quick fuzz headline picture setup packages lint clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -26,6 +27,10 @@ test: setup
 
 quick: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(WORKERS) --dist loadgroup -m "not slow" $(QUICK)
+
+MINUTES ?= 5
+fuzz: setup
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/campaigns/mutate.py --minutes $(MINUTES)
 
 headline: setup
 	$(VENV)/bin/edgecomp build models/zfnet.py --target android-arm64 --method pq --budget 10MB --max-drop 1 -o out/zfnet

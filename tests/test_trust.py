@@ -144,10 +144,13 @@ def renamed(data: object, old: str, new: str) -> object:
 def test_names_with_code_in_them(refused, members, canary):
     model, weights = json.loads(members[MODEL]), json.loads(members[WEIGHTS])
     inner, outer = f"x\n    {code(canary)}\n    y", f'0")); {code(canary)}; (("weight'
-    refused("is 'x", members={MODEL: json.dumps(renamed(model, "conv2d", inner)).encode()})
+    refused("TensorArgument.name is", members={MODEL: json.dumps(renamed(model, "conv2d", inner)).encode()})
     for part in (MODEL, WEIGHTS):
         data = model if part == MODEL else weights
-        refused("0.*weight", members={part: json.dumps(renamed(data, "0.weight", outer)).encode()})
+        refused(
+            "parameter_name is|PayloadConfig.config",
+            members={part: json.dumps(renamed(data, "0.weight", outer)).encode()},
+        )
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,7 @@ def test_guards_and_structures_are_not_run(refused, members, canary, tmp_path):
 
 
 def test_a_pickled_member(refused, canary):
-    refused("pickled Python|not a zip", members={"data/sample_inputs/model.pt": pickle.dumps(Touches(canary))})
+    refused("pickled Python", members={"data/sample_inputs/model.pt": pickle.dumps(Touches(canary))})
     buffer = io.BytesIO()
     torch.save(((Touches(canary),), {}), buffer)
     refused("holds pickled Python objects", members={"data/sample_inputs/model.pt": buffer.getvalue()})

@@ -144,11 +144,11 @@ def _require_tensors(config: dict[str, Any], members: dict[str, bytes], folder: 
 
 def _examples(data: bytes) -> bytes:
     """The example inputs, saved anew: a tuple of tensors and a dict of them."""
-    with zipfile.ZipFile(io.BytesIO(data)) as inner:
-        _require_bounded(inner.infolist(), len(data))
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as inner:
+            _require_bounded(inner.infolist(), len(data))
         found = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, ValueError) as error:
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, ValueError) as error:
         raise grammar.Refused(f"member {_EXAMPLES} holds pickled Python objects, or is damaged") from error
     args, keywords = found if isinstance(found, tuple) and len(found) == 2 else ((), None)
     plain = isinstance(args, tuple | list) and isinstance(keywords, dict)

@@ -117,6 +117,7 @@ def write_report(result: Report, folder: Path) -> None:
 
 def render(result: Report, folder: Path) -> None:
     """`report.html` to send, `report.md` for a pull request, `report.junit.xml` for a CI."""
+    result = _shown(result)
     write_text(folder / "report.html", html.html(result))
     write_text(folder / "report.md", markdown.report(result))
     write_text(folder / "report.junit.xml", junit.report(result))
@@ -137,10 +138,14 @@ def read_report(path: Path) -> Report:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UsageError(f"{path} cannot be read: {reason}", "Name a report.json, or the folder of a build.") from error
     try:
-        read = Report.model_validate_json(text)
-        return Report.model_validate(printable_values(read.model_dump(by_alias=True)))
+        return _shown(Report.model_validate_json(text))
     except ValidationError as error:
         raise UsageError(f"{path} is no report of edgecomp: {_first(error)}", _remedy(text)) from error
+
+
+def _shown(result: Report) -> Report:
+    """With texts that can be shown anywhere."""
+    return Report.model_validate(printable_values(result.model_dump(by_alias=True)))
 
 
 def _first(error: ValidationError) -> str:
@@ -159,6 +164,7 @@ def _remedy(text: str) -> str:
 
 def print_report(result: Report, console: Console) -> None:
     """The tables for the terminal; the verdicts come last, where the eye is."""
+    result = _shown(result)
     left = [Text.assemble(f"{layers}: ", (reason, "dim")) for layers, reason in figures.layers_left_alone(result)]
     notes = [Text(note, "dim") for note in result.notes]
     errors = Text(
