@@ -32,7 +32,7 @@ def measured_files(
     found: dict[str, list[Measurement]] = {name: [] for name in files}
     with tempfile.TemporaryDirectory() as temporary:
         records = Path(temporary, "inputs")
-        what = measure.write_timed_inputs(model, records)
+        what = measure.write_timed_inputs(model, runtime, files["original"], records)
         for name in choose.chosen(target, request.on, place):
             key = stage_key("measured", digests, name, place, make_device("host", target).describe())
             done = work.recall(f"on-{name}", key)
