@@ -53,7 +53,6 @@ EXTRA = {
 INTEGERS = {"int8", "int4", "int2"}
 NEVER_EXACT = {"binary", *INTEGERS, "svd:int8"}  # signs are signs, and 8 bits are 8 bits: see test_quantized.py
 ROUNDED_TO_NEAREST = {"int8"}  # calibration makes nothing better of its weights; it fixes scales of activations
-MULTIPLIED = INTEGERS
 PRUNING = {"dcp", "dcp_adapt", "random_dcp", "l1", "apoz", "thinet", "lasso", "slimming"}  # see test_pruning.py
 CONVOLUTIONAL = {"scheme1", "scheme2", "tucker", "cp", "tt", "coupled_tt"}  # see test_lowrank.py
 
@@ -129,9 +128,6 @@ def test_settings_round_trip_through_the_plan_and_are_frozen(name):
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("name", methods())
 def test_predicted_bytes_are_stored_bytes_and_the_layer_still_fits(name, kind, calibrated):
-    if kind == "embedding" and name in MULTIPLIED:
-        assert chain_of(name).refuse(LAYERS[kind]())
-        return
     layer = LAYERS[kind]()
     calibrated = calibrated and kind_of(layer) != "embedding"
     for settings in ["", *LADDERS[name], *EXTRA[name]]:

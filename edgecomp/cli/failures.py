@@ -9,7 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
-EXIT_CODE = 3
+EXIT_STATUS = 3
 _MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
@@ -36,7 +36,7 @@ def unexpected(error: BaseException) -> int:
     print(f"error: {printable(said)}; {kept}\n  {remedy}", file=sys.stderr)
     if os.environ.get("EDGECOMP_DEBUG") == "1":
         print(printable(text, 1_000_000, lines=True), file=sys.stderr)
-    return EXIT_CODE
+    return EXIT_STATUS
 
 
 def is_memory(error: BaseException) -> bool:

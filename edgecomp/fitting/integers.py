@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..layers import CodeFormat
 from ..layers.codebook import Coded
-from ..layers.matrix import coded_layer, has_bias, kind_of, quantized_layer, unpaddable, weight_matrix
+from ..layers.matrix import coded_layer, has_bias, kind_of, quantized_layer, unpaddable, unsupported, weight_matrix
 from ..layers.quantized import LEVELS_OF_WEIGHTS, Arithmetic
 from ..records import Cost, Record
 from .calibration import Inputs
@@ -49,7 +49,7 @@ def interface(bits: int) -> tuple[Callable[..., str], Callable[..., Cost], Calla
     """`refuse`, `predict`, `compress` and `arithmetic` of the method that stores so many bits a weight."""
 
     def refuse(layer: nn.Module, config: Config) -> str:
-        return unpaddable(layer)
+        return unsupported(layer) if kind_of(layer) == "embedding" else unpaddable(layer)
 
     def predict(layer: nn.Module, config: Config) -> Cost:
         weights = layer.weight.numel()

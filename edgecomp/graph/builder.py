@@ -111,7 +111,7 @@ class Builder:
         for node in self.graph.nodes:
             if node.op == "call_module":
                 node.target = names[node.target]
-        net = CanonicalNet(root, self.graph, batch, self._used)
+        net = CanonicalNet(root, self.graph, batch, self._used).eval()
         net.sources = {names[n] + inside: found for n, (inside, found) in self._sources.items() if n in called}
         for owner, reason in ((not_ours(owner), reason) for owner, reason in self._reasons.items()):
             if owner in plain.values():
