@@ -34,7 +34,7 @@ def build(path, method="pq", *settings, **request):
     """The report of a build of every layer, and the folder it is in."""
     out = path.parent / "out"
     settings = ("kinds=dense,conv", *settings)
-    request = {"on": "none", **request}
+    request = {"on": "none", "layers": ("*",), **request}
     return pipeline.build(Request(model=str(path), method=method, settings=settings, out=out, **request)), out
 
 

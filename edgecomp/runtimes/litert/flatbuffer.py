@@ -212,14 +212,20 @@ def write(model: Any, path: Path) -> None:
 def _share_buffers(model: Any) -> None:
     """Lets constants of equal bytes lie in the file once."""
     first: dict[bytes, int] = {}
+    left: set[int] = set()
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            data = model.buffers[tensor.buffer].data
-            if data is None or len(data) == 0 or tensor.isVariable:
+            held = tensor.buffer < len(model.buffers) and not tensor.isVariable
+            data = model.buffers[tensor.buffer].data if held else None
+            if data is None or len(data) == 0:
                 continue
             kept = first.setdefault(hashlib.sha256(np.asarray(data, np.uint8)).digest(), tensor.buffer)
             if kept != tensor.buffer:
-                model.buffers[tensor.buffer].data, tensor.buffer = None, kept
+                left.add(tensor.buffer)
+                tensor.buffer = kept
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    for index in left - used:
+        model.buffers[index].data = None
 
 
 def make_builtin(model: Any, custom: str, builtin: int) -> None:
