@@ -277,6 +277,7 @@ def test_bench_refuses_what_is_not_the_build(edgecomp, folder, tmp_path):
     model.write_bytes(b"another file")
     refused("not the file that report.json tells of")
     (tmp_path / "tiny.py").write_text((tmp_path / "tiny.py").read_text().replace("manual_seed(0)", "manual_seed(1)"))
-    refused("weights of tiny.py are not those")
+    refused("not one that you have built as it is now")
+    refused("weights of tiny.py are not those", "--model", "tiny.py")
     (tmp_path / "out" / "plan.json").write_text("{")
     refused("is not the plan of a build")
