@@ -294,17 +294,29 @@ def replaced(net, index, method, static, x):
 
 
 @torch.no_grad()
+class Scaled(nn.Module):
+    """LiteRT's converter makes the factors a part of the weights."""
+
+    def __init__(self, *factors: float):
+        super().__init__()
+        self.conv = rounded(nn.Conv2d(4, 8, 3), "dynamic")
+        self.register_buffer("factors", torch.linspace(*factors, 8)[:, None, None])
+
+    def forward(self, x):
+        return self.conv(x) * self.factors
+
+
+def test_a_factor_behind_a_layer_becomes_part_of_its_scales(tmp_path):
+    net, x = Scaled(1, 2).eval(), torch.randn(8, 4, 9, 9)
+    path = write("litert", net, x, tmp_path)
+    with torch.no_grad():
+        expected = net(x).flatten(1)
+    assert relative(run_on_host("litert", path, [x[:, None]], expected.shape[1]), expected) < 1e-5
+
+
 def test_a_layer_that_the_converter_merges_is_named(tmp_path):
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = rounded(nn.Conv2d(4, 8, 3), "dynamic")
-
-        def forward(self, x):
-            return self.conv(x) * torch.linspace(1, 2, 8)[:, None, None]
-
     with pytest.raises(BuildError, match="conv"):
-        write("litert", Scaled(), torch.randn(1, 4, 9, 9), tmp_path)
+        write("litert", Scaled(-1, 2).eval(), torch.randn(1, 4, 9, 9), tmp_path)
 
 
 def test_pooling_stays_with_xnnpack_beside_layers_that_round_at_run_time(tmp_path):

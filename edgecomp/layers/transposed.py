@@ -65,6 +65,22 @@ class TransposedConv2d(nn.Module):
         return f"stride={self.stride}, padding={self.padding}, output_padding={self.extra}"
 
 
+class Cropped(nn.Module):
+    """A transposed convolution whose padding is cut off its outputs: LiteRT's converter knows few other paddings."""
+
+    def __init__(self, layer: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.cut = [n for p, e in zip(layer.padding[::-1], layer.output_padding[::-1], strict=True) for n in (-p, e - p)]
+        self.bias = layer.bias
+        self.whole = copy.copy(layer)
+        self.whole.padding, self.whole.output_padding = (0, 0), (0, 0)
+        self.whole.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.pad(self.whole(x), self.cut)
+        return y if self.bias is None else y + self.bias[:, None, None]
+
+
 def swapped(weight: Tensor, groups: int) -> Tensor:
     """(g·a, b, …) → (g·b, a, …): rows for columns in each group's part of a weight."""
     return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)

@@ -71,8 +71,8 @@ class DenseBench:
     calibration_samples: int = CALIBRATION_SAMPLES
 
     def __post_init__(self) -> None:
-        assert self.model.data is not None
-        net, data = self.model.net, self.model.data
+        assert self.model.data is not None and self.model.given is not None
+        net, data = self.model.given.module, self.model.data  # the user's own: the canonical net has no parts to run
         self.names = [name for name, m in net.named_modules() if kind_of(m) == "dense"]
         self.total_bytes = sum(t.numel() * t.element_size() for t in [*net.parameters(), *net.buffers()])
         self.tail = copy.deepcopy(net)

@@ -35,6 +35,7 @@ from ...layers.packing import pack_signed
 from ...layers.quantized import Arithmetic, Quantized
 from ...layers.recurrent import inside_recurrences
 from ...layers.stock import Stock
+from ...layers.transposed import Cropped
 from .. import Constant
 from .file_net import FileNet
 
@@ -140,6 +141,9 @@ def _convertible(net: nn.Module) -> nn.Module:
     """The same with codes as int8: the converter knows no unsigned constants, and with codebooks kept as they are."""
     net = copy.deepcopy(net).eval()
     apart = inside_recurrences(net)
+    for name, layer in list(net.named_modules()):
+        if isinstance(layer, nn.ConvTranspose2d) and any(layer.padding):
+            net.set_submodule(name, Cropped(layer))
     for layer in net.modules():
         if isinstance(layer, Coded) or (isinstance(layer, Quantized) and layer in apart):
             layer.codes = layer.codes.view(torch.int8)
