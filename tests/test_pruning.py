@@ -16,7 +16,6 @@ from edgecomp.pruning.groups import find_groups
 from edgecomp.pruning.state import PruningState
 from edgecomp.pruning.tuning import OwnLoss, Tuning, batch
 from edgecomp.records import Data, Model, Split
-from edgecomp.training.train import save_state
 
 METHODS = [name for name in discover.method_names() if discover.prunes(name)]
 
@@ -231,22 +230,22 @@ def test_what_was_chosen_before_an_interruption_stays_and_the_rest_comes_out_the
 
 
 def test_training_goes_on_where_it_was_interrupted(tmp_path):
-    def tuning():
+    def tuning(**more):
         model = residual_model()
-        return Tuning(model.net, model.data.train, 4, 0.01, 0, OwnLoss(model, model.net))
-
-    whole, cut, again = tuning(), tuning(), tuning()
-    whole.run("")
+        return Tuning(model.net, model.data.train, 4, 0.01, 0, OwnLoss(model, model.net), **more)
 
     def stop():
         if cut.step == 1:
             cut.step += 1
-            save_state(tmp_path / "kept", cut.net, cut.optimizer, cut.step)
+            cut.save()
             raise KeyboardInterrupt
 
+    kept = tmp_path / "kept"
+    whole, cut, again = tuning(), tuning(after=stop, kept=kept), tuning(kept=kept)
+    whole.run("")
     with pytest.raises(KeyboardInterrupt):
-        cut.run("", stop)
-    again.run("", kept=tmp_path / "kept")
+        cut.run("")
+    again.run("")
     assert all(torch.equal(t, again.net.state_dict()[name]) for name, t in whole.net.state_dict().items())
 
 

@@ -12,7 +12,8 @@ from edgecomp.errors import BuildError
 from edgecomp.records import Data, Split
 from edgecomp.train import Recipe
 from edgecomp.training import datasets
-from edgecomp.training.train import _augment, one_cycle, train, weights_path
+from edgecomp.training.loop import one_cycle
+from edgecomp.training.train import _augment, train, weights_path
 
 RECIPE = Recipe(epochs=3, batch=16, learning_rate=0.05, weight_decay=1e-4, seed=3)
 

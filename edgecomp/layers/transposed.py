@@ -70,7 +70,8 @@ class Cropped(nn.Module):
 
     def __init__(self, layer: nn.ConvTranspose2d) -> None:
         super().__init__()
-        self.cut = [n for p, e in zip(layer.padding[::-1], layer.output_padding[::-1], strict=True) for n in (-p, e - p)]
+        sides = zip(layer.padding[::-1], layer.output_padding[::-1], strict=True)
+        self.cut = [n for p, extra in sides for n in (-p, extra - p)]
         self.bias = layer.bias
         self.whole = copy.copy(layer)
         self.whole.padding, self.whole.output_padding = (0, 0), (0, 0)

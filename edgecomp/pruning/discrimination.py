@@ -102,7 +102,8 @@ def rank(job: PruningState, groups: list[Group], randomly: bool = False, everyth
     steps = steps_of(job.config.choosing / len(stages(job)), job.data.train)
     extra = stage.head.parameters() if stage.head else ()
     seed = job.seed * 1009 + index + 1
-    Tuning(job.net, job.data.train, steps, job.config.rate, seed, stage.loss, extra).run("training a stage", job.mask)
+    tuning = Tuning(job.net, job.data.train, steps, job.config.rate, seed, stage.loss, extra, after=job.mask)
+    tuning.run("training a stage")
     if stage.head:
         stage.head.eval()
     reference = copy.deepcopy(job.net)

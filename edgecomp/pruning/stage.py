@@ -132,9 +132,8 @@ def _cut_and_trained(model: Model, pruning: Pruning, seed: int, work: Workspace)
         return net
     kept = work.stages / f"tuning-{stage_key(model.sha256, pruning.model_dump_json(), seed)[:16]}.safetensors"
     steps = steps_of(config.epochs, model.data.train)
-    Tuning(channels_last(net), model.data.train, steps, config.rate, seed, job.loss).run(
-        "training what is left", kept=kept
-    )
+    tuning = Tuning(channels_last(net), model.data.train, steps, config.rate, seed, job.loss, kept=kept)
+    tuning.run("training what is left")
     kept.unlink(missing_ok=True)
     return net.to(memory_format=torch.contiguous_format)
 

@@ -1,7 +1,5 @@
 """Training of nets that are being pruned: SGD with Nesterov momentum on the labels of the training split, as published;
 where they are not labels of classes, with the original as teacher.
-
-Batches follow from (seed, step), so that a run goes on where it stopped to the same weights.
 """
 
 from __future__ import annotations
@@ -16,13 +14,11 @@ from torch.nn import functional as F
 from ..graph.given import Given, Outputs
 from ..layers.layout import laid_out
 from ..records import Model, Split
+from ..training.loop import Run, chosen, finish, one_cycle
 from ..training.outputs import class_axis, output_loss
-from ..training.train import interruptible, load_state, one_cycle, save_state
-from ..util import progress
 
 BATCH = 128
 _MOMENTUM, _DECAY = 0.9, 1e-4
-_SAVE_EVERY = 50
 _SEEN = 256  # samples that tell what the outputs are
 
 Inputs = tuple[Tensor, ...]
@@ -68,15 +64,17 @@ def steps_of(epochs: float, split: Split) -> int:
 
 def batch(split: Split, seed: int, step: int, size: int = BATCH) -> tuple[Inputs, Tensor | None]:
     """The step-th batch of the training split, in an order that the seed decides."""
-    size = min(size, len(split))
-    epoch, index = divmod(step, len(split) // size)
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-    chosen = order[index * size : (index + 1) * size]
-    return tuple(map(laid_out, split.take(chosen))), None if split.targets is None else split.targets[chosen]
+    which = chosen(len(split), size, seed, step)
+    return tuple(map(laid_out, split.take(which))), None if split.targets is None else split.targets[which]
 
 
-class Tuning:
-    """One run of training. `after` is called after each step, with gradients still there."""
+class Tuning(Run):
+    """One run of training.
+
+    Args:
+        after: called after each step, with gradients still there.
+        extra: parameters outside of the net that learn with it; they are not kept.
+    """
 
     def __init__(
         self,
@@ -87,39 +85,34 @@ class Tuning:
         seed: int,
         loss: Loss,
         extra: Iterable[nn.Parameter] = (),
+        after: Callable[[], None] | None = None,
+        kept: Path | None = None,
     ) -> None:
-        self.net, self.split, self.steps, self.rate, self.seed, self.loss = net, split, steps, rate, seed, loss
-        self.step = 0
+        super().__init__(net, steps, kept)
+        self.split, self.rate, self.seed, self.loss, self.after = split, rate, seed, loss, after
         parameters = [*net.parameters(), *extra]
         self.optimizer = torch.optim.SGD(parameters, rate, _MOMENTUM, weight_decay=_DECAY, nesterov=True)
 
-    def run(self, title: str, after: Callable[[], None] | None = None, kept: Path | None = None) -> None:
+    def run(self, title: str) -> None:
         """All steps that are left; with `kept`, an interruption loses nothing.
 
         Raises:
             KeyboardInterrupt: asked for, and the state is kept.
         """
-        if kept is not None and kept.exists():
-            self.step = load_state(kept, self.net, self.optimizer)
-            progress.note(f"going on at step {self.step} of {self.steps}")
+        self.resume()
         self.net.train()
-        with interruptible() as interrupted, progress.bar(title, self.steps) as advance:
-            advance(self.step)
-            while self.step < self.steps:
-                inputs, targets = batch(self.split, self.seed, self.step)
-                loss = self.loss(self.net, inputs, targets)
-                self.optimizer.zero_grad()
-                loss.backward()
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.rate * one_cycle(self.step / self.steps)
-                self.optimizer.step()
-                if after is not None:
-                    after()
-                self.step += 1
-                advance(text=f"loss {loss.item():.3f}")
-                stop = interrupted()
-                if kept is not None and (stop or self.step % _SAVE_EVERY == 0):
-                    save_state(kept, self.net, self.optimizer, self.step)
-                if stop:
-                    raise KeyboardInterrupt
+        finish(self, title)
         self.net.eval()
+
+    def advance(self) -> float:
+        """One step of SGD; returns the loss of its batch."""
+        loss = self.loss(self.net, *batch(self.split, self.seed, self.step))
+        self.optimizer.zero_grad()
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * one_cycle(self.step / self.total)
+        self.optimizer.step()
+        if self.after is not None:
+            self.after()
+        self.step += 1
+        return loss.item()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..engines import Engine
@@ -19,16 +17,15 @@ from ..graph.given import Outputs, as_tuple
 from ..layers.layout import channels_last
 from ..records import Model, Split
 from ..util import progress
-from ..util.files import atomic_file
+from .loop import Run, chosen, finish, one_cycle, say_kept, show_start
 from .outputs import OutputLoss, output_loss, predict_all
-from .train import interruptible, one_cycle
 from .trainable import TrainableCodes, free_parameters, trainable
 
+_TITLE = "recovering"
 _BATCH = 256
 _DIVERGED = 4  # times the loss at the start
 _LEAST_LOSS = 0.1  # below it nothing has diverged
 _ATTEMPTS = 4
-_SAVE_EVERY = 50
 _REMEMBERED = 1 << 26  # numbers of the teacher's, so that later epochs need not ask it again
 CHECK_SAMPLES = 4096
 
@@ -75,15 +72,7 @@ class Task:
 def _trained(task: Task, kept: Path) -> _Run:
     """A run gone to its end in this process."""
     run = _Run(task, kept)
-    with interruptible() as interrupted, progress.bar("recovering", run.total) as advance:
-        before = _begin(run, advance)
-        for loss in run.steps():
-            advance(run.step - before, text=f"{task.loss.name} {loss:.4f}")
-            before = run.step
-            if interrupted():
-                run.save()
-                _say_kept(run)
-                raise KeyboardInterrupt
+    finish(run, _TITLE, task.loss.name)
     return run
 
 
@@ -92,8 +81,8 @@ def _trained_by_ray(task: Task, kept: Path, engine: Engine) -> _Run:
     from ..engines import ray_train
 
     run = _Run(task, kept)
-    with progress.bar("recovering", run.total) as advance:
-        before = _begin(run, advance)
+    with progress.bar(_TITLE, run.total) as advance:
+        before = show_start(run, advance)
 
         def told(step: int, loss: float) -> None:
             nonlocal before
@@ -104,7 +93,7 @@ def _trained_by_ray(task: Task, kept: Path, engine: Engine) -> _Run:
         try:
             ray_train.train(_worker, task, kept, engine.workers, told)
         except KeyboardInterrupt:
-            _say_kept(_Run(task, kept))
+            say_kept(_Run(task, kept), _TITLE)
             raise
     return _Run(task, kept)
 
@@ -114,18 +103,6 @@ def _worker(task: Task, kept: Path, peers: Peers) -> None:
     run = _Run(task, kept, peers)
     for loss in run.steps():
         peers.tell(run.step, loss)
-
-
-def _begin(run: _Run, advance: Callable[..., None]) -> int:
-    """Shows where the run begins."""
-    if run.step:
-        progress.note(f"going on at step {run.step} of {run.total}")
-        advance(run.step)
-    return run.step
-
-
-def _say_kept(run: _Run) -> None:
-    progress.note(f"recovery kept at step {run.step} of {run.total}; the same command goes on from there")
 
 
 class Peers(Protocol):
@@ -144,20 +121,18 @@ class Peers(Protocol):
         """Takes a copy of what was saved."""
 
 
-class _Run:
+class _Run(Run):
     """The state of one recovery: the student, Adam's moments, and the step, which determines all else."""
 
     def __init__(self, task: Task, kept: Path, peers: Peers | None = None) -> None:
-        self.split, self.kept, self.net, self.step, self.seed = task.split, kept, task.net, 0, task.seed
-        self.peers, self.loss = peers, task.loss
+        self.split, self.seed, self.peers, self.loss = task.split, task.seed, peers, task.loss
         self.teacher, self.student = copy.deepcopy(task.teacher), trainable(task.net)
         self.limit, self.attempts = math.inf, 0
         for part in (self.teacher, self.student):  # convolutions are faster so
             channels_last(part)
         self.known: Tensor | None = None  # (samples,) bool: of which the teacher's answers are remembered
         self.answers: Outputs = ()
-        self.per_epoch = max(1, len(task.split) // _BATCH)
-        self.total = max(1, round(task.epochs * self.per_epoch))
+        super().__init__(task.net, max(1, round(task.epochs * max(1, len(task.split) // _BATCH))), kept)
         self.parameters: dict[str, nn.Parameter] = {}
         for parameter in self.student.parameters():
             parameter.requires_grad_(False)
@@ -171,7 +146,8 @@ class _Run:
             peak = rate * parameter.detach().square().mean().sqrt().clamp(min=1e-3).item()
             groups.append({"params": [parameter], "lr": peak, "peak": peak})
         self.optimizer = torch.optim.Adam(groups)
-        self._resume() if kept.exists() else self.save()
+        if not self.resume():
+            self.save()
 
     def steps(self) -> Iterator[float]:
         """Goes on to the end, from what was saved wherever it diverges, and saves now and then; the loss of every step.
@@ -182,17 +158,15 @@ class _Run:
             loss = self.advance()
             if not loss <= self.limit:
                 self.go_back()
-            elif self.step % _SAVE_EVERY == 0 or self.step == self.total:
+            elif self.step % self.every == 0 or self.step == self.total:
                 self.save()
             yield loss
 
     def advance(self) -> float:
         """One step of Adam; returns the loss of its batch."""
-        epoch, index = divmod(self.step, self.per_epoch)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        chosen = torch.randperm(len(self.split), generator=generator)[index * _BATCH : (index + 1) * _BATCH]
-        mine = chosen[self.peers.rank :: self.peers.size] if self.peers else chosen
-        loss = self.loss(self.student(*self.split.take(mine)), self._wanted(mine)) * (len(mine) / len(chosen))
+        batch = chosen(len(self.split), _BATCH, self.seed, self.step)
+        mine = batch[self.peers.rank :: self.peers.size] if self.peers else batch
+        loss = self.loss(self.student(*self.split.take(mine)), self._wanted(mine)) * (len(mine) / len(batch))
         self.optimizer.zero_grad()
         loss.backward()
         loss = loss.detach()
@@ -211,7 +185,7 @@ class _Run:
         """Returns to what was saved last, to go on at half the rate."""
         attempts, limit = self.attempts + 1, self.limit
         progress.note(f"the loss left all bounds at step {self.step}: back to what was saved, at half the rate")
-        self._resume()
+        self.resume()
         self.attempts, self.limit = attempts, limit
         self.save()
 
@@ -244,30 +218,20 @@ class _Run:
                     own[name].copy_(parameter)
         return net
 
-    def save(self) -> None:
-        state: dict[str, Tensor] = {}
-        for name, parameter in self.parameters.items():
-            state[f"value.{name}"] = parameter.detach()
-            if self.step:
-                moments = self.optimizer.state[parameter]
-                state |= {f"first.{name}": moments["exp_avg"], f"second.{name}": moments["exp_avg_sq"]}
-        metadata = {key: str(getattr(self, key)) for key in ("step", "limit", "attempts")}
-        with atomic_file(self.kept) as partial:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata)
-        if self.peers:
-            self.peers.keep(self.kept)
+    def learned(self) -> dict[str, nn.Parameter]:
+        return self.parameters
 
-    def _resume(self) -> None:
-        with safe_open(self.kept, "pt") as file:
-            metadata = file.metadata()
-            self.step, self.attempts = int(metadata["step"]), int(metadata["attempts"])
-            self.limit = float(metadata["limit"])
-            self.optimizer.state.clear()
-            for name, parameter in self.parameters.items():
-                parameter.data.copy_(file.get_tensor(f"value.{name}"))
-                if self.step:
-                    self.optimizer.state[parameter] = {
-                        "step": torch.tensor(float(self.step)),
-                        "exp_avg": torch.empty_like(parameter).copy_(file.get_tensor(f"first.{name}")),
-                        "exp_avg_sq": torch.empty_like(parameter).copy_(file.get_tensor(f"second.{name}")),
-                    }
+    def values(self) -> dict[str, Tensor]:
+        return {name: parameter.data for name, parameter in self.parameters.items()}
+
+    def counters(self) -> dict[str, str]:
+        return {**super().counters(), "limit": str(self.limit), "attempts": str(self.attempts)}
+
+    def restore(self, counters: dict[str, str]) -> None:
+        super().restore(counters)
+        self.limit, self.attempts = float(counters["limit"]), int(counters["attempts"])
+
+    def save(self) -> None:
+        super().save()
+        if self.peers and self.kept is not None:
+            self.peers.keep(self.kept)
