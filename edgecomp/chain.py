@@ -61,8 +61,8 @@ class Chain:
         return len(self.names) == 1 and getattr(self._method, "CODES", False)
 
     def settled(self, layer: nn.Module) -> Chain:
-        """The same with a rank in place of a wish for one, where the first method has ranks, and with the rounding of
-        inputs decided."""
+        """The same with a rank in the place of its criterion, where the first method has ranks, and with the rounding
+        of inputs decided."""
         settle = getattr(self._method, "settle", None)
         first = settle(layer, self.configs[0]) if settle else self._config(layer)
         return replace(self, configs=(first, *self.configs[1:]))

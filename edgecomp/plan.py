@@ -40,8 +40,8 @@ def plan(model: Model, request: Request, work: Workspace) -> Plan:
         groups = named_groups(model, request)
         pruning, left = None, model
         if chains[0].prunes:
-            wish, _ = chains[0].configs[0].wish
-            meter = probe.meter(wish, runtime, request.target, model, discover.runtime(runtime).export)
+            criterion, _ = chains[0].configs[0].criterion
+            meter = probe.meter(criterion, runtime, request.target, model, discover.runtime(runtime).export)
             pruning = prune.plan_channels(model, chains[0], request, work, meter)
             left, chains = prune.shaped(model, pruning), chains[1:]
         entries = decide(left, groups, chains, request)

@@ -110,11 +110,11 @@ def test_more_cores_of_its_own_never_raise_the_error(monkeypatch):
 def test_wishes_are_those_of_all_layers_together(own):
     layers = [nn.Conv2d(16, 24, 3, bias=bias) for bias in (True, False, True)]
     bytes_before, macs_before = sum(map(parameter_bytes, layers)), 3 * 16 * 24 * 9
-    for wish, limit in (("bytes", bytes_before), ("macs", macs_before)):
-        config = coupled_tt.settle_together(layers, coupled_tt.Config(own=own, **{wish: 0.4}))
+    for criterion, limit in (("bytes", bytes_before), ("macs", macs_before)):
+        config = coupled_tt.settle_together(layers, coupled_tt.Config(own=own, **{criterion: 0.4}))
         more = config.settled(config.rank + 1)
-        assert getattr(coupled_tt.predict_together(layers, config), wish) <= 0.4 * limit
-        assert getattr(coupled_tt.predict_together(layers, more), wish) > 0.4 * limit
+        assert getattr(coupled_tt.predict_together(layers, config), criterion) <= 0.4 * limit
+        assert getattr(coupled_tt.predict_together(layers, more), criterion) > 0.4 * limit
     config = coupled_tt.settle_together(layers, coupled_tt.Config(own=own, energy=0.3))
     parts = coupled_tt.compress_together(layers, config, 0)
     lost = sum((layer.weight - part.kernel()).square().sum() for layer, part in zip(layers, parts, strict=True))

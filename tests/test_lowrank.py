@@ -99,15 +99,15 @@ def test_any_geometry_is_kept(name, channels, kernel, stride, dilation, padding,
 def test_kernels_of_an_exact_rank_are_recovered(name, shape, height, seed):
     torch.manual_seed(seed)
     layer = nn.Conv2d(*shape, (height, 3))
-    wish = f"rank={max(shape) // 2}" if name == "tucker" else "rank=3"
-    source = compressed(name, layer, wish)
+    criterion = f"rank={max(shape) // 2}" if name == "tucker" else "rank=3"
+    source = compressed(name, layer, criterion)
     for part in source:
         nn.init.normal_(part.weight)
         if name == "scheme1" and part.groups > 1:  # all channels share the basis
             part.weight.data.copy_(part.weight[:3].detach().repeat(shape[0], 1, 1, 1))
     kernel = source.kernel()
     layer.weight.data.copy_(kernel)
-    again = compressed(name, layer, wish)
+    again = compressed(name, layer, criterion)
     assert (again.kernel() - kernel).norm() / kernel.norm() < 1e-5
 
 
@@ -183,7 +183,7 @@ def test_the_spectrum_tells_the_rank_that_trial_finds(name, layer):
 def test_a_cosine_is_met_by_the_smallest_rank(name):
     layer = nn.Conv2d(8, 12, 3)
     settled = chain_of(name, "cosine=0.7").settled(layer)
-    assert settled.settings["cosine"] is None and settled.configs[0].wish[0] == "rank"
+    assert settled.settings["cosine"] is None and settled.configs[0].criterion[0] == "rank"
     weight = layer.weight.detach().flatten()
 
     def cosine(rank):

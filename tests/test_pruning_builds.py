@@ -71,8 +71,8 @@ def planned(path, out, method, *given):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_planned_bytes_are_what_is_left_and_the_wish_is_met(name, small, tmp_path):
-    for wish in ("macs=0.6", "bytes=0.6", "keep=0.5"):
-        model, made, done = planned(small, tmp_path / wish, name, wish, "epochs=0.5", "adds=true")
+    for criterion in ("macs=0.6", "bytes=0.6", "keep=0.5"):
+        model, made, done = planned(small, tmp_path / criterion, name, criterion, "epochs=0.5", "adds=true")
         for entry in made.entries:
             layer = done.net.get_submodule(entry.layers[0])
             assert parameter_bytes(layer) == entry.predicted_bytes
@@ -80,7 +80,7 @@ def test_planned_bytes_are_what_is_left_and_the_wish_is_met(name, small, tmp_pat
         left = layer_sizes(done.net, model.example_inputs).values()
         assert made.pruning.macs[1] == sum(size.macs for size in left)
         assert made.pruning.bytes[1] == sum(size.bytes for size in left) == sum(e.predicted_bytes for e in made.entries)
-        what, _, value = wish.partition("=")
+        what, _, value = criterion.partition("=")
         groups = [group for group in made.pruning.groups if not group.reason]
         if what == "keep":
             assert sum(g.keep for g in groups) <= 0.5 * sum(g.channels for g in groups) + len(groups)

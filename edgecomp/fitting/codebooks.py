@@ -260,11 +260,11 @@ class _SharedCodebooks:
         metric = (factor @ factor.T).double()
         parts = [self.words[stage, group, self.codes[stage, block].long()] for stage in range(self.format.stages)]
         for stage, words in enumerate(self.words[:, group]):
-            wish = target - sum(part for i, part in enumerate(parts) if i != stage)
-            codes = _nearest((wish @ factor)[None], (words @ factor)[None])[0]
+            wanted = target - sum(part for i, part in enumerate(parts) if i != stage)
+            codes = _nearest((wanted @ factor)[None], (words @ factor)[None])[0]
             self.codes[stage, block] = codes
             self.mass[stage, group] += torch.bincount(codes, minlength=len(words))[:, None, None] * metric
-            self.totals[stage, group] += torch.zeros_like(words).index_add_(0, codes, wish).double() @ metric
+            self.totals[stage, group] += torch.zeros_like(words).index_add_(0, codes, wanted).double() @ metric
             parts[stage] = words[codes]
         return sum(parts)  # type: ignore[return-value]
 
@@ -276,13 +276,13 @@ class _SharedCodebooks:
         index = self.codes[:, :, column].long().unflatten(1, (f.groups, -1))
         parts = [_chosen(words, codes) for words, codes in zip(self.words, index, strict=True)]
         for stage, words in enumerate(self.words):
-            wish = target - sum(part for i, part in enumerate(parts) if i != stage)
-            codes = _nearest(wish, words)
+            wanted = target - sum(part for i, part in enumerate(parts) if i != stage)
+            codes = _nearest(wanted, words)
             self.codes[stage, :, column] = codes.flatten()
             spread = codes[:, :, None].expand(-1, -1, f.s)
             counts = torch.zeros(f.groups, f.k).scatter_add_(1, codes, torch.ones(codes.shape))
             self.mass[stage] += weight * counts[:, :, None, None] * torch.eye(f.s)
-            self.totals[stage] += weight * torch.zeros_like(words).scatter_add_(1, spread, wish)
+            self.totals[stage] += weight * torch.zeros_like(words).scatter_add_(1, spread, wanted)
             parts[stage] = _chosen(words, codes)
         return sum(parts).reshape(-1, 1)[: f.rows]  # type: ignore[union-attr]
 

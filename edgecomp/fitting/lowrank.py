@@ -1,4 +1,4 @@
-"""What the factorizations share: ranks from wishes, parts of layers and their costs, and which layers are worth it."""
+"""What the factorizations share: ranks by criteria, parts of layers, their costs, and which layers are worth it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..layers.matrix import explicit_padding, has_bias, kind_of, set_weight_matr
 from ..records import Cost, Knob, Record
 from .calibration import Inputs
 
-_WISHES = ("rank", "macs", "bytes", "energy", "cosine")
+_CRITERIA = ("rank", "macs", "bytes", "energy", "cosine")
 _NOMINAL_PIXELS = 64  # of the output along each axis, where a layer has not been seen at work
 
 Rank = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None
@@ -25,7 +25,7 @@ class Ranked(Record):
     """The rank, or what it is chosen by: at most one of those, else `DEFAULT`."""
 
     DEFAULT: ClassVar[dict[str, float]] = {"macs": 0.25}
-    KNOB: ClassVar[Knob] = Knob("bytes", tuple(float(f"{0.95**n:.3g}") for n in range(1, 140)), _WISHES)
+    KNOB: ClassVar[Knob] = Knob("bytes", tuple(float(f"{0.95**n:.3g}") for n in range(1, 140)), _CRITERIA)
 
     rank: Rank = Field(None, description="The rank R itself, or below 1 a fraction of the largest one.")
     macs: float | None = Field(
@@ -44,21 +44,21 @@ class Ranked(Record):
     )
 
     @model_validator(mode="after")
-    def _one_wish(self) -> Ranked:
-        given = [name for name in _WISHES if getattr(self, name) is not None]
+    def _one_criterion(self) -> Ranked:
+        given = [name for name in _CRITERIA if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both say what the rank is; give one of them")
         return self
 
     @property
-    def wish(self) -> tuple[str, float]:
+    def criterion(self) -> tuple[str, float]:
         """The setting that decides the rank, and its value."""
-        given = [(name, getattr(self, name)) for name in _WISHES if getattr(self, name) is not None]
+        given = [(name, getattr(self, name)) for name in _CRITERIA if getattr(self, name) is not None]
         return next(iter([*given, *self.DEFAULT.items()]))
 
     def settled(self, rank: int) -> Any:
-        """The same with nothing left to wish for."""
-        return self.model_copy(update={**dict.fromkeys(_WISHES), "rank": rank})
+        """The same with the rank settled."""
+        return self.model_copy(update={**dict.fromkeys(_CRITERIA), "rank": rank})
 
 
 class Reconstructing(Ranked):
@@ -109,12 +109,12 @@ def interface(
     """
 
     def settle(layer: nn.Module, config: Any) -> Any:
-        """The config with its wish turned into a rank; as it is for a layer that is refused."""
+        """The config with its criterion turned into a rank; as it is for a layer that is refused."""
         if refusal(layer):
             return config
-        wish, value = config.wish
-        if unfolded and wish in ("energy", "cosine"):
-            rank = rank_that_keeps(energies(unfolded(layer)), wish, value)
+        criterion, value = config.criterion
+        if unfolded and criterion in ("energy", "cosine"):
+            rank = rank_that_keeps(energies(unfolded(layer)), criterion, value)
         else:
             rank = _choose_rank(layer, config, largest_rank(layer), parts, compress)
         return config.settled(min(max(config.least_rank, rank), largest_rank(layer)))
@@ -134,24 +134,24 @@ def interface(
 
 
 def _choose_rank(layer: nn.Module, config: Ranked, largest: int, parts: Parts, compress: Compress) -> int:
-    """The rank that a config wishes for, by trial where the parts are no truncated SVD."""
-    wish, value = config.wish
-    if wish == "rank":
+    """The rank that a config asks for, by trial where the parts are no truncated SVD."""
+    criterion, value = config.criterion
+    if criterion == "rank":
         return max(1, round(value * largest)) if value < 1 else int(value)
 
     def fits(rank: int, fraction: float, count: Callable[[nn.Module, Iterable[nn.Module]], int]) -> bool:
         with torch.device("meta"):
             return count(layer, parts(layer, rank)) <= fraction * count(layer, [layer])
 
-    if wish in ("macs", "bytes"):
-        count = total_macs if wish == "macs" else _total_bytes
+    if criterion in ("macs", "bytes"):
+        count = total_macs if criterion == "macs" else _total_bytes
         return last_rank(largest, lambda rank: fits(rank, value, count))
 
     def falls_short(rank: int) -> bool:
         plain = {name: kind for name, kind in (("reconstruction", "filter"), ("fit", "plain")) if hasattr(config, name)}
         with torch.no_grad():
             after = compress(layer, config.settled(rank).model_copy(update=plain), None, 0).decode()
-        return _kept(weight_matrix(layer), after, wish) < value - 1e-6
+        return _kept(weight_matrix(layer), after, criterion) < value - 1e-6
 
     # Beyond the last rank that saves work none is tried: such a layer is left alone anyway. Small ranks are quick.
     useful, most = last_rank(largest, lambda rank: fits(rank, config.worth, total_macs)), 1
@@ -167,11 +167,11 @@ def energies(matrix: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(matrix @ matrix.T).flip(0).clamp(min=0)
 
 
-def rank_that_keeps(energies: Tensor, wish: str, value: float) -> int:
+def rank_that_keeps(energies: Tensor, criterion: str, value: float) -> int:
     """The smallest rank at which a truncated SVD keeps that fraction of ‖W‖² (`energy`), or has cos(vec W, vec Ŵ) at
     least `value` (`cosine`). What it leaves out is orthogonal to what it keeps, so the cosine is ‖Ŵ‖/‖W‖."""
     kept = energies.double().cumsum(0) / energies.double().sum().clamp(min=1e-30)
-    return int((kept < (value**2 if wish == "cosine" else value) - 1e-6).sum()) + 1
+    return int((kept < (value**2 if criterion == "cosine" else value) - 1e-6).sum()) + 1
 
 
 def last_rank(most: int, holds: Callable[[int], bool]) -> int:
@@ -235,11 +235,15 @@ def _output_size(part: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
 def not_worth(layer: nn.Module, parts: Factored, config: Ranked) -> str:
     """Why the parts are not worth it: more work than the config allows, or more bytes; empty if they are."""
     before, after = cost(layer, [layer]), cost(layer, parts)
-    wish = " ".join(f"{name}={value:g}" for name, value in [config.wish])
+    criterion = " ".join(f"{name}={value:g}" for name, value in [config.criterion])
     if after.macs >= before.macs or after.macs > config.worth * before.macs:
         limit = f"no less than {before.macs:,}" if config.worth == 1 else f"over {config.worth:g} of {before.macs:,}"
-        return f"with {wish} it would take {after.macs:,} multiply-adds a pixel, {limit}"
-    return f"with {wish} it would take {after.bytes:,} bytes of {before.bytes:,}" if after.bytes >= before.bytes else ""
+        return f"with {criterion} it would take {after.macs:,} multiply-adds a pixel, {limit}"
+    return (
+        f"with {criterion} it would take {after.bytes:,} bytes of {before.bytes:,}"
+        if after.bytes >= before.bytes
+        else ""
+    )
 
 
 def part(layer: nn.Conv2d, inputs: int, outputs: int, axes: str = "", groups: int = 1, last: bool = False) -> nn.Conv2d:

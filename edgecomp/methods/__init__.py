@@ -11,7 +11,7 @@
 - `refuse(layer, config) -> str`: why it cannot take a layer, empty if it can.
 
 A factorization also has `structure(layer, config)`, its parts without weights, which other methods can code, and
-`settle(layer, config)`, the config with a wish turned into a rank: see `lowrank.interface`.
+`settle(layer, config)`, the config with its criterion turned into a rank: see `lowrank.interface`.
 
 A method whose layers can share parts says `SHARES_FACTORS = True` and has for layers of equal shape `settle_together`,
 `refuse_together`, `predict_together`, `compress_together`, and `fit_outputs` for each of them: see `coupled_tt`.

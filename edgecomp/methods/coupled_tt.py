@@ -34,12 +34,12 @@ class Config(lowrank.Reconstructing):
 
 
 def settle_together(layers: list[nn.Conv2d], config: Config) -> Config:
-    """The config with its wish turned into one rank for all the layers. Those for an energy or a cosine are met with G1
+    """The config with its criterion turned into one rank for all the layers. An energy or a cosine is met with G1
     shared: with a G1 for each the kernels are nearer yet."""
-    stacked, (wish, value) = _stacked(layers), config.wish
-    if wish not in ("macs", "bytes"):
+    stacked, (criterion, value) = _stacked(layers), config.criterion
+    if criterion not in ("macs", "bytes"):
         return tt.settle(stacked, config)
-    count = _macs if wish == "macs" else _bytes
+    count = _macs if criterion == "macs" else _bytes
 
     def fits(rank: int) -> bool:
         return count(layers, structure_together(layers, config.settled(rank))) <= value * count(layers, layers)

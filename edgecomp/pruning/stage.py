@@ -172,10 +172,10 @@ def _found(
 
 def _guessed(groups: list[Group], config: Any, sizes: dict[str, LayerSize]) -> dict[str, int]:
     """Numbers of units to begin with, for methods that find them: the same fraction of all, by what can be counted."""
-    wish, value = config.wish
-    if wish in (*config.MEASURED, "eps"):
-        wish, value = "macs", config.DEFAULT["macs"] if wish == "eps" else value
-    plain = type(config)(multiple=config.multiple, **{wish: value})
+    criterion, value = config.criterion
+    if criterion in (*config.MEASURED, "eps"):
+        criterion, value = "macs", config.DEFAULT["macs"] if criterion == "eps" else value
+    plain = type(config)(multiple=config.multiple, **{criterion: value})
     return uniform(groups, plain, sizes, None)
 
 

@@ -1,4 +1,4 @@
-"""How many channels of each group stay: from a wish for the whole net to a number for every group."""
+"""How many channels of each group stay: from a criterion for the whole net to a number for every group."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Pruned(Record):
     rate: float = Field(0.02, gt=0, description="Learning rate of that training.")
 
     @model_validator(mode="after")
-    def _one_wish(self) -> Pruned:
+    def _one_criterion(self) -> Pruned:
         given = [name for name in self.WISHES if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both say how many channels stay; give one of them")
         return self
 
     @property
-    def wish(self) -> tuple[str, float]:
+    def criterion(self) -> tuple[str, float]:
         """The setting that decides how many channels stay, and its value."""
         given = [(name, getattr(self, name)) for name in self.WISHES if getattr(self, name) is not None]
         return next(iter([*given, *self.DEFAULT.items()]))
@@ -122,16 +122,16 @@ def cut_sizes(sizes: dict[str, LayerSize], groups: list[Group], keeps: dict[str,
 def uniform(
     groups: list[Group], config: Pruned, sizes: dict[str, LayerSize], meter: Callable[[dict[str, int]], float] | None
 ) -> dict[str, int]:
-    """The same fraction of every group, as large as the wish allows.
+    """The same fraction of every group, as large as the criterion allows.
 
     Args:
-        meter: for wishes that are measured: the fraction that so many units of each group take.
+        meter: for criteria that are measured: the fraction that so many units of each group take.
     """
-    wish, value = config.wish
-    if wish == "keep":
+    criterion, value = config.criterion
+    if criterion == "keep":
         return _fraction(groups, value, config.multiple)
     choices = sorted({keep / group.units for group in groups for keep in range(1, group.units + 1)})
-    if wish in config.MEASURED:
+    if criterion in config.MEASURED:
         choices = [step / 16 for step in range(1, 17)]
     return widest(choices, lambda f: _fraction(groups, f, config.multiple), config, groups, sizes, meter)
 
@@ -144,16 +144,16 @@ def widest(
     sizes: dict[str, LayerSize],
     meter: Callable[[dict[str, int]], float] | None = None,
 ) -> dict[str, int]:
-    """The numbers of units of the largest choice that meets the wish; those of the smallest, if none does."""
-    wish, value = config.wish
+    """The numbers of units of the largest choice that meets the criterion; those of the smallest, if none does."""
+    criterion, value = config.criterion
 
     def fits(choice: float) -> bool:
-        if wish in config.MEASURED:
+        if criterion in config.MEASURED:
             assert meter is not None
             return meter(keeps(choice)) <= value
-        if wish == "keep":
+        if criterion == "keep":
             return sum(keeps(choice).values()) <= value * sum(group.units for group in groups)
-        return share(sizes, groups, keeps(choice), wish) <= value
+        return share(sizes, groups, keeps(choice), criterion) <= value
 
     low, high = 0, len(choices) - 1
     while low < high:
