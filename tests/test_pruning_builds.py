@@ -70,7 +70,7 @@ def planned(path, out, method, *given):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_planned_bytes_are_what_is_left_and_the_wish_is_met(name, small, tmp_path):
+def test_planned_bytes_are_what_is_left_and_the_criterion_is_met(name, small, tmp_path):
     for criterion in ("macs=0.6", "bytes=0.6", "keep=0.5"):
         model, made, done = planned(small, tmp_path / criterion, name, criterion, "epochs=0.5", "adds=true")
         for entry in made.entries:
@@ -129,7 +129,7 @@ def test_pruning_comes_first_and_alone(expression, message):
         chain.parse(expression)
 
 
-def test_two_wishes_are_refused():
+def test_two_criteria_are_refused():
     with pytest.raises(UsageError, match="macs"):
         chain.parse("dcp", ("macs=0.5", "keep=0.5"))
     with pytest.raises(UsageError, match="eps"):
@@ -155,7 +155,7 @@ def test_what_is_pruned_is_then_factorized_and_coded(edgecomp, small, tmp_path):
     assert again.returncode == 0 and again.stderr.count("cached") >= 3
 
 
-def test_a_wish_for_time_is_met_by_trial(small, tmp_path):
+def test_a_criterion_of_time_is_met_by_trial(small, tmp_path):
     """What the stopwatch says is made up here, for it depends on the machine: the fraction of the weights."""
     model = load(Request(model=str(small)))
     seen = []

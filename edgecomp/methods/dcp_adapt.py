@@ -1,8 +1,8 @@
 """Channel pruning as dcp does it, until a channel no longer lowers the loss: layers find their own widths.
 
 DCP-Adapt stops choosing when |L(Wᵗ⁻¹) − L(Wᵗ)| / L(W⁰) ≤ ε (Zhuang et al. 2018, §3.4). ε is the one that meets the
-criterion, or the one that is given: a first pass ranks all channels, and says where each layer would stop for any ε; dcp
-then chooses among them as if it had stopped there, with weights that have seen no others.
+criterion, or the one that is given: a first pass ranks all channels, and says where each layer would stop for any ε;
+dcp then chooses among them as if it had stopped there, with weights that have seen no others.
 """
 
 from typing import ClassVar
