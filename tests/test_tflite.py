@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 from test_export import write as export_tiny
 from tflite_files import keras_like
 
@@ -60,8 +61,24 @@ def test_layers_by_their_names(keras):
     assert layers["block1/conv"].padding == (2, 1) and model.net.sites["stem"].padding == (0, 1, 0, 1)
     assert layers["dense"].in_features == 512 and layers["head"].bias is None
     assert layers["halved"].weight.dtype == torch.float16
-    assert [tuple(x.shape) for x in model.example_inputs] == [(1, 64), (1, 16, 16, 3)]  # as the signature says
+    assert [tuple(x.shape) for x in model.example_inputs] == [(1, 16, 16, 3), (1, 64)]  # as the graph says
+    assert [given.name for given in model.net.inputs] == ["images", "extra"]
     assert model.sha256 == export.sha256_file(keras)
+
+
+def test_inputs_and_outputs_in_the_order_of_the_runtime(keras):
+    """A signature may name them in another one."""
+    model = load(Request(model=str(keras)))
+    inputs, _ = export.proof_inputs(model)
+    first, second = export.file_outputs(model, "litert", keras, inputs)
+    interpreter = Interpreter(str(keras))
+    interpreter.allocate_tensors()
+    for given, x in zip(model.net.inputs, inputs, strict=True):
+        interpreter.set_tensor(given.tensor, x[3:4].numpy())
+    interpreter.invoke()
+    details = interpreter.get_output_details()
+    for output, detail in zip((first, second), details, strict=True):
+        assert np.allclose(output[3:4], interpreter.get_tensor(detail["index"]), atol=1e-4)
 
 
 def test_what_is_left_alone_has_a_reason_in_the_report(keras):

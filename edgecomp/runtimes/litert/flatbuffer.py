@@ -79,8 +79,9 @@ def verified(data: bytes, source: str) -> Any:
 
 
 def signature(path: Path) -> Signature:
-    """What the file takes and gives; nothing else of it is read."""
-    graph = schema.Model.GetRootAs(np.memmap(path, np.uint8, "r")).Subgraphs(0)
+    """What the file takes and gives, in the order of its graph, which is the runtime's; nothing else of it is read."""
+    model = schema.Model.GetRootAs(np.memmap(path, np.uint8, "r"))
+    graph = model.Subgraphs(model.SignatureDefs(0).SubgraphIndex() if model.SignatureDefsLength() else 0)
 
     def spec(index: int) -> TensorSpec:
         tensor = graph.Tensors(index)

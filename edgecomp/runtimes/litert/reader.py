@@ -20,7 +20,7 @@ from ...errors import BuildError, UsageError
 from ...records import Model
 from ...util.files import sha256_file
 from . import flatbuffer
-from .file_net import FileNet, Kept, Site, StoredConv2d, StoredLinear
+from .file_net import FileInput, FileNet, Kept, Site, StoredConv2d, StoredLinear
 from .flatbuffer import schema
 
 _LISTED_BYTES = 1024  # smaller constants of other operators are not worth a line of the report
@@ -49,7 +49,7 @@ def load_file(path: Path) -> Model:
         raise UsageError(f"model file {path} does not exist")
     data = path.read_bytes()
     reader = _Reader(flatbuffer.verified(data, str(path)), str(path))
-    net = FileNet(str(path), data, reader.float_outputs())
+    net = FileNet(str(path), data, reader.inputs(), reader.float_outputs())
     for name, layer, site in reader.layers():
         net.add(name, layer, site)
     return Model(path.stem, str(path), net.eval(), reader.examples(), None, sha256_file(path))
@@ -138,7 +138,7 @@ class _Reader:
         return _filled(layer, weight.permute(0, 3, 1, 2), bias), site
 
     def _site(self, index: int, op: Any, shape: tuple[int, ...], **more: Any) -> Site:
-        return Site(index, self._stored(op, 1), self._stored(op, 2), shape, **more)
+        return Site(index, int(op.inputs[0]), self._stored(op, 1), self._stored(op, 2), shape, **more)
 
     def _weights(self, op: Any, rank: int, options: Any) -> tuple[Tensor, Tensor | None]:
         """Weights and bias of a layer that can be coded, as they are stored."""
@@ -204,7 +204,7 @@ class _Reader:
         """Random inputs, with seed 0: normal numbers, and zeros and ones where integers are wanted."""
         chance = np.random.default_rng(0)
         found = []
-        for tensor in self._ends("inputs"):
+        for tensor in (self.graph.tensors[given.tensor] for given in self.inputs()):
             name, shape = flatbuffer.name_of(schema.TensorType, tensor.type), _shape(tensor)
             if name not in _DTYPES or math.prod(shape) > _LARGEST or min(shape, default=1) < 1:
                 raise BuildError(
@@ -215,10 +215,20 @@ class _Reader:
             found.append(torch.from_numpy(np.asarray(values, _DTYPES[name])))
         return tuple(found)
 
+    def inputs(self) -> tuple[FileInput, ...]:
+        """In the order of the graph, which is the runtime's; by their names in the signature, else by their tensors'."""
+        mapped = () if self.signature is None else self.signature.inputs or ()
+        names = {int(entry.tensorIndex): flatbuffer.text(entry.name) for entry in mapped}
+        indices = [int(index) for index in self.graph.inputs]
+        return tuple(FileInput(names.get(i) or flatbuffer.text(self.graph.tensors[i].name), i) for i in indices)
+
     def float_outputs(self) -> int:
         """How many fp32 values there are in the outputs up to the first one of another type."""
+        mapped = [] if self.signature is None else self.signature.outputs or []
+        if not {int(entry.tensorIndex) for entry in mapped} <= {int(index) for index in self.graph.outputs}:
+            raise BuildError(f"{self.source} is damaged: its signature has outputs that its graph does not give")
         count = 0
-        for tensor in self._ends("outputs"):
+        for tensor in (self.graph.tensors[index] for index in self.graph.outputs):
             if tensor.type != schema.TensorType.FLOAT32:
                 break
             count += math.prod(_shape(tensor))
@@ -228,12 +238,6 @@ class _Reader:
                 "Convert the model without what comes behind its last layer (an ArgMax, a quantization).",
             )
         return count
-
-    def _ends(self, which: str) -> list[Any]:
-        """Tensors that go in or come out, in the order of the runtime."""
-        if self.signature is not None:
-            return [self.graph.tensors[entry.tensorIndex] for entry in getattr(self.signature, which) or ()]
-        return [self.graph.tensors[index] for index in getattr(self.graph, which)]
 
     # --- the tree -----------------------------------------------------------------------------------------
 
