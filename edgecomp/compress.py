@@ -17,7 +17,7 @@ from .errors import UsageError
 from .fitting import calibration, channel_order, tables
 from .fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs, pooled
 from .graph.order import channel_producers, execution_order, upstream
-from .graph.trace import exported
+from .graph.trace import batch_of, exported
 from .graph.walk import Walk
 from .layers import checkpoint
 from .layers.layout import channels_last, contiguous
@@ -26,6 +26,7 @@ from .layers.quantized import static_parts
 from .layers.twins import twin
 from .pruning import stage as prune
 from .records import Compressed, Model, Plan, PlanEntry
+from .runtimes.litert.file_net import FileNet
 from .util import progress
 from .util.workspace import Workspace, stage_key
 
@@ -113,9 +114,10 @@ def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn
     # What factorized layers are to give: the same as here.
     original = copy.deepcopy(net) if any(_joint(entry) for entry in plan.entries) else None
     samples = calibration_samples(model) if model.data else None
-    # Workers of an engine get the samples as they are.
-    given = Walk(net, samples) if samples is not None and engine is None else samples
-    base, jobs = _Base(net, original, given, plan.seed), _jobs(net, model, plan)
+    jobs = _jobs(net, model, plan)
+    if isinstance(net, FileNet) and samples is not None:
+        engine = None  # the file runs as a whole, for several layers at a time, with all threads
+    base = _Base(net, original, _on_their_way(net, samples, jobs, batch_of(model.example_inputs), engine), plan.seed)
     with progress.bar("layers", len(jobs)) as advance:
         found: dict[int, _Fitted] = {}
         shared: list[Any] = []
@@ -132,6 +134,19 @@ def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn
         for name, layer in zip(job.names, found[number].layers, strict=True):
             net.set_submodule(name, layer)
     return net, errors
+
+
+def _on_their_way(
+    net: nn.Module, samples: tuple[torch.Tensor, ...] | None, jobs: list[_Job], batch: int, engine: Engine | None
+) -> calibration.Samples | None:
+    """Calibration samples as layers of `net` are fitted to them in turn. Workers of an engine get them as they are."""
+    if samples is None or engine is not None:
+        return samples
+    if isinstance(net, FileNet):
+        from .runtimes.litert.recording import FileRecording
+
+        return FileRecording(net, samples, batch, [name for job in jobs for name in job.names])
+    return Walk(net, samples)
 
 
 def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[_Job]:
@@ -152,7 +167,7 @@ def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
     """Orders input channels by energy where the method wants it and the producer can give them out so."""
     alone = {entry.layers[0]: entry for entry in plan.entries if len(entry.layers) == 1}
     wanted = {name for name, entry in alone.items() if entry.method and entry.settings.get("permute")}
-    if model.data is None or not wanted:
+    if model.data is None or not wanted or isinstance(net, FileNet):
         return
     found = channel_producers(exported(model.net, model.example_inputs, model.name))
     producers = {name: found[name] for name in alone if name in wanted and found.get(name) in alone}

@@ -55,7 +55,8 @@ def build(request: Request) -> Report:
     """
     with Workspace(request.out) as work, _engine(request) as engine:
         model = load(request)
-        sources.remember(model.source)
+        for program in (model.source, model.data_source):
+            sources.remember(program)
         plan = make_plan(model, request, work, engine)
         compressed = compress(model, plan, work, engine)
         recovered = recover(model, plan, compressed, work, engine)
@@ -91,7 +92,7 @@ def bench(request: Request) -> Report:
     names = choose.chosen(find_target(plan.target), request.on, place)
     limits.check(plan.limits, plan.max_drop_points, names, plan.max_error_percent)
     with Workspace(request.out) as work:
-        model = load(replace(request, model=request.model or _source(old)))
+        model = load(replace(request, model=request.model or _source(old), data=request.data or _data(old)))
         if model.sha256 != old.model.sha256:
             raise UsageError(
                 f"the weights of {model.source} are not those that {request.out} was built from", "Build it again."
@@ -103,10 +104,21 @@ def bench(request: Request) -> Report:
 def _source(old: Report) -> str:
     """The model that a report names, if no code of somebody else is run by loading it."""
     source = old.model.source
-    data = source.endswith((".pt2", ".tflite"))
-    if data or source in map(str, model_files().values()) or sources.is_known(source):
+    if source.endswith((".pt2", ".tflite")) or source in map(str, model_files().values()) or sources.is_known(source):
         return source
-    raise UsageError(
-        f"the report names {source} as its model, which is a program, and not one that you have built as it is now",
-        "If you trust it, name it: edgecomp bench DIR --model FILE.",
+    raise _foreign(source, "its model", "model")
+
+
+def _data(old: Report) -> str | None:
+    """The same, the data that are not the model's own."""
+    source = old.model.data
+    if not source or not source.endswith(".py") or sources.is_known(source):
+        return source or None
+    raise _foreign(source, "its data", "data")
+
+
+def _foreign(source: str, what: str, option: str) -> UsageError:
+    return UsageError(
+        f"the report names {source} as {what}, which is a program, and not one that you have built as it is now",
+        f"If you trust it, name it: edgecomp bench DIR --{option} FILE.",
     )

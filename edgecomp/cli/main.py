@@ -25,6 +25,12 @@ ModelArgument = Annotated[
         autocompletion=complete.model,
     ),
 ]
+DataSource = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="FILE|FOLDER", help="Python file with data(), which is run, or a folder of .npy to calibrate."
+    ),
+]
 Method = Annotated[
     str,
     typer.Option("--method", help="Compression method; `edgecomp methods` lists them.", autocompletion=complete.method),
@@ -126,6 +132,7 @@ def main() -> None:
 @app.command()
 def build(
     model: ModelArgument = None,
+    data: DataSource = None,
     target: TargetName = "android-arm64",
     method: Method = "pq",
     runtime: Annotated[
@@ -178,6 +185,7 @@ def build(
 
     request = Request(
         model=model,
+        data=data,
         target=target,
         method=method,
         runtime=runtime,
@@ -292,6 +300,7 @@ def bench(
     model: Annotated[
         str | None, typer.Option("--model", metavar="FILE", help="The model, where it is not one that you have built.")
     ] = None,
+    data: DataSource = None,
     baseline: Annotated[
         Path | None, typer.Option(metavar="REPORT", help="report.json to compare with; exits 1 if a figure is worse.")
     ] = None,
@@ -300,6 +309,8 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print the report, or the comparison, as JSON.")] = False,
 ) -> None:
     """Measure a build again and write its report anew; with --baseline say what became better or worse."""
+    from dataclasses import replace
+
     from rich.console import Console
 
     from ..pipeline import bench as run
@@ -309,7 +320,8 @@ def bench(
     from ..util.units import parse_share
 
     share, before = parse_share(tolerance), read_report(baseline) if baseline else None
-    result = run(Request(model=model, on=on, serial=serial, host=host, cores=cores, max_temp_c=max_temp, out=folder))
+    request = Request(model=model, data=data, on=on, serial=serial, host=host, cores=cores, max_temp_c=max_temp)
+    result = run(replace(request, out=folder))
     if before is None:
         print(result.model_dump_json(indent=1, by_alias=True)) if json else print_report(result, Console())
         raise typer.Exit(result.exit_code)

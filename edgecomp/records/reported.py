@@ -14,10 +14,13 @@ from .planned import ChannelGroup, PlanEntry, Search
 
 
 class ModelReport(Record):
+    """`data`: where data that are not the model's own came from."""
+
     name: str
     source: str
     sha256: str
     parameters: int
+    data: str = ""
 
 
 class BudgetReport(Record):

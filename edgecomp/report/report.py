@@ -53,7 +53,13 @@ def report(
     settings = next(iter(taken.values()), {}) if len(taken) < 2 else taken
     judged = limits.judge(plan, size, measured)
     result = Report(
-        model=ModelReport(name=model.name, source=model.source, sha256=model.sha256, parameters=model.parameters),
+        model=ModelReport(
+            name=model.name,
+            source=model.source,
+            sha256=model.sha256,
+            parameters=model.parameters,
+            data=model.data_source,
+        ),
         target=plan.target,
         runtime=plan.runtime,
         method=plan.method,

@@ -163,7 +163,7 @@ class _Reader:
             raise NotCoded(f"its activation {activation} cannot be split off")
         values = self._array(weight)
         if values is None or values.ndim != rank or not values.size:
-            raise NotCoded(f"its weights do not have the shape {_shape(weight)} that the file says")
+            raise NotCoded(f"its weights do not have the shape {shape_of(weight)} that the file says")
         offsets = None if bias is None else self._array(bias)
         if bias is not None and (offsets is None or offsets.shape != values.shape[:1]):
             raise NotCoded(f"its bias is not {len(values)} constants")
@@ -171,7 +171,7 @@ class _Reader:
 
     def _shapes(self, op: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Those of the images or rows that come in and go out."""
-        given, made = _shape(self._tensor(op, 0)), _shape(self.graph.tensors[op.outputs[0]])
+        given, made = shape_of(self._tensor(op, 0)), shape_of(self.graph.tensors[op.outputs[0]])
         for shape in (given, made):
             if not shape or min(shape) < 1 or math.prod(shape) > _LARGEST:
                 raise NotCoded(f"the shape {shape} in the file makes no sense")
@@ -205,7 +205,7 @@ class _Reader:
         chance = np.random.default_rng(0)
         found = []
         for tensor in (self.graph.tensors[given.tensor] for given in self.inputs()):
-            name, shape = flatbuffer.name_of(schema.TensorType, tensor.type), _shape(tensor)
+            name, shape = flatbuffer.name_of(schema.TensorType, tensor.type), shape_of(tensor)
             if name not in _DTYPES or math.prod(shape) > _LARGEST or min(shape, default=1) < 1:
                 raise BuildError(
                     f"{self.source}: input {flatbuffer.text(tensor.name)} is {name} {shape}, "
@@ -216,7 +216,7 @@ class _Reader:
         return tuple(found)
 
     def inputs(self) -> tuple[FileInput, ...]:
-        """In the order of the graph, which is the runtime's; by their names in the signature, else by their tensors'."""
+        """In the order of the graph, the runtime's too; by name in the signature, else by their tensors' names."""
         mapped = () if self.signature is None else self.signature.inputs or ()
         names = {int(entry.tensorIndex): flatbuffer.text(entry.name) for entry in mapped}
         indices = [int(index) for index in self.graph.inputs]
@@ -231,7 +231,7 @@ class _Reader:
         for tensor in (self.graph.tensors[index] for index in self.graph.outputs):
             if tensor.type != schema.TensorType.FLOAT32:
                 break
-            count += math.prod(_shape(tensor))
+            count += math.prod(shape_of(tensor))
         if not 0 < count <= _LARGEST:
             raise BuildError(
                 f"{self.source}: its first output is not FLOAT32, and a coded file is proven by what it gives there",
@@ -280,9 +280,9 @@ class _Reader:
     def _array(self, tensor: Any) -> np.ndarray | None:
         """A copy of a constant as the file says it is; None if its bytes are not so many."""
         data, dtype = self._constant(tensor), _DTYPES.get(flatbuffer.name_of(schema.TensorType, tensor.type))
-        if data is None or dtype is None or len(data) != np.dtype(dtype).itemsize * math.prod(_shape(tensor)):
+        if data is None or dtype is None or len(data) != np.dtype(dtype).itemsize * math.prod(shape_of(tensor)):
             return None
-        return np.frombuffer(bytes(data), dtype).reshape(_shape(tensor)).copy()
+        return np.frombuffer(bytes(data), dtype).reshape(shape_of(tensor)).copy()
 
 
 def main_graph(model: Any) -> int:
@@ -306,7 +306,7 @@ def _misfit(given: tuple[int, ...], weight: Tensor, made: tuple[int, ...]) -> No
     return NotCoded(f"inputs {given}, weights {tuple(weight.shape)} and outputs {made} do not fit together")
 
 
-def _shape(tensor: Any) -> tuple[int, ...]:
+def shape_of(tensor: Any) -> tuple[int, ...]:
     """(1, 224, 224, 3); a size that is left open is 1."""
     return () if tensor is None or tensor.shape is None else tuple(int(size) for size in tensor.shape)
 
