@@ -276,7 +276,7 @@ def _with_data(model: Model, source: str) -> Model:
         BuildError: the data do not fit the model's inputs.
     """
     path, owner, batch = Path(source), Path(model.source).name, batch_of(model.example_inputs)
-    names = tuple(entry.name for entry in model.net.inputs) if isinstance(model.net, FileNet) else model.given.names  # type: ignore[union-attr]
+    names = model.given.names if model.given is not None else _inputs_of(model.net, owner)
     if path.is_dir():
         data = folder_data(path, model.example_inputs, names, owner)
     elif path.suffix == ".py" and path.is_file():
@@ -285,6 +285,16 @@ def _with_data(model: Model, source: str) -> Model:
         what = "is neither a Python file nor a folder" if path.exists() else "does not exist"
         raise UsageError(f"--data {source} {what}", "Name a Python file with data(), or a folder of .npy files.")
     return replace(model, data=_with_metric(data, _first_of(model, batch), batch, source), data_source=source)
+
+
+def _inputs_of(net: nn.Module, owner: str) -> tuple[str, ...]:
+    """The names of a file's inputs, whose sizes must be known."""
+    from .runtimes.litert.reader import FIX_SIZES
+
+    assert isinstance(net, FileNet)
+    for name in (given.name for given in net.inputs if given.open):
+        raise BuildError(f"input {name} of {owner} leaves its size open", f"{FIX_SIZES[:1].upper()}{FIX_SIZES[1:]}.")
+    return tuple(given.name for given in net.inputs)
 
 
 def _first_of(model: Model, batch: int) -> Callable[[Tensors], Tensor]:

@@ -63,7 +63,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
                     if name != "host":
                         check = _check(model, plan, artifact, device)
                     notes += [f"{device.name}: {remark}" for remark in device.remarks()]
-        notes += _warnings(error, accuracy)
+        notes += _warnings(error, accuracy if accuracy is not None and _tells(model, accuracy) else None)
         return Measured(tuple(measurements), accuracy, check, tuple(notes), error)
 
 
@@ -73,6 +73,11 @@ def _warnings(error: OutputError, accuracy: Accuracy | None) -> list[str]:
         return []
     off = "not finite in other places than" if error.percent is None else f"{error.percent:.3g} % off"
     return [f"outputs are {off} those of {error.reference} on {error.inputs}: this model is probably broken"]
+
+
+def _tells(model: Model, accuracy: Accuracy) -> bool:
+    """Whether the metric says what outputs are worth: not where it is but their distance from the original's."""
+    return accuracy.agreement is not None or (model.data is not None and model.data.test.targets is not None)
 
 
 def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> Accuracy | None:

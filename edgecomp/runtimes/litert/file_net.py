@@ -16,10 +16,12 @@ from ...layers.matrix import has_bias, weight_matrix
 
 
 class FileInput(NamedTuple):
-    """An input of a file: its name, and the index of its tensor in the main graph."""
+    """An input of a file: its name, the index of its tensor in the main graph, and whether more sizes than that of the
+    batch are left open. Those are 1 then, as in the runtime."""
 
     name: str
     tensor: int
+    open: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ IDENTIFIER = b"TFL3"
 _ALIGNMENT = 64  # LiteRT refuses to hand a custom op a constant that lies anywhere else
 
 
-_REMEDY = "Fetch or convert it again; `Interpreter(path).allocate_tensors()` of ai_edge_litert must work on it."
+_REMEDY = "Fetch it again, or convert it again, with fixed sizes; `Interpreter(path).allocate_tensors()` must work."
 
 # Verifies and prepares what comes on its standard input, as far as this is possible without others' custom operators.
 _VERIFIER = """

@@ -35,6 +35,7 @@ FUSED = {"NONE": None, "RELU": "RELU", "RELU_N1_TO_1": "RELU_N1_TO_1", "RELU6": 
 _OPERATION = re.compile(
     r"(MatMul|Conv2D|BiasAdd|Relu6?|Add|ReadVariableOp|[Kk]ernel|weights?|convolution|Const|Read)(_?\d+)?"
 )
+FIX_SIZES = "convert it with a fixed size: the input of a Keras model as keras.Input((224, 224, 3), batch_size=1)"
 _NAMELESS = re.compile(r"((arith|tfl|std|mhlo|stablehlo)\.\w+)?\d*")
 
 
@@ -118,8 +119,8 @@ class _Reader:
         rows, *kernel, channels = weight.shape
         given, made = self._shapes(op)
         stride, dilation = (options.strideH, options.strideW), (options.dilationHFactor, options.dilationWFactor)
-        if len(given) != 4 or not _fixed(self._tensor(op, 0), (1, 2, 3)):
-            raise NotCoded("the file does not say how large its images are")
+        if len(given) != 4 or not _fixed(self._tensor(op, 0)):
+            raise NotCoded(f"the file leaves the size of its images open; {FIX_SIZES}")
         if given[3] != channels:
             raise NotCoded(f"a convolution in {given[3] / channels:g} groups has no single matrix")
         if min(*stride, *dilation) < 1:
@@ -220,7 +221,11 @@ class _Reader:
         mapped = () if self.signature is None else self.signature.inputs or ()
         names = {int(entry.tensorIndex): flatbuffer.text(entry.name) for entry in mapped}
         indices = [int(index) for index in self.graph.inputs]
-        return tuple(FileInput(names.get(i) or flatbuffer.text(self.graph.tensors[i].name), i) for i in indices)
+        tensors = [self.graph.tensors[index] for index in indices]
+        return tuple(
+            FileInput(names.get(index) or flatbuffer.text(tensor.name), index, not _fixed(tensor))
+            for index, tensor in zip(indices, tensors, strict=True)
+        )
 
     def float_outputs(self) -> int:
         """How many fp32 values there are in the outputs up to the first one of another type."""
@@ -311,9 +316,10 @@ def shape_of(tensor: Any) -> tuple[int, ...]:
     return () if tensor is None or tensor.shape is None else tuple(int(size) for size in tensor.shape)
 
 
-def _fixed(tensor: Any, dimensions: tuple[int, ...]) -> bool:
+def _fixed(tensor: Any) -> bool:
+    """Whether no size but the first, which may be that of the batch, is left open."""
     signature = tensor.shapeSignature
-    return signature is None or not len(signature) or all(signature[i] >= 0 for i in dimensions)
+    return signature is None or all(size >= 0 for size in signature[1:])
 
 
 def _same(size: int, reach: int, stride: int) -> tuple[int, int]:
