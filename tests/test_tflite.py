@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from test_export import write as export_tiny
 from tflite_files import SAME, Builder, keras_like
 
@@ -219,7 +219,8 @@ def in_folder(folder, arrays):
 
 def interpreted(path, sample, tensor):
     """What a tensor of the file holds for a sample, by an interpreter of this process."""
-    own = Interpreter(str(path), experimental_preserve_all_tensors=True)
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    own = Interpreter(str(path), experimental_op_resolver_type=plain, experimental_preserve_all_tensors=True)
     own.allocate_tensors()
     for index, x in enumerate((sample["images"], sample["extra"])):
         own.set_tensor(index, x[:1])

@@ -3,6 +3,7 @@ and of its damaged ones hang."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -25,12 +26,13 @@ from .reader import main_graph, shape_of
 
 _PATIENCE_S = 600  # for a record
 
-# Runs the file on every record, and writes the bytes of some of its tensors. XNNPACK would not show those within it.
+# Says when it is ready, runs the file on every record that comes, and writes the bytes of some of its tensors. XNNPACK
+# would not show those within it.
 _PROGRAM = """
 import json, sys
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-task = json.load(sys.stdin)
+task = json.loads(sys.stdin.buffer.readline())
 try:
     net = Interpreter(
         task["file"],
@@ -39,11 +41,13 @@ try:
         experimental_preserve_all_tensors=True,
     )
     net.allocate_tensors()
-    given = [np.load(path, mmap_mode="r", allow_pickle=False) for path in task["given"]]
     with open(task["pipe"], "wb") as pipe:
-        for record in zip(*given):
-            for index, values in zip(task["inputs"], record):
-                net.set_tensor(index, values)
+        pipe.write(bytes(1))
+        for _ in range(task["records"]):
+            pipe.flush()
+            for index, dtype, shape in task["inputs"]:
+                size = np.dtype(dtype).itemsize * int(np.prod(shape))
+                net.set_tensor(index, np.frombuffer(sys.stdin.buffer.read(size), dtype).reshape(shape))
             net.invoke()
             for index, shape in task["tensors"]:
                 values = net.get_tensor(index)
@@ -72,21 +76,25 @@ def values_of(
     if main_graph(model) != 0:
         raise BuildError(f"{net.source}: its signature is not of the first graph, which alone can be listened to")
     shapes = [shape_of(model.subgraphs[0].tensors[index]) for index in tensors]
+    split = records(samples, batch)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary, "model.tflite")
         path.write_bytes(file)
-        given = [Path(temporary, f"{i}.npy") for i in range(len(samples))]
-        split = records(samples, batch)
-        for name, x in zip(given, zip(*split, strict=True), strict=True):
-            np.save(name, np.stack([part.numpy() for part in x]))
+        first = zip(net.inputs, (x.numpy() for x in split[0]), strict=True)
         task = {
             "file": str(path),
-            "given": [str(name) for name in given],
-            "inputs": [entry.tensor for entry in net.inputs],
+            "records": len(split),
+            "inputs": [[given.tensor, x.dtype.str, list(x.shape)] for given, x in first],
             "tensors": [[index, list(shape)] for index, shape in zip(tensors, shapes, strict=True)],
             "threads": torch.get_num_threads(),
         }
-        yield from _Child(task, net.source).records(shapes, len(split))
+        child = _Child(task, net.source)
+        try:
+            for record in split:
+                child.put(record)
+                yield tuple(child.array(shape) for shape in shapes)
+        finally:
+            child.close()
 
 
 def first_output(net: FileNet, samples: Tensors, batch: int) -> Tensor:
@@ -97,7 +105,7 @@ def first_output(net: FileNet, samples: Tensors, batch: int) -> Tensor:
 
 
 class _Child:
-    """The process, and the pipe that it writes to."""
+    """The process, its standard input, and the pipe that it writes to."""
 
     def __init__(self, task: dict[str, object], source: str) -> None:
         self._source, self._errors = source, tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
@@ -110,23 +118,42 @@ class _Child:
             pass_fds=[end],
         )
         os.close(end)
-        assert self._process.stdin
-        with self._process.stdin as stdin:
-            stdin.write(json.dumps({**task, "pipe": end}).encode())
-
-    def records(self, shapes: list[tuple[int, ...]], count: int) -> Iterator[tuple[np.ndarray, ...]]:
         try:
-            for _ in range(count):
-                yield tuple(self._array(shape) for shape in shapes)
-        finally:
-            self._process.kill()
-            self._process.wait()
-            os.close(self._pipe)
-            self._errors.close()
+            self._write(json.dumps({**task, "pipe": end}).encode() + b"\n")
+            self._read(np.empty(1, np.uint8))
+        except BaseException:
+            self.close()
+            raise
 
-    def _array(self, shape: tuple[int, ...]) -> np.ndarray:
+    def put(self, record: Tensors) -> None:
+        for x in record:
+            self._write(x.contiguous().numpy().tobytes())
+
+    def array(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The next one that it gives."""
         values = np.empty(shape, np.float32)
-        left = memoryview(values.reshape(-1).view(np.uint8))
+        self._read(values.reshape(-1).view(np.uint8))
+        return values
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdin
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        os.close(self._pipe)
+        self._errors.close()
+
+    def _write(self, data: bytes) -> None:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except OSError as error:  # it has ended
+            raise self._failure() from error
+
+    def _read(self, into: np.ndarray) -> None:
+        left = memoryview(into)
         while left:
             if not select.select([self._pipe], [], [], _PATIENCE_S)[0]:
                 raise BuildError(f"{self._source} takes longer than {_PATIENCE_S} s for one record")
@@ -134,7 +161,6 @@ class _Child:
             if not got:
                 raise self._failure()
             left = left[got:]
-        return values
 
     def _failure(self) -> BuildError:
         code = self._process.wait()
