@@ -161,11 +161,50 @@ def data():
 """
 
 
+# Its labels are its own answers: it is right everywhere, whatever its weights, and loses what codes do to it.
+RIGHT_MODEL = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    head = nn.Linear(128, 10)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3, stride=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(400, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), head,
+    ).eval()
+    with torch.no_grad():  # no class is the answer to all, and it is sure of what it says
+        head.bias -= net(torch.randn(256, 1, 12, 12)).mean(0)
+        head.weight *= 100
+        head.bias *= 100
+    return net
+
+def example_inputs():
+    return (torch.zeros(1, 1, 12, 12),)
+
+def data():
+    generator, net = torch.Generator().manual_seed(1), build()
+    def split(n):
+        x = torch.randn(n, 1, 12, 12, generator=generator)
+        with torch.no_grad():
+            return x, net(x).argmax(1)
+    return {"train": split(256), "calibration": split(2048), "test": split(1000)}
+"""
+
+
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Path:
     """A model file with random weights and random data."""
     path = tmp_path / "tiny.py"
     path.write_text(TINY_MODEL + TINY_DATA)
+    return path
+
+
+@pytest.fixture
+def right_model(tmp_path: Path) -> Path:
+    """A model file with random weights that is right about its data."""
+    path = tmp_path / "right.py"
+    path.write_text(RIGHT_MODEL)
     return path
 
 

@@ -178,7 +178,7 @@ remembered_file(Path({str(tmp_path / "file")!r}), make)
     assert remembered_file(tmp_path / "file", lambda path: path.write_text("whole")).read_text() == "whole"
 
 
-def test_a_search_of_auto_survives_an_edit_of_the_command_line(tiny_model, fresh_cache, tmp_path):
+def test_a_search_of_auto_survives_an_edit_of_the_command_line(right_model, fresh_cache, tmp_path):
     """A copy of the package searches, its command line and report are edited, and it searches again: every candidate
     and every plan is found where it was. After an edit of what fits codes nothing is."""
     root = tmp_path / "root"
@@ -186,7 +186,7 @@ def test_a_search_of_auto_survives_an_edit_of_the_command_line(tiny_model, fresh
     for name in ("targets", "android_bench", "models"):
         (root / name).symlink_to(PACKAGE.parent / name)
     environment = {**os.environ, "EDGECOMP_CACHE": str(fresh_cache()), "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "edgecomp.cli", "build", str(tiny_model), "--method", "auto", "--budget", "60kB"]
+    command = [sys.executable, "-m", "edgecomp.cli", "build", str(right_model), "--method", "auto", "--budget", "60kB"]
     command += ["--set", "auto.samples=64", "--set", "auto.methods=kmeans,int8", "--set", "auto.rounds=1"]
     command += ["--on", "none", "--dry-run", "-o", str(tmp_path / "out")]
 

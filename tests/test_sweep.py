@@ -84,9 +84,9 @@ def test_a_sweep_builds_every_point_that_fits_and_says_why_others_do_not(edgecom
     assert sweep_of(out)["measurements"] == found["measurements"]  # timed once
 
 
-def test_auto_is_a_method_among_others(edgecomp_sweep, tiny_model, tmp_path):
-    few = ("--set", "auto.methods=pq,int8", "--set", "auto.samples=64", "--set", "auto.rounds=1", "--set", "s=2")
-    done = edgecomp_sweep(tiny_model, "--methods", "auto,pq", "--budgets", "110kB,10kB", *few)
+def test_auto_is_a_method_among_others(edgecomp_sweep, right_model, tmp_path):
+    few = ("--set", "auto.methods=kmeans,int8", "--set", "auto.samples=64", "--set", "auto.rounds=1")
+    done = edgecomp_sweep(right_model, "--methods", "auto,kmeans", "--budgets", "110kB,10kB", *few)
     assert done.returncode == 1, done.stderr
     auto, too_small, *others = sweep_of(tmp_path / "out")["points"]
     assert auto["state"] == "built" and auto["artifact_bytes"] <= 110_000
