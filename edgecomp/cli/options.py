@@ -61,6 +61,10 @@ Serial = Annotated[str | None, typer.Option(metavar="SERIAL", help="The phone; `
 Host = Annotated[str | None, typer.Option(metavar="USER@HOST", help="The computer, with --on ssh.")]
 Cores = Annotated[str | None, typer.Option(metavar="big|little|MASK", help="Where to run on the device; MASK is hex.")]
 MaxTemp = Annotated[float | None, typer.Option(metavar="°C", help="Let the device cool down to this before each turn.")]
-Stock = Annotated[
-    bool, typer.Option("--stock", help="A file without custom ops, for apps that cannot add one: slower, more memory.")
+NoCustomOps = Annotated[
+    bool,
+    typer.Option(
+        "--no-custom-ops", help="A file without custom ops, for apps that cannot add one: slower, more memory."
+    ),
 ]
+OldNoCustomOps = Annotated[bool, typer.Option("--stock", hidden=True)]  # what --no-custom-ops was called before

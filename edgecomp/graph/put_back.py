@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..layers.builtin import Builtin
 from ..layers.matrix import bias_of, set_weight_matrix
-from ..layers.stock import Stock
 from .batches import Tensors, joined, records
 from .given import Given
 from .net import CanonicalNet
@@ -40,7 +40,7 @@ def decoded_parameters(given: Given, original: CanonicalNet, made: nn.Module) ->
             if not torch.equal(replacement.weight, layer.weight) or not _equal(replacement.bias, layer.bias):
                 return None
             continue
-        if any(isinstance(part, Stock) for part in replacement.modules()):  # its runtime's operators decode, not we
+        if any(isinstance(part, Builtin) for part in replacement.modules()):  # its runtime's operators decode, not we
             return None
         new = _put(known, original.sources.get(name, ("", "", "")), layer, replacement)
         if new is None or any(key in found and not torch.equal(found[key], value) for key, value in new.items()):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ..errors import BuildError
 from ..records import Compressed, LayerReport, Model, Plan
+from .builtin import Builtin
 from .codebook import CodebookEmbedding, Coded
 from .matrix import parameter_bytes
-from .stock import Stock
 
 
 def ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, original: Path) -> tuple[LayerReport, ...]:
@@ -64,7 +64,7 @@ def _tables(made: nn.Module) -> str:
 
 def _remarks(made: nn.Module) -> list[str]:
     """What became of codebook layers in a file without custom ops."""
-    return [layer.remark for layer in made.modules() if isinstance(layer, Stock)]
+    return [layer.remark for layer in made.modules() if isinstance(layer, Builtin)]
 
 
 def _mean(errors: list[float]) -> float | None:

@@ -261,7 +261,7 @@ def _differences(before: Report, after: Report) -> list[str]:
         "seed": lambda r: r.seed,
         "target": lambda r: r.target,
         "runtime": lambda r: f"{r.runtime} {r.environment.runtime_version}",
-        "stock": lambda r: r.stock,
+        "no custom ops": lambda r: r.stock,
         "edgecomp": lambda r: r.environment.edgecomp,
         "commit": lambda r: (r.environment.commit or "unknown")[:12],
         "torch": lambda r: r.environment.torch,

@@ -12,7 +12,7 @@ from ..util.units import format_bytes, format_count, format_drop, format_ms, for
 Row = tuple[str, str, str, str, str]
 
 FIGURES = ("", "original", "compressed", "ratio", "evidence")
-PRICE = ("without custom ops", "custom ops", "stock", "stock costs", "evidence")
+PRICE = ("without custom ops", "custom ops", "built-in", "built-in costs", "evidence")
 LAYERS = ("layer", "method", "original", "now", "bits/weight", "weights", "outputs", "tables")
 LIMITS = ("limit", "", "value", "at most", "evidence", "")
 
@@ -159,8 +159,8 @@ def pairs(result: Report) -> dict[str, dict[str, Measurement]]:
     return found
 
 
-def stock_price(result: Report) -> list[Row]:
-    """Rows (figure, with custom ops, stock, how many times more, evidence) of a build with `--stock`."""
+def builtin_price(result: Report) -> list[Row]:
+    """Rows of `PRICE`: what it costs to need no custom op; none for other builds."""
     size = result.size
     if size.custom_op_bytes is None:
         return []
@@ -209,5 +209,5 @@ def layer_rows(result: Report) -> list[tuple[str, ...]]:
 
 
 def heading(result: Report) -> str:
-    stock = " · stock" if result.stock else ""
-    return f"{result.model.name} · {result.method} · {result.target} · {result.runtime}{stock}"
+    ops = " · no custom ops" if result.stock else ""
+    return f"{result.model.name} · {result.method} · {result.target} · {result.runtime}{ops}"

@@ -68,7 +68,7 @@ def html(result: Report) -> str:
         left_alone=figures.layers_left_alone(result),
         why=explain.html(result),
         figures=rows,
-        price=figures.stock_price(result),
+        price=figures.builtin_price(result),
         glossary=[(name, text) for name, text in figures.EVIDENCE.items() if any(row[4] == name for row in rows)],
         devices=_devices(result),
     )

@@ -188,7 +188,7 @@ def print_report(result: Report, console: Console) -> None:
         _table(figures.FIGURES, figures.figures(result), texts),
         Text(),
     ]
-    if price := figures.stock_price(result):
+    if price := figures.builtin_price(result):
         parts += [_table(figures.PRICE, price, {*texts, figures.PRICE[0]}), Text()]
     for limit in figures.limits(result):
         parts.append(Text.assemble((limit.verdict.upper(), _STYLES[limit.verdict]), f" {limit.sentence}"))
