@@ -117,19 +117,19 @@ def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn
     given = Walk(net, samples) if samples is not None and engine is None else samples
     base, jobs = _Base(net, original, given, plan.seed), _jobs(net, model, plan)
     with progress.bar("layers", len(jobs)) as advance:
-        found: dict[int, _Fitted] = {}
+        fits: dict[int, _Fitted] = {}
         shared: list[Any] = []
         for numbers in [[n] for n in range(len(jobs))] if engine is None else _waves(model, jobs):
             advance(0, text=jobs[numbers[0]].names[0])
-            found |= _fitted(base, jobs, numbers, engine, shared)
+            fits |= _fitted(base, jobs, numbers, engine, shared)
             advance(len(numbers))
     contiguous(net)
     errors: dict[str, dict[str, float]] = {"weight_errors": {}, "output_errors": {}}
     for number, job in enumerate(jobs):
-        errors["weight_errors"][job.names[0]] = found[number].weights
-        if (outputs := found[number].outputs) is not None:
+        errors["weight_errors"][job.names[0]] = fits[number].weights
+        if (outputs := fits[number].outputs) is not None:
             errors["output_errors"][job.names[0]] = outputs
-        for name, layer in zip(job.names, found[number].layers, strict=True):
+        for name, layer in zip(job.names, fits[number].layers, strict=True):
             net.set_submodule(name, layer)
     return net, errors
 
@@ -154,8 +154,8 @@ def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
     wanted = {name for name, entry in alone.items() if entry.method and entry.settings.get("permute")}
     if model.data is None or not wanted:
         return
-    found = channel_producers(exported(model.net, model.example_inputs, model.name))
-    producers = {name: found[name] for name in alone if name in wanted and found.get(name) in alone}
+    all_producers = channel_producers(exported(model.net, model.example_inputs, model.name))
+    producers = {name: all_producers[name] for name in alone if name in wanted and all_producers.get(name) in alone}
     channel_order.order_by_energy(net, producers, model.data.calibration.inputs[:ENERGY_SAMPLES])
     for name, producer in producers.items():
         progress.note(f"{name}: input channels in the order of their energy, which {producer} takes on")
@@ -183,27 +183,27 @@ def _fitted(
     Args:
         shared: what the engine's workers have got so far: the base, once, and then what has changed of its net.
     """
-    found: dict[int, _Fitted] = {}
+    fits: dict[int, _Fitted] = {}
     apart = [n for n in numbers if engine is not None and isinstance(jobs[n].method, Chain)]
     if engine is not None and apart:
         shared[:0] = [] if shared else [engine.share(base)]
         outcomes = engine.run(_fit_apart, [jobs[n] for n in apart], *shared)
         for number, outcome in zip(apart, outcomes, strict=True):
-            found[number] = outcome.get()
-            for name, tensors in found[number].tensors.items():
+            fits[number] = outcome.get()
+            for name, tensors in fits[number].tensors.items():
                 base.net.get_submodule(name).load_state_dict(tensors)
     # Layers that share parts are fitted here: the parts are made for all of them when the first one comes up.
-    found |= {number: _fit(jobs[number], base) for number in numbers if number not in found}
+    fits |= {number: _fit(jobs[number], base) for number in numbers if number not in fits}
     if engine is not None and shared:
-        shared.append(engine.share({k: v for number in numbers for k, v in found[number].tensors.items()}))
+        shared.append(engine.share({k: v for number in numbers for k, v in fits[number].tensors.items()}))
     for number in numbers:
-        job, fitted = jobs[number], found[number]
+        job, fitted = jobs[number], fits[number]
         text = f"relative error {fitted.weights:.3f}"
         text += "" if fitted.outputs is None else f", of the outputs {fitted.outputs:.3f}"
         text += f"; {fitted.note}" if fitted.note else ""
         shape = tuple(weight_matrix(base.net.get_submodule(job.names[0])).shape)
         progress.note(f"{', '.join(job.names)}: {shape} by {job.entry.method}, {text}")
-    return found
+    return fits
 
 
 def _fit_apart(job: _Job, base: _Base, *changes: dict[str, dict[str, torch.Tensor]]) -> _Fitted:

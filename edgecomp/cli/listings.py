@@ -44,10 +44,10 @@ def targets(as_json: AsJson = False) -> None:
     """List the targets and where they can be measured."""
     from . import catalog
 
-    found = catalog.targets()
+    listed = catalog.targets()
     if as_json:
-        return print_json(found)
-    rows = [(t["name"], t["description"], ", ".join(t["runtimes"]), ", ".join(t["devices"])) for t in found]
+        return print_json(listed)
+    rows = [(t["name"], t["description"], ", ".join(t["runtimes"]), ", ".join(t["devices"])) for t in listed]
     print_table(("target", "what it is", "runtimes", "devices"), rows)
 
 
@@ -56,11 +56,11 @@ def models(as_json: AsJson = False) -> None:
     """List the models of the zoo."""
     from . import catalog
 
-    found = catalog.models()
+    listed = catalog.models()
     if as_json:
-        return print_json(found)
+        return print_json(listed)
     rows = [
-        (m["name"], m["summary"], "shipped" if m["weights_shipped"] else f"edgecomp train {m['name']}") for m in found
+        (m["name"], m["summary"], "shipped" if m["weights_shipped"] else f"edgecomp train {m['name']}") for m in listed
     ]
     print_table(("model", "what it is", "weights"), rows)
 

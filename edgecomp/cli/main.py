@@ -324,8 +324,8 @@ def train(
     trained, path = train_model(model, quick)
     assert trained.data is not None
     metric, test = metric_of(trained.data.metric or "top1"), trained.data.test
-    found = format_score(score(trained.data, predict(trained.net, test.inputs)), metric.unit)
-    print(f"{trained.name}: {metric.name} {found} of {len(test):,} samples of {test.name}\n{path}")
+    shown = format_score(score(trained.data, predict(trained.net, test.inputs)), metric.unit)
+    print(f"{trained.name}: {metric.name} {shown} of {len(test):,} samples of {test.name}\n{path}")
 
 
 @app.command()

@@ -206,10 +206,10 @@ class Remote:
     def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
         result = f"{self.folder}/outputs" if outputs else None
         arguments = bench_arguments(self._there(model), self._there(inputs), result, options)
-        found = to_run(self._bench(bundle, arguments, model))
+        outcome = to_run(self._bench(bundle, arguments, model))
         if outputs:
             self.pull(f"{self.folder}/outputs", outputs)
-        return found
+        return outcome
 
     def empty_rss_bytes(self, bundle: Path) -> int:
         return self._bench(bundle, [], None)["peak_rss_bytes"]

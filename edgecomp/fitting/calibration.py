@@ -283,7 +283,7 @@ def _called(net: nn.Module, layer: nn.Module) -> str:
 
 def alike(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Those that differ in their first dimension alone, put together."""
-    found: dict[tuple[int, ...], list[Tensor]] = {}
+    groups: dict[tuple[int, ...], list[Tensor]] = {}
     for x in tensors:
-        found.setdefault(tuple(x.shape[1:]), []).append(x)
-    return [torch.cat(group) if len(group) > 1 else group[0] for group in found.values()]
+        groups.setdefault(tuple(x.shape[1:]), []).append(x)
+    return [torch.cat(group) if len(group) > 1 else group[0] for group in groups.values()]

@@ -227,13 +227,13 @@ class BuiltinEmbedding(Builtin):
         f = self.format
         row = index.reshape(-1).to(torch.int32)
         if f.axis == 0:
-            found = self.decode_rows(row).flatten(1)[:, : f.columns]
+            values = self.decode_rows(row).flatten(1)[:, : f.columns]
         else:
             block = torch.div(row, f.s, rounding_mode="floor")
             inside = (row - block * f.s)[:, None] == torch.arange(f.s, dtype=torch.int32)
-            found = (self.decode_rows(block) * inside[:, None].float()).sum(2)
-        found = found if self.scale is None else found * F.embedding(row, self.scale[:, None])
-        return found.reshape(*index.shape, f.columns)
+            values = (self.decode_rows(block) * inside[:, None].float()).sum(2)
+        values = values if self.scale is None else values * F.embedding(row, self.scale[:, None])
+        return values.reshape(*index.shape, f.columns)
 
 
 def _builtin(layer: Coded, batch: int) -> Builtin:

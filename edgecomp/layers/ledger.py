@@ -20,8 +20,8 @@ def ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origina
         names = [names[0] for names in entry.units]
         made = nn.ModuleList([compressed.net.get_submodule(name) for name in names])  # counts what they share once
         size = parameter_bytes(made if entry.method else made[0], recurse=entry.method is not None)
-        found = [getattr(model.net.get_submodule(name), "weight", None) for name in names]
-        weights = sum(w.numel() if isinstance(w, Tensor) else entry.original_bytes // 4 for w in found)
+        originals = [getattr(model.net.get_submodule(name), "weight", None) for name in names]
+        weights = sum(w.numel() if isinstance(w, Tensor) else entry.original_bytes // 4 for w in originals)
         lines.append(
             LayerReport(
                 name=", ".join(entry.layers) or "(model)",

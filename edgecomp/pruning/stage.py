@@ -78,7 +78,7 @@ def plan_channels(model: Model, chain: Chain, request: Request, work: Workspace,
     ]
 
     def total(what: str) -> tuple[int, int]:
-        before, left = (sum(getattr(size, what) for size in found.values()) for found in (sizes, after))
+        before, left = (sum(getattr(size, what) for size in layers.values()) for layers in (sizes, after))
         return before, left
 
     result = Pruning(

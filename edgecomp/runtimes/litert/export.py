@@ -113,14 +113,14 @@ def constants(path: Path) -> list[Constant]:
     from . import flatbuffer
 
     model = flatbuffer.read(path)
-    found = []
+    stored = []
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             data = model.buffers[tensor.buffer].data
             if data is not None:
                 dtype = flatbuffer.name_of(flatbuffer.schema.TensorType, tensor.type).lower()
-                found.append(Constant(dtype, bytes(data)))
-    return found
+                stored.append(Constant(dtype, bytes(data)))
+    return stored
 
 
 def signature(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Signature:
