@@ -129,7 +129,7 @@ class Chain:
         def make() -> Factored:
             return method.compress(layer, config, inputs, seed)
 
-        made = make() if inputs is None else inputs.known(f"{self.first} {config} {seed}", make, weight_matrix(layer))
+        made = make() if inputs is None else inputs.cached(f"{self.first} {config} {seed}", make, weight_matrix(layer))
         return Factored(*(code(copy.deepcopy(part), None) for part in made))
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..records import Model
 from ..util import progress
 from . import timing
-from .base import Run
+from .base import BenchRun
 from .bundle import kept_bundle
 from .choose import make_device
 from .host import HOST_TARGET
@@ -74,7 +74,7 @@ def _exported(export: Export, model: Model, net: nn.Module, path: Path) -> tuple
     return path, inputs
 
 
-def count_instructions(file: Path, inputs: Path, runtime: str, target: str) -> tuple[int, Run]:
+def count_instructions(file: Path, inputs: Path, runtime: str, target: str) -> tuple[int, BenchRun]:
     """Instructions of one warm inference on the emulated target, one thread: the median of three; and the whole run.
 
     Args:

@@ -17,7 +17,7 @@ from ..graph.given import Outputs, as_tuple
 from ..layers.layout import channels_last
 from ..records import Model, Split
 from ..util import progress
-from .loop import Run, chosen, finish, one_cycle, say_kept, show_start
+from .loop import Training, chosen, finish, one_cycle, say_kept, show_start
 from .outputs import OutputLoss, output_loss, predict_all
 from .trainable import TrainableCodes, free_parameters, trainable
 
@@ -121,7 +121,7 @@ class Peers(Protocol):
         """Takes a copy of what was saved."""
 
 
-class Distillation(Run):
+class Distillation(Training):
     """The state of one recovery: the student, Adam's moments, and the step, which determines all else."""
 
     def __init__(self, task: Task, kept: Path, peers: Peers | None = None) -> None:
