@@ -40,7 +40,7 @@ class Constants:
         if not isinstance(node, fx.Node):
             return None
         if node not in self._values:
-            self._values[node] = self._found(node)
+            self._values[node] = self._evaluated(node)
         return self._values[node]
 
     def used(self) -> set[str]:
@@ -59,7 +59,7 @@ class Constants:
         self._values[node], self._owners[node], self.shifts[node] = tensor, owner, shift
         return node
 
-    def _found(self, node: fx.Node) -> Tensor | None:
+    def _evaluated(self, node: fx.Node) -> Tensor | None:
         if node in self._written:
             return None
         if node.op == "get_attr":
