@@ -21,27 +21,26 @@ from ..util.files import cache_folder, data_folder, sha256_file
 from .target import Sdk, Target
 
 BENCH = "edgecomp_bench"
+_FLAGS = ["-O3", "-std=c++17"]
 
 
 def bench_program(target: Target, runtime: str) -> Path:
     """The bench program for a target, linked with the runtime, its libraries expected in `lib/` beside it."""
     sdk_info, root = target.runtimes[runtime], sdk(target, runtime)
-    sources = [
-        data_folder("android_bench") / "bench.cc",
-        *sorted((data_folder("targets") / runtime).glob("*.cc")),
-        *_kernels(),
-    ]
-    arguments = [
-        "-O3",
-        "-std=c++17",
+    command, own = target.compiler.command, [*_FLAGS, *target.compiler.flags]
+    sources = [data_folder("android_bench") / "bench.cc", *sorted((data_folder("targets") / runtime).glob("*.cc"))]
+    flags = [
+        *own,
         *sdk_info.flags,
         *(argument for header in sdk_info.headers for argument in ("-isystem", str(root / header))),
+    ]
+    link = [
         *(f"-L{root / sdk_info.folder}", "-Wl,--no-as-needed"),
         *(f"-l:{library}" for library in sdk_info.libraries),
         "-Wl,-rpath,$ORIGIN/lib",
-        *target.compiler.flags,
     ]
-    return compiler.build(target.compiler.command, sources, arguments, BENCH, salt=sdk_info.version)
+    sources += compiler.objects(command, _kernels(), own, "the kernels")  # the same for all runtimes
+    return compiler.build(command, sources, flags, BENCH, link, salt=sdk_info.version)
 
 
 def litert_delegate() -> Path:
@@ -49,8 +48,7 @@ def litert_delegate() -> Path:
     `Interpreter(path, experimental_delegates=[load_delegate(litert_delegate())])`."""
     folder = data_folder("targets") / "litert"
     sources = [folder / "op.cc", folder / "delegate/delegate.cc", *_kernels()]
-    arguments = ["-O3", "-std=c++17", "-shared", "-fPIC"]  # those of the bench program: the numbers are the same
-    return compiler.build("g++", sources, arguments, "libedgecomp_delegate.so")
+    return compiler.build("g++", sources, [*_FLAGS, "-fPIC"], "libedgecomp_delegate.so", ["-shared"])
 
 
 def _kernels() -> list[Path]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import BuildError
@@ -19,27 +23,61 @@ def shared_library(sources: list[Path], name: str) -> Path:
     return build(compiler, sources, ["-O3", "-march=native", "-shared", "-fPIC"], name, salt=platform.node())
 
 
-def build(compiler: str, sources: list[Path], arguments: list[str], name: str, salt: str = "") -> Path:
-    """Compiles and links `sources` into the file `name`; it depends on them, the arguments, all headers and `salt`.
+def build(
+    compiler: str, sources: list[Path], flags: list[str], name: str, link: Sequence[str] = (), salt: str = ""
+) -> Path:
+    """Compiles sources and links them, and objects among them, into the file `name`.
+
+    Args:
+        link: more arguments of the linker. salt: what else the result depends on.
 
     Raises:
         BuildError: there is no such compiler, or it refuses.
     """
+    parts = objects(compiler, [path for path in sources if path.suffix != ".o"], flags, name, salt)
+    parts += [path for path in sources if path.suffix == ".o"]
+
+    def make(path: Path) -> None:
+        _run([compiler, *map(str, parts), *flags, *link, "-o", str(path)], name)
+        path.chmod(0o755)
+
+    key = key_of(_version(compiler), name, salt, flags, list(link), parts)
+    return remembered_file(cache_folder("native", key[:16]) / name, make)
+
+
+def objects(compiler: str, sources: list[Path], flags: list[str], name: str, salt: str = "") -> list[Path]:
+    """An object file for each source, compiled on all cores; it depends on the source, the flags and all headers.
+
+    Args:
+        name: of what they are, for people.
+    """
+    version, headers = _version(compiler), [(path.name, path) for path in _headers()]
+    told = threading.Semaphore()
+
+    def compiled(source: Path) -> Path:
+        def make(path: Path) -> None:
+            if told.acquire(blocking=False):  # once for all
+                progress.note(f"compiling {name} with {compiler}")
+            _run([compiler, "-c", str(source), *flags, "-o", str(path)], source.name)
+
+        key = key_of(version, salt, flags, (source.name, source), headers)
+        return remembered_file(cache_folder("native", key[:16]) / f"{source.stem}.o", make)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compiled, sources))
+
+
+def _run(command: list[str], what: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"{command[0]} cannot compile {what}:\n{done.stderr.strip()[-2000:]}")
+
+
+def _version(compiler: str) -> str:
     if shutil.which(compiler) is None:
         package = "g++-aarch64-linux-gnu" if "aarch64" in compiler else compiler
         raise BuildError(f"the compiler {compiler} is not installed", f"sudo apt-get install {package}")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    key = key_of(version, name, salt, arguments, [(path.name, path) for path in [*sources, *_headers()]])
-
-    def make(path: Path) -> None:
-        progress.note(f"compiling {name} with {compiler}")
-        command = [compiler, *(str(source) for source in sources), *arguments, "-o", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise BuildError(f"{compiler} cannot compile {name}:\n{done.stderr.strip()[-2000:]}")
-        path.chmod(0o755)
-
-    return remembered_file(cache_folder("native", key[:16]) / name, make)
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
 
 
 def _headers() -> list[Path]:
