@@ -19,6 +19,7 @@ from starts import Starter
 
 from edgecomp.devices import bundle, timing
 from edgecomp.util import compiler
+from edgecomp.util.files import cache_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -166,6 +167,21 @@ def tiny_model(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.py"
     path.write_text(TINY_MODEL + TINY_DATA)
     return path
+
+
+@pytest.fixture
+def fresh_cache(tmp_path: Path):
+    """`fresh_cache("weights")`: a folder for EDGECOMP_CACHE in which nothing is known but the programs and SDKs that
+    other tests compiled and fetched, and what is named."""
+
+    def make(*known: str) -> Path:
+        folder = tmp_path / "cache"
+        folder.mkdir()
+        for name in ("native", "sdk", *known):
+            (folder / name).symlink_to(cache_folder(name))
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

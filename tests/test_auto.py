@@ -252,12 +252,13 @@ def test_what_loses_too_much_is_no_answer_to_a_budget(edgecomp, tmp_path):
 
 
 @pytest.mark.xdist_group("starter")
-def test_an_interrupted_search_goes_on_where_it_was(edgecomp, starter, tiny_model, tmp_path):
-    cache = {"EDGECOMP_CACHE": str(tmp_path / "cache")}
+def test_an_interrupted_search_goes_on_where_it_was(edgecomp, starter, tiny_model, fresh_cache, tmp_path):
+    folder = fresh_cache("single-layers")
+    cache = {"EDGECOMP_CACHE": str(folder)}
     arguments = ("build", tiny_model, "--method", "auto", "--budget", "40kB", "--on", "none", "-o", tmp_path / "out")
     few = ("--set", "auto.samples=64", "--set", "auto.methods=pq,kmeans,int8", "--set", "auto.rounds=1")
     first = starter.popen(*arguments, *few, cwd=tmp_path, **cache)
-    found = tmp_path / "cache" / "auto"
+    found = folder / "auto"
 
     def judged():
         """The files of candidates whose damage is known; a second pass adds it to those that are only screened."""
