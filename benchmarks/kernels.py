@@ -268,7 +268,7 @@ def time_all(layer: Layer, inputs: Path) -> None:
     }
     found: dict[str, timing.Timing] = {}
     try:
-        timing.in_turns(jobs, most=2000, found=found)
+        timing.in_turns(jobs, most=2000, timings=found)
     finally:
         for key, (row, threads) in keys.items():
             row.timings[threads] = found.get(key, timing.Timing())

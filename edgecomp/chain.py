@@ -129,7 +129,7 @@ class Chain:
         def make() -> Factored:
             return method.compress(layer, config, inputs, seed)
 
-        made = make() if inputs is None else inputs.known(f"{self.first} {config} {seed}", make, weight_matrix(layer))
+        made = make() if inputs is None else inputs.cached(f"{self.first} {config} {seed}", make, weight_matrix(layer))
         return Factored(*(code(copy.deepcopy(part), None) for part in made))
 
     @property
@@ -229,15 +229,15 @@ def parse(expression: str, settings: tuple[str, ...] = (), runtime: str = "") ->
             raise unknown(f"setting of {owner or expression}", field, known)
         for name in owners:
             (kinds if field == "kinds" else texts[name])[name if field == "kinds" else field] = value
-    found = [replace(_chain(chain, texts, kinds), runtime=runtime) for chain in chains]
-    for place, candidate in enumerate(found):
+    candidates = [replace(_chain(chain, texts, kinds), runtime=runtime) for chain in chains]
+    for place, candidate in enumerate(candidates):
         if candidate.prunes and place:
             others = [join(*chain) for chain in chains if chain != candidate.names]
             raise UsageError(
                 f"{expression}: {candidate.name} takes channels out of the whole net, and layers come after that",
                 f"Did you mean {'+'.join([candidate.name, *others])}?",
             )
-    return found
+    return candidates
 
 
 def restore(name: str, settings: dict[str, Any], runtime: str = "") -> Chain:

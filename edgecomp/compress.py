@@ -43,7 +43,7 @@ _LATER: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class _Job:
+class LayerJob:
     """One layer to compress, by all its names."""
 
     names: tuple[str, ...]
@@ -52,7 +52,7 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Base:
+class FitContext:
     """What fitting a layer needs: the net as it is by now, what factorized layers are to give the same as, calibration
     inputs (N, …) if there are any."""
 
@@ -63,7 +63,7 @@ class _Base:
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class LayerFit:
     """What takes the place of each layer; ‖W−Ŵ‖/‖W‖ and, with inputs, ‖X(W−Ŵ)ᵀ‖/‖XWᵀ‖; the tensors of the layers as
     later ones are to find them; and what there is to say."""
 
@@ -117,27 +117,28 @@ def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn
     jobs = _jobs(net, model, plan)
     if isinstance(net, FileNet) and samples is not None:
         engine = None  # the file runs as a whole, for several layers at a time, with all threads
-    base = _Base(net, original, _on_their_way(net, samples, jobs, batch_of(model.example_inputs), engine), plan.seed)
+    given = _on_their_way(net, samples, jobs, batch_of(model.example_inputs), engine)
+    context = FitContext(net, original, given, plan.seed)
     with progress.bar("layers", len(jobs)) as advance:
-        found: dict[int, _Fitted] = {}
+        fits: dict[int, LayerFit] = {}
         shared: list[Any] = []
         for numbers in [[n] for n in range(len(jobs))] if engine is None else _waves(model, jobs):
             advance(0, text=jobs[numbers[0]].names[0])
-            found |= _fitted(base, jobs, numbers, engine, shared)
+            fits |= _fit_layers(context, jobs, numbers, engine, shared)
             advance(len(numbers))
     contiguous(net)
     errors: dict[str, dict[str, float]] = {"weight_errors": {}, "output_errors": {}}
     for number, job in enumerate(jobs):
-        errors["weight_errors"][job.names[0]] = found[number].weights
-        if (outputs := found[number].outputs) is not None:
+        errors["weight_errors"][job.names[0]] = fits[number].weights
+        if (outputs := fits[number].outputs) is not None:
             errors["output_errors"][job.names[0]] = outputs
-        for name, layer in zip(job.names, found[number].layers, strict=True):
+        for name, layer in zip(job.names, fits[number].layers, strict=True):
             net.set_submodule(name, layer)
     return net, errors
 
 
 def _on_their_way(
-    net: nn.Module, samples: tuple[torch.Tensor, ...] | None, jobs: list[_Job], batch: int, engine: Engine | None
+    net: nn.Module, samples: tuple[torch.Tensor, ...] | None, jobs: list[LayerJob], batch: int, engine: Engine | None
 ) -> calibration.Samples | None:
     """Calibration samples as layers of `net` are fitted to them in turn. Workers of an engine get them as they are."""
     if samples is None or engine is not None:
@@ -149,14 +150,14 @@ def _on_their_way(
     return Walk(net, samples)
 
 
-def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[_Job]:
+def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[LayerJob]:
     """What there is to do, in the order of execution, also where layers that share parts are far from each other."""
     jobs = []
     for entry in (entry for entry in plan.entries if entry.method):
         method: Chain | SharedFactors = chain.restore(entry.method, entry.settings, plan.runtime)
         if entry.coupled:
             method = method.together([net.get_submodule(name) for name in entry.layers])
-        jobs += [_Job(names, entry, method) for names in entry.units]
+        jobs += [LayerJob(names, entry, method) for names in entry.units]
     if any(entry.coupled for entry in plan.entries):
         order = execution_order(exported(model.net, model.example_inputs, model.name))
         jobs.sort(key=lambda job: order.index(job.names[0]) if job.names[0] in order else len(order))
@@ -169,14 +170,14 @@ def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
     wanted = {name for name, entry in alone.items() if entry.method and entry.settings.get("permute")}
     if model.data is None or not wanted or isinstance(net, FileNet):
         return
-    found = channel_producers(exported(model.net, model.example_inputs, model.name))
-    producers = {name: found[name] for name in alone if name in wanted and found.get(name) in alone}
+    all_producers = channel_producers(exported(model.net, model.example_inputs, model.name))
+    producers = {name: all_producers[name] for name in alone if name in wanted and all_producers.get(name) in alone}
     channel_order.order_by_energy(net, producers, model.data.calibration.inputs[:ENERGY_SAMPLES])
     for name, producer in producers.items():
         progress.note(f"{name}: input channels in the order of their energy, which {producer} takes on")
 
 
-def _waves(model: Model, jobs: list[_Job]) -> list[list[int]]:
+def _waves(model: Model, jobs: list[LayerJob]) -> list[list[int]]:
     """The numbers of the jobs, those together whose inputs do not depend on each other; after those they depend on."""
     inputs_from: dict[str, set[str]] = {}
     if model.data is not None:
@@ -190,56 +191,56 @@ def _waves(model: Model, jobs: list[_Job]) -> list[list[int]]:
     return [[n for n, d in enumerate(depth) if d == wave] for wave in range(max(depth, default=-1) + 1)]
 
 
-def _fitted(
-    base: _Base, jobs: list[_Job], numbers: list[int], engine: Engine | None, shared: list[Any]
-) -> dict[int, _Fitted]:
+def _fit_layers(
+    context: FitContext, jobs: list[LayerJob], numbers: list[int], engine: Engine | None, shared: list[Any]
+) -> dict[int, LayerFit]:
     """Fits some layers to the net as it is, and leaves it as later layers are to find it.
 
     Args:
-        shared: what the engine's workers have got so far: the base, once, and then what has changed of its net.
+        shared: what the engine's workers have got so far: the context, once, and then what has changed of its net.
     """
-    found: dict[int, _Fitted] = {}
+    fits: dict[int, LayerFit] = {}
     apart = [n for n in numbers if engine is not None and isinstance(jobs[n].method, Chain)]
     if engine is not None and apart:
-        shared[:0] = [] if shared else [engine.share(base)]
+        shared[:0] = [] if shared else [engine.share(context)]
         outcomes = engine.run(_fit_apart, [jobs[n] for n in apart], *shared)
         for number, outcome in zip(apart, outcomes, strict=True):
-            found[number] = outcome.get()
-            for name, tensors in found[number].tensors.items():
-                base.net.get_submodule(name).load_state_dict(tensors)
+            fits[number] = outcome.get()
+            for name, tensors in fits[number].tensors.items():
+                context.net.get_submodule(name).load_state_dict(tensors)
     # Layers that share parts are fitted here: the parts are made for all of them when the first one comes up.
-    found |= {number: _fit(jobs[number], base) for number in numbers if number not in found}
+    fits |= {number: _fit(jobs[number], context) for number in numbers if number not in fits}
     if engine is not None and shared:
-        shared.append(engine.share({k: v for number in numbers for k, v in found[number].tensors.items()}))
+        shared.append(engine.share({k: v for number in numbers for k, v in fits[number].tensors.items()}))
     for number in numbers:
-        job, fitted = jobs[number], found[number]
-        text = f"relative error {fitted.weights:.3f}"
-        text += "" if fitted.outputs is None else f", of the outputs {fitted.outputs:.3f}"
-        text += f"; {fitted.note}" if fitted.note else ""
-        shape = tuple(weight_matrix(base.net.get_submodule(job.names[0])).shape)
+        job, fit = jobs[number], fits[number]
+        text = f"relative error {fit.weights:.3f}"
+        text += "" if fit.outputs is None else f", of the outputs {fit.outputs:.3f}"
+        text += f"; {fit.note}" if fit.note else ""
+        shape = tuple(weight_matrix(context.net.get_submodule(job.names[0])).shape)
         progress.note(f"{', '.join(job.names)}: {shape} by {job.entry.method}, {text}")
-    return found
+    return fits
 
 
-def _fit_apart(job: _Job, base: _Base, *changes: dict[str, dict[str, torch.Tensor]]) -> _Fitted:
-    """The task of fitting one layer of the base's net with what has changed of it since."""
-    net = copy.deepcopy(base.net)
+def _fit_apart(job: LayerJob, context: FitContext, *changes: dict[str, dict[str, torch.Tensor]]) -> LayerFit:
+    """The task of fitting one layer of the context's net with what has changed of it since."""
+    net = copy.deepcopy(context.net)
     for name, tensors in (item for change in changes for item in change.items()):
         net.get_submodule(name).load_state_dict(tensors)
-    return _fit(job, replace(base, net=net))
+    return _fit(job, replace(context, net=net))
 
 
-def _fit(job: _Job, base: _Base) -> _Fitted:
-    """Fits a layer, whose weights in `base.net` become what takes their place, and those that share its weight."""
-    net, samples, seed = base.net, base.samples, base.seed
+def _fit(job: LayerJob, context: FitContext) -> LayerFit:
+    """Fits a layer, whose weights in `context.net` become what takes their place, and those that share its weight."""
+    net, samples, seed = context.net, context.samples, context.seed
     layers = [net.get_submodule(name) for name in job.names]
     layer, others = layers[0], layers[1:]
     before, note = weight_matrix(layer).clone(), ""
-    statistics = _statistics(layers, base)
+    statistics = _statistics(layers, context)
     inputs = pooled(statistics) if statistics else None
-    if inputs is not None and base.original is not None and _joint(job.entry):
+    if inputs is not None and context.original is not None and _joint(job.entry):
         plain = samples.samples if isinstance(samples, Walk) else samples
-        aim_at_original(net, base.original, job.names[0], plain, inputs, seed)
+        aim_at_original(net, context.original, job.names[0], plain, inputs, seed)
     if inputs is not None and inputs.constant:
         note = "its inputs do not vary over the calibration samples, so that it was coded without them"
     means = [inputs.mean for inputs in statistics] or [None] * len(layers)
@@ -259,14 +260,14 @@ def _fit(job: _Job, base: _Base) -> _Fitted:
         seen = inputs.centered() if has_bias(layers[0]) else inputs
         outputs = _ratio(seen.sample @ difference.T, inputs.sample @ before.T)
     tensors = {name: layer.state_dict() for name, layer in zip(job.names, layers, strict=True)}
-    return _Fitted(replacements, _ratio(difference, before), outputs, tensors, note)
+    return LayerFit(replacements, _ratio(difference, before), outputs, tensors, note)
 
 
-def _statistics(layers: list[nn.Module], base: _Base) -> list[Inputs]:
+def _statistics(layers: list[nn.Module], context: FitContext) -> list[Inputs]:
     """Of the inputs of each layer; none without data, or where one is looked up in instead of multiplied with."""
-    if base.samples is None or any(kind_of(one) == "embedding" or getattr(one, "groups", 1) > 1 for one in layers):
+    if context.samples is None or any(kind_of(one) == "embedding" or getattr(one, "groups", 1) > 1 for one in layers):
         return []
-    return [calibration.gather(base.net, layer, base.samples, base.seed) for layer in layers]
+    return [calibration.gather(context.net, layer, context.samples, context.seed) for layer in layers]
 
 
 def _fix_ranges(net: nn.Module, samples: calibration.Samples | None, layer: nn.Module, compressed: nn.Module) -> None:

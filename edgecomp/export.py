@@ -29,11 +29,11 @@ from .graph.given import as_tuple, distance
 from .graph.precision import other_precision
 from .graph.put_back import decoded_parameters, outputs_with
 from .graph.trace import batch_of
+from .layers.builtin import Builtin, without_custom_ops
 from .layers.codebook import Coded
 from .layers.ledger import ledger
 from .layers.quantized import Quantized
 from .layers.recurrent import inside_recurrences
-from .layers.stock import Stock, without_custom_ops
 from .layers.transposed import with_plain_transposed
 from .records import Artifact, Compressed, Model, Plan, Proof, Report
 from .runtimes.litert.file_net import FileNet
@@ -64,7 +64,7 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
     nets = {path: compressed.net}
     if plan.stock:
         nets = {path: without_custom_ops(compressed.net, model.example_inputs)}
-        if any(isinstance(layer, Stock) for layer in nets[path].modules()):
+        if any(isinstance(layer, Builtin) for layer in nets[path].modules()):
             nets[custom_op_path] = compressed.net
     else:
         custom_op_path.unlink(missing_ok=True)  # of an earlier build
@@ -222,9 +222,9 @@ def _find_codes(runtime: ModuleType, net: nn.Module, path: Path) -> tuple[list[C
     stock = rounded = 0
     apart = inside_recurrences(net)
     for name, layer in net.named_modules():
-        if isinstance(layer, (Coded, Stock)):
+        if isinstance(layer, (Coded, Builtin)):
             coded += [layer] if isinstance(layer, Coded) else []
-            stock += isinstance(layer, Stock)
+            stock += isinstance(layer, Builtin)
             _find(stored, [layer.codes], f"{path}: the codes of {name}")
             _find(stored, [layer.codebook], f"{path}: the codebook of {name}")
         elif isinstance(layer, Quantized):

@@ -108,8 +108,8 @@ def runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
         raise UsageError(f"{request.model} is a file of {own}; it cannot become one of {asked}", "Leave out --runtime.")
     if request.stock:
         raise UsageError(
-            f"--stock cannot build {request.model}: layers of a finished file are replaced by custom ops alone",
-            "Build from the torch model, or leave out --stock.",
+            f"--no-custom-ops cannot build {request.model}: layers of a finished file are replaced by custom ops alone",
+            "Build from the torch model, or leave out --no-custom-ops.",
         )
     if request.recover_epochs:
         raise UsageError(

@@ -19,6 +19,7 @@ from starts import Starter
 
 from edgecomp.devices import bundle, timing
 from edgecomp.util import compiler
+from edgecomp.util.files import cache_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -160,12 +161,66 @@ def data():
 """
 
 
+# Its labels are its own answers: it is right everywhere, whatever its weights, and loses what codes do to it.
+RIGHT_MODEL = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    head = nn.Linear(128, 10)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3, stride=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(400, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), head,
+    ).eval()
+    with torch.no_grad():  # no class is the answer to all, and it is sure of what it says
+        head.bias -= net(torch.randn(256, 1, 12, 12)).mean(0)
+        head.weight *= 100
+        head.bias *= 100
+    return net
+
+def example_inputs():
+    return (torch.zeros(1, 1, 12, 12),)
+
+def data():
+    generator, net = torch.Generator().manual_seed(1), build()
+    def split(n):
+        x = torch.randn(n, 1, 12, 12, generator=generator)
+        with torch.no_grad():
+            return x, net(x).argmax(1)
+    return {"train": split(256), "calibration": split(2048), "test": split(1000)}
+"""
+
+
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Path:
     """A model file with random weights and random data."""
     path = tmp_path / "tiny.py"
     path.write_text(TINY_MODEL + TINY_DATA)
     return path
+
+
+@pytest.fixture
+def right_model(tmp_path: Path) -> Path:
+    """A model file with random weights that is right about its data."""
+    path = tmp_path / "right.py"
+    path.write_text(RIGHT_MODEL)
+    return path
+
+
+@pytest.fixture
+def fresh_cache(tmp_path: Path):
+    """`fresh_cache("weights")`: a folder for EDGECOMP_CACHE in which nothing is known but the programs and SDKs that
+    other tests compiled and fetched, and what is named."""
+
+    def make(*known: str) -> Path:
+        folder = tmp_path / "cache"
+        folder.mkdir()
+        for name in ("native", "sdk", *known):
+            (folder / name).symlink_to(cache_folder(name))
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from conftest import TINY_DATA, TINY_MODEL
 
 from edgecomp import engines
 from edgecomp.auto import candidates as market
@@ -28,7 +29,7 @@ from edgecomp.load import load
 from edgecomp.records import Request
 from edgecomp.training.outputs import divergence, predict
 
-FEW = ("--set", "auto.methods=pq,kmeans,int8,svd:kmeans", "--set", "auto.samples=256", "--set", "auto.rounds=2")
+FEW = ("--set", "auto.methods=kmeans,int8,svd:kmeans", "--set", "auto.samples=256", "--set", "auto.rounds=2")
 
 
 def columns(seed, layers=4, each=5):
@@ -83,8 +84,6 @@ def test_a_candidate_for_several_layers_takes_the_place_of_all():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    from conftest import TINY_DATA, TINY_MODEL
-
     path = tmp_path_factory.mktemp("model") / "tiny.py"
     path.write_text(TINY_MODEL + TINY_DATA)
     return load(Request(model=str(path)))
@@ -191,8 +190,6 @@ def test_a_wrong_setting_is_named(setting, message):
 
 
 def test_without_data_it_says_what_is_missing(edgecomp, tmp_path):
-    from conftest import TINY_MODEL
-
     (tmp_path / "bare.py").write_text(TINY_MODEL)
     done = edgecomp("build", "bare.py", "--method", "auto", "--on", "none")
     assert done.returncode == 2 and "data()" in done.stderr
@@ -200,64 +197,66 @@ def test_without_data_it_says_what_is_missing(edgecomp, tmp_path):
     assert done.returncode == 2 and "methods" in done.stderr
 
 
-@pytest.mark.xdist_group("auto fashion")
-def test_the_default_model_within_a_budget(edgecomp, tmp_path):
+@pytest.mark.xdist_group("auto")
+def test_a_model_within_a_budget(edgecomp, right_model, tmp_path):
     """Predicted bytes are the ledger's, container and all; the file meets the budget; every choice is explained."""
-    done = edgecomp(
-        "build", "--method", "auto", "--budget", "150kB", "--max-drop", "2", *FEW, "--on", "host", "-o", "out"
-    )
+    limits = ("--budget", "100kB", "--max-drop", "20")
+    done = edgecomp("build", right_model, "--method", "auto", *limits, *FEW, "--on", "host", "-o", "out")
     assert done.returncode == 0, done.stdout + done.stderr
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [e["predicted_bytes"] for e in plan["entries"]] == [line["bytes"] for line in report["layers"][:-1]]
     assert plan["search"]["container_bytes"] == report["layers"][-1]["bytes"]
     size = (tmp_path / "out" / "model.pte").stat().st_size
-    assert sum(e["predicted_bytes"] for e in plan["entries"]) + plan["search"]["container_bytes"] == size <= 150_000
-    assert plan["method"] == "auto" and plan["search"]["split"] == "fashion-mnist/calibration"
+    assert sum(e["predicted_bytes"] for e in plan["entries"]) + plan["search"]["container_bytes"] == size <= 100_000
+    assert plan["method"] == "auto" and plan["search"]["split"] == "calibration"
     (chosen,) = [look for look in plan["search"]["looks"] if look["chosen"]]
-    assert chosen["file_bytes"] == size and report["accuracy"]["drop_points"] <= 2
-    second = next(e["runner_up"] for e in plan["entries"] if e["layers"] == ["dense1"])
+    assert chosen["file_bytes"] == size and report["accuracy"]["drop_points"] <= 20
+    second = next(e["runner_up"] for e in plan["entries"] if e["layers"] == ["3"])
     assert second["bytes"] > 0 and second["plan_damage"] > 0
     assert "runner-up" in done.stdout and "runner-up" in (tmp_path / "out" / "report.html").read_text()
 
-    again = edgecomp("build", "--method", "auto", "--budget", "150kB", *FEW, "--dry-run", "--json", "-o", "dry")
+    again = edgecomp("build", right_model, "--method", "auto", *limits, *FEW, "--dry-run", "--json", "-o", "dry")
     dry = json.loads(again.stdout)
     keys = ("method", "settings", "predicted_bytes")
     assert [[e[k] for k in keys] for e in dry["entries"]] == [[e[k] for k in keys] for e in plan["entries"]]
     assert not (tmp_path / "dry" / "model.pte").exists()
 
 
-@pytest.mark.xdist_group("auto fashion")
-def test_a_budget_that_cannot_be_met_names_the_nearest_plan(edgecomp, tmp_path):
-    done = edgecomp(
-        "build", "models/fashion.py", "--method", "auto", "--budget", "5kB", *FEW, "--on", "none", "-o", "out"
-    )
+@pytest.mark.xdist_group("auto")
+def test_a_budget_that_cannot_be_met_names_the_nearest_plan(edgecomp, right_model, tmp_path):
+    done = edgecomp("build", right_model, "--method", "auto", "--budget", "5kB", *FEW, "--on", "none", "-o", "out")
     assert done.returncode == 1
-    assert "nearest takes" in done.stderr and "dense1" in done.stderr and "The nearest plan" in done.stdout
+    assert (
+        "nearest takes" in done.stderr
+        and "Held back by 3" in " ".join(done.stderr.split())
+        and "The nearest plan" in done.stdout
+    )
     assert not (tmp_path / "out" / "model.pte").exists()
 
 
-@pytest.mark.xdist_group("auto fashion")
-def test_what_loses_too_much_is_no_answer_to_a_budget(edgecomp, tmp_path):
+@pytest.mark.xdist_group("auto")
+def test_what_loses_too_much_is_no_answer_to_a_budget(edgecomp, right_model, tmp_path):
     """The nearest plan that loses no more is named; asked for without a budget, it is built."""
-    few = (*FEW, "--set", "auto.rounds=1", "--max-drop", "2", "--on", "host")
-    done = edgecomp("build", "models/fashion.py", "--method", "auto", "--budget", "25kB", *few, "-o", "out")
+    few = (*FEW, "--set", "auto.rounds=1", "--max-drop", "10", "--on", "host")
+    done = edgecomp("build", right_model, "--method", "auto", "--budget", "20kB", *few, "-o", "out")
     message = " ".join(done.stderr.split())
-    assert done.returncode == 1 and "loses at most 2 points, but" in message and "The nearest plan" in done.stdout
+    assert done.returncode == 1 and "loses at most 10 points, but" in message and "The nearest plan" in done.stdout
     nearest = int(re.search(r"Allow ([\d,]+) or more", message)[1].replace(",", ""))
-    assert 25_000 < nearest < 400_000 and not (tmp_path / "out" / "model.pte").exists()
-    done = edgecomp("build", "models/fashion.py", "--method", "auto", *few, "-o", "out")
+    assert 20_000 < nearest < 300_000 and not (tmp_path / "out" / "model.pte").exists()
+    done = edgecomp("build", right_model, "--method", "auto", *few, "-o", "out")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert done.returncode == 0 and report["accuracy"]["interval"][1] <= 2, done.stderr
+    assert report["accuracy"]["interval"][0] <= 10 and (tmp_path / "out" / "model.pte").exists(), done.stderr
 
 
 @pytest.mark.xdist_group("starter")
-def test_an_interrupted_search_goes_on_where_it_was(edgecomp, starter, tiny_model, tmp_path):
-    cache = {"EDGECOMP_CACHE": str(tmp_path / "cache")}
-    arguments = ("build", tiny_model, "--method", "auto", "--budget", "40kB", "--on", "none", "-o", tmp_path / "out")
-    few = ("--set", "auto.samples=64", "--set", "auto.methods=pq,kmeans,int8", "--set", "auto.rounds=1")
+def test_an_interrupted_search_goes_on_where_it_was(edgecomp, starter, right_model, fresh_cache, tmp_path):
+    folder = fresh_cache("single-layers")
+    cache = {"EDGECOMP_CACHE": str(folder)}
+    arguments = ("build", right_model, "--method", "auto", "--budget", "40kB", "--on", "none", "-o", tmp_path / "out")
+    few = ("--set", "auto.samples=64", "--set", "auto.methods=kmeans,int8", "--set", "auto.rounds=1")
     first = starter.popen(*arguments, *few, cwd=tmp_path, **cache)
-    found = tmp_path / "cache" / "auto"
+    found = folder / "auto"
 
     def judged():
         """The files of candidates whose damage is known; a second pass adds it to those that are only screened."""

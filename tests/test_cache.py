@@ -16,7 +16,6 @@ from test_architecture import EDGES, FILES
 from edgecomp.errors import BuildError
 from edgecomp.util import cache
 from edgecomp.util.cache import digest_path, keep, key_of, recall, remembered, remembered_file, remembered_folder
-from edgecomp.util.files import cache_folder
 
 PACKAGE = Path(cache.__file__).parents[1]
 
@@ -179,18 +178,15 @@ remembered_file(Path({str(tmp_path / "file")!r}), make)
     assert remembered_file(tmp_path / "file", lambda path: path.write_text("whole")).read_text() == "whole"
 
 
-def test_a_search_of_auto_survives_an_edit_of_the_command_line(tiny_model, tmp_path):
+def test_a_search_of_auto_survives_an_edit_of_the_command_line(right_model, fresh_cache, tmp_path):
     """A copy of the package searches, its command line and report are edited, and it searches again: every candidate
     and every plan is found where it was. After an edit of what fits codes nothing is."""
     root = tmp_path / "root"
     shutil.copytree(PACKAGE, root / "edgecomp", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("targets", "android_bench", "models"):
         (root / name).symlink_to(PACKAGE.parent / name)
-    (tmp_path / "cache").mkdir()
-    for name in ("native", "sdk"):  # programs that are compiled already
-        (tmp_path / "cache" / name).symlink_to(cache_folder(name))
-    environment = {**os.environ, "EDGECOMP_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "edgecomp.cli", "build", str(tiny_model), "--method", "auto", "--budget", "60kB"]
+    environment = {**os.environ, "EDGECOMP_CACHE": str(fresh_cache()), "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "edgecomp.cli", "build", str(right_model), "--method", "auto", "--budget", "60kB"]
     command += ["--set", "auto.samples=64", "--set", "auto.methods=kmeans,int8", "--set", "auto.rounds=1"]
     command += ["--on", "none", "--dry-run", "-o", str(tmp_path / "out")]
 

@@ -17,7 +17,7 @@ from edgecomp.layers.matrix import parameter_bytes
 from edgecomp.load import load
 from edgecomp.methods import coupled_tt, tt
 from edgecomp.records import Request
-from edgecomp.training.distill import Task, _Run
+from edgecomp.training.distill import Distillation, Task
 from edgecomp.training.outputs import OutputLoss
 from edgecomp.util.workspace import Workspace
 
@@ -175,7 +175,7 @@ def test_checkpoint_and_recovery_keep_what_is_shared(compressed, tmp_path):
     with safe_open(path, "pt") as file:
         assert "left.1.weight" in file.keys() and "right.1.weight" not in file.keys()  # noqa: SIM118
     again = checkpoint.restore(model.net, path)
-    run = _Run(Task(model.net, net, model.data.train, 1, 0, OutputLoss(1)), tmp_path / "kept.safetensors")
+    run = Distillation(Task(model.net, net, model.data.train, 1, 0, OutputLoss(1)), tmp_path / "kept.safetensors")
     before = net.left[1].weight.clone()
     while run.step < run.total:
         run.advance()

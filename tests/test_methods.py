@@ -10,7 +10,7 @@ from torch import nn
 from edgecomp import chain, discover
 from edgecomp.errors import UsageError
 from edgecomp.fitting.calibration import Inputs
-from edgecomp.fitting.error_feedback import code_blocks, output_error, refine, triangle
+from edgecomp.fitting.error_feedback import code_blocks, output_error, refine, upper_cholesky
 from edgecomp.layers.matrix import kind_of, parameter_bytes, weight_matrix
 
 # For each method, and some chains: settings from the smallest budget to the largest; the last one reproduces a small
@@ -198,7 +198,7 @@ def test_feedback_targets_are_those_that_minimise_the_error():
         total += float(((target - coded) @ factor).square().sum())
         return coded
 
-    coded = code_blocks(matrix, triangle(moment), 3, code)
+    coded = code_blocks(matrix, upper_cholesky(moment), 3, code)
     assert total == pytest.approx(float(((matrix - coded) @ moment * (matrix - coded)).sum()), rel=1e-3)
 
 
@@ -209,7 +209,7 @@ def test_refining_never_raises_the_error():
     def code(_, target, factor):
         return target.round()
 
-    coded = code_blocks(matrix, triangle(moment), 1, code)
+    coded = code_blocks(matrix, upper_cholesky(moment), 1, code)
     for _ in range(3):
         refined = refine(matrix, coded, moment, 1, code)
         assert output_error(matrix, refined, moment) <= output_error(matrix, coded, moment) + 1e-5

@@ -13,7 +13,6 @@ from edgecomp.papers._ranks import Cut, RankBench, Strategy
 from edgecomp.records import Request
 from edgecomp.report import markdown
 from edgecomp.training.metrics import average_precisions
-from edgecomp.util.files import cache_folder
 
 
 def test_retrieval_is_scored_as_scikit_learn_does():
@@ -79,12 +78,8 @@ CHARACTERS = {"jaderberg2014", "lebedev2015"}  # of one net, which is trained on
         for name in discover.module_names(papers)
     ],
 )
-def test_quick_reproduction_writes_its_page_and_goes_on_where_it_stopped(edgecomp, tmp_path, paper):
-    """What it measures is new; compiled programs, the SDK and the weights of the quick training are those of all."""
-    (tmp_path / "cache").mkdir()
-    for name in ("native", "sdk", "weights"):
-        (tmp_path / "cache" / name).symlink_to(cache_folder(name))
-    cache = {"EDGECOMP_CACHE": str(tmp_path / "cache")}
+def test_quick_reproduction_writes_its_page_and_goes_on_where_it_stopped(edgecomp, fresh_cache, tmp_path, paper):
+    cache = {"EDGECOMP_CACHE": str(fresh_cache("weights"))}
     done = edgecomp("reproduce", paper, "--quick", "-o", "docs", **cache)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "docs" / f"{paper}.md").read_text()

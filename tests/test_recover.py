@@ -12,7 +12,7 @@ from edgecomp.errors import UsageError
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, checkpoint, ops
 from edgecomp.records import Compressed, Data, Model, Plan, Split
 from edgecomp.training import distill, trainable
-from edgecomp.training.distill import Task, _Run, train_net
+from edgecomp.training.distill import Distillation, Task, train_net
 from edgecomp.training.outputs import OutputLoss, divergence
 from edgecomp.util.workspace import Workspace
 
@@ -99,7 +99,7 @@ def test_a_run_that_diverges_goes_back_and_on_more_slowly(model, factored, tmp_p
 
 def test_an_interrupted_recovery_ends_the_same(model, factored, tmp_path):
     def run(kept):
-        return _Run(Task(model.net, factored, model.data.train, 3, 0, OutputLoss(1)), kept)
+        return Distillation(Task(model.net, factored, model.data.train, 3, 0, OutputLoss(1)), kept)
 
     whole, first = run(tmp_path / "a"), run(tmp_path / "b")
     for _ in range(4):

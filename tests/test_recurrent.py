@@ -8,9 +8,9 @@ from torch import nn
 from edgecomp import discover
 from edgecomp.errors import BuildError
 from edgecomp.fitting import calibration
+from edgecomp.layers.builtin import without_custom_ops
 from edgecomp.layers.codebook import CodebookLinear
 from edgecomp.layers.recurrent import GATES, Recurrence
-from edgecomp.layers.stock import without_custom_ops
 from edgecomp.methods import int4, int8, kmeans, pq, svd
 
 HIDDEN, INPUTS, STEPS = 32, 5, 160

@@ -84,9 +84,9 @@ def test_a_sweep_builds_every_point_that_fits_and_says_why_others_do_not(edgecom
     assert sweep_of(out)["measurements"] == found["measurements"]  # timed once
 
 
-def test_auto_is_a_method_among_others(edgecomp_sweep, tiny_model, tmp_path):
-    few = ("--set", "auto.methods=pq,int8", "--set", "auto.samples=64", "--set", "auto.rounds=1", "--set", "s=2")
-    done = edgecomp_sweep(tiny_model, "--methods", "auto,pq", "--budgets", "110kB,10kB", *few)
+def test_auto_is_a_method_among_others(edgecomp_sweep, right_model, tmp_path):
+    few = ("--set", "auto.methods=kmeans,int8", "--set", "auto.samples=64", "--set", "auto.rounds=1")
+    done = edgecomp_sweep(right_model, "--methods", "auto,kmeans", "--budgets", "110kB,10kB", *few)
     assert done.returncode == 1, done.stderr
     auto, too_small, *others = sweep_of(tmp_path / "out")["points"]
     assert auto["state"] == "built" and auto["artifact_bytes"] <= 110_000
@@ -145,15 +145,15 @@ class Killing:
 
 def test_ray_gives_the_same_bytes_as_local_though_a_node_dies(engine, tiny_model, two_nodes, tmp_path):
     cluster, second = two_nodes
-    base = Request(model=str(tiny_model), on="host", out=tmp_path / "local")
-    request = SweepRequest(base, ("pq", "kmeans"), (110_000, 60_000))
+    base = Request(model=str(tiny_model), on="none", out=tmp_path / "local")
+    request = SweepRequest(base, ("pq",), (150_000, 110_000, 60_000))
     local = sweep(request, engine)
     with engines.opened("ray", cluster.address) as nodes:
         assert nodes.workers == 2
         killing = Killing(nodes, lambda: cluster.remove_node(second, allow_graceful=False))
         remote = sweep(dataclasses.replace(request, base=dataclasses.replace(base, out=tmp_path / "ray")), killing)
         assert killing.kill is None and nodes.share(0)
-    assert len(files_of(tmp_path / "local")) == 8
+    assert len(files_of(tmp_path / "local")) == 6
     assert files_of(tmp_path / "local") == files_of(tmp_path / "ray")
     assert [(p.folder, p.validation, p.test) for p in local.points] == [
         (p.folder, p.validation, p.test) for p in remote.points

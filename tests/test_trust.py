@@ -14,7 +14,7 @@ import typer
 from torch import nn
 
 from edgecomp import pipeline
-from edgecomp.cli.listings import print_table
+from edgecomp.cli.printing import print_table
 from edgecomp.discover import model_files
 from edgecomp.errors import BuildError, UsageError
 from edgecomp.export import reopen

@@ -84,7 +84,7 @@ def candidates(net: nn.Module, group: Group, names: tuple[str, ...], runtime: st
     """
     layer = net.get_submodule(group.layers[0])
     own = lowrank.total_macs(layer, [layer]) if group.kind in ("dense", "conv") else 0
-    found = {("", ""): Candidate(layers=group.layers, method=None, bytes=group.bytes, macs=own)}
+    unique = {("", ""): Candidate(layers=group.layers, method=None, bytes=group.bytes, macs=own)}
     for method in () if group.reason else chains(names, runtime):
         if method.couples or method.prunes:  # of more than one layer
             continue
@@ -92,8 +92,8 @@ def candidates(net: nn.Module, group: Group, names: tuple[str, ...], runtime: st
         if not method.refuse(layer):
             made = _candidate(layer, group, method)
             if made.bytes < group.bytes:
-                found[made.name, str(made.settings)] = made
-    return list(found.values())
+                unique[made.name, str(made.settings)] = made
+    return list(unique.values())
 
 
 def _candidate(layer: nn.Module, group: Group, method: Chain) -> Candidate:
@@ -146,13 +146,13 @@ def neighbours(net: nn.Module, group: Group, pick: Candidate, runtime: str) -> l
     if pick.method is None:
         return []
     layer = net.get_submodule(group.layers[0])
-    found = []
+    smaller = []
     for settings in _beside(pick.settings):
         method = chain.restore(pick.method, settings, runtime)
         if not method.refuse(layer):
             made = _candidate(layer, group, method)
-            found += [made] if made.bytes < group.bytes else []
-    return found
+            smaller += [made] if made.bytes < group.bytes else []
+    return smaller
 
 
 def _beside(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -35,5 +35,5 @@ def takes(candidate: Candidate, kind: str, instructions_per_mac: float | None = 
 
 def limits(stated: Limits) -> dict[str, float]:
     """Those of a request that plans differ in, by resource."""
-    found = {"instructions": stated.instructions, "ram": stated.ram_bytes}
-    return {resource: float(limit) for resource, limit in found.items() if limit is not None}
+    by_resource = {"instructions": stated.instructions, "ram": stated.ram_bytes}
+    return {resource: float(limit) for resource, limit in by_resource.items() if limit is not None}

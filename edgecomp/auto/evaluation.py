@@ -15,7 +15,7 @@ from ..export import file_outputs
 from ..graph.batches import records
 from ..graph.given import Outputs
 from ..graph.trace import batch_of
-from ..layers.stock import without_custom_ops
+from ..layers.builtin import without_custom_ops
 from ..measure import compare_answers
 from ..records import Model, Plan
 from ..training.outputs import output_loss, predict_all

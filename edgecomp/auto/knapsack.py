@@ -49,16 +49,16 @@ def choose(
     cost = cost / (_UNIT if least == "damage" else max(1e-9, cost.max() / 1e6))
     sizes = _amounts(columns, "bytes")
     cost = cost + 1e-4 * sizes / max(1.0, sizes.max())
-    found = milp(
+    solution = milp(
         cost,
         integrality=np.ones(len(columns)),
         bounds=Bounds(0, 1),
         constraints=constraints,
         options={"mip_rel_gap": 0},
     )
-    if found.x is None:
+    if solution.x is None:
         return None
-    chosen = [j for j, x in enumerate(found.x) if x > 0.5]
+    chosen = [j for j, x in enumerate(solution.x) if x > 0.5]
     over = [r for r, limit in limits.items() if _amounts([columns[j] for j in chosen], r).sum() > limit]
     if over:  # by no more than the solver's tolerance
         tighter = {r: limit * (1 - 1e-5) if r in over else limit for r, limit in limits.items()}

@@ -46,17 +46,17 @@ def options(settings: tuple[str, ...], runtime: str = "") -> Options:
             raise unknown("setting of auto", field, Options.model_fields)
         given[field] = value
     try:
-        found = Options(**given)  # type: ignore[arg-type]
+        chosen = Options(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"--set auto.{key}={given.get(key)}: {first['msg']}") from error
-    for name in found.chains:
+    for name in chosen.chains:
         if len(chain.split(name)) > 1:
             raise UsageError(f"auto.methods={name}: auto finds by itself which layer gets which", "Use commas, not +.")
         if any(candidate.prunes for candidate in chain.parse(name, (), runtime)):
             raise UsageError(f"auto.methods={name}: channel pruning is not among the candidates", "Leave it out.")
-    return found
+    return chosen
 
 
 def check(request: Request) -> None:

@@ -94,8 +94,8 @@ class Pool:
             [c for c in group if c.size <= spare + least.size]
             for group, least in zip(self.every, self.smallest, strict=True)
         ]
-        for group, found in zip(self.groups, affordable, strict=True):  # what is known of its inputs serves all
-            self._fill(group, found, 0 if thorough else limit)
+        for group, choices in zip(self.groups, affordable, strict=True):  # what is known of its inputs serves all
+            self._fill(group, choices, 0 if thorough else limit)
         fitted, kept, total = len(self._trials), sum(map(len, self.kept)), sum(map(len, affordable))
         self._count_instructions()
         progress.note(
@@ -108,9 +108,9 @@ class Pool:
             return
         self.weighed = True
         with progress.bar("containers", sum(map(len, self.every))) as advance:
-            for place, (group, found) in enumerate(zip(self.groups, self.every, strict=True)):
+            for place, (group, choices) in enumerate(zip(self.groups, self.every, strict=True)):
                 weighed = []
-                for candidate in found:
+                for candidate in choices:
                     advance(1, text=f"{group.layers[0]}: {candidate.name}")
                     weighed.append(self._with_container(group, candidate))
                 self.every[place] = weighed
@@ -131,30 +131,30 @@ class Pool:
             return
         net, examples = self.model.net, self.model.example_inputs
         with progress.bar("instructions", sum(map(len, self.kept))) as advance:
-            for group, found in zip(self.groups, self.kept, strict=True):
+            for group, choices in zip(self.groups, self.kept, strict=True):
                 layer = net.get_submodule(group.layers[0])
                 if kind_of(layer) not in ("dense", "conv"):
                     continue
                 x = single.input_of(net, examples, layer)
-                for candidate in found:
+                for candidate in choices:
                     advance(1, text=f"{group.layers[0]}: {candidate.name}")
                     rate = single.instructions_per_mac(layer, x, candidate, self.runtime, self.request.target)
                     self._rates[id(candidate)] = rate
 
-    def _fill(self, group: Group, found: list[Candidate], limit: int) -> None:
+    def _fill(self, group: Group, choices: list[Candidate], limit: int) -> None:
         place = self.groups.index(group)
         every = self.every[place]
-        found = [c for c in found if self._matters(c, group, limit)]
+        choices = [c for c in choices if self._matters(c, group, limit)]
         large = self._large(group)
-        chained = [c for c in found if c.chained]
-        coded = [c for c in found if large and c.method and not c.factorizes]
+        chained = [c for c in choices if c.chained]
+        coded = [c for c in choices if large and c.method and not c.factorizes]
         wanted = {_base(c) for c in chained}  # the factorizations of chains may be too large themselves
-        plain = [c for c in every if not c.chained and (c in found or (c.method, _values(c)) in wanted)]
+        plain = [c for c in every if not c.chained and (c in choices or (c.method, _values(c)) in wanted)]
         self._try(group, [c for c in plain if c not in coded])
         self._screen(coded)
         self._try(group, self._promising(chained, every))
         self._try(group, self._promising(coded, every))
-        self._judge(self.kept[place], [c for c in found if id(c) in self._trials])
+        self._judge(self.kept[place], [c for c in choices if id(c) in self._trials])
 
     def _matters(self, candidate: Candidate, group: Group, limit: int) -> bool:
         """It may save a part of the budget that is worth the search; other limits than bytes are not seen here."""
@@ -180,13 +180,13 @@ class Pool:
         self._count_instructions()
         return count
 
-    def _promising(self, found: list[Candidate], every: list[Candidate]) -> list[Candidate]:
+    def _promising(self, choices: list[Candidate], every: list[Candidate]) -> list[Candidate]:
         """Those that may be the best of their size; the smallest of all always."""
         least = min(c.size for c in every)
         tried = [c for c in every if id(c) in self._trials]
         return [
             c
-            for c in found
+            for c in choices
             if c.size == least
             or not any(
                 t.size <= c.size and self.error(t) <= self._bound(c, tried) and self._no_slower(t, c) for t in tried
@@ -200,11 +200,11 @@ class Pool:
         known = [self.error(c) for c in tried if (c.method, _values(c)) == _base(candidate)]
         return known[0] if known else float("-inf")
 
-    def _screen(self, found: list[Candidate]) -> None:
+    def _screen(self, choices: list[Candidate]) -> None:
         """Fits candidates to a part of their layer."""
         samples = self.options.samples
-        tasks = [Task(self._origin, self.runtime, samples, c, whole=False, part=_PART) for c in found]
-        for candidate, trial in zip(found, trials(self.runner, tasks), strict=True):
+        tasks = [Task(self._origin, self.runtime, samples, c, whole=False, part=_PART) for c in choices]
+        for candidate, trial in zip(choices, trials(self.runner, tasks), strict=True):
             self._screens[id(candidate)] = trial.error
 
     def _large(self, group: Group) -> bool:
@@ -222,9 +222,9 @@ class Pool:
         fresh = [c for c in wanted if id(c) not in self._trials]
         self._learn([Task(self._origin, self.runtime, samples, candidate, light) for candidate in fresh])
 
-    def _judge(self, kept: list[Candidate], found: list[Candidate]) -> None:
+    def _judge(self, kept: list[Candidate], choices: list[Candidate]) -> None:
         """Puts the best of each size through the net, and keeps them."""
-        best = [c for c in found if not any(self._beats(other, c) for other in [*found, *kept])]
+        best = [c for c in choices if not any(self._beats(other, c) for other in [*choices, *kept])]
         kept.extend(c for c in best if not any(c is k for k in kept))
         samples = self.options.samples
         self._learn([Task(self._origin, self.runtime, samples, c) for c in best if self.damage(c) is None])

@@ -72,10 +72,10 @@ def instructions_per_mac(layer: nn.Module, x: Tensor, candidate: Candidate, runt
         with tempfile.TemporaryDirectory() as folder:
             made, method = _made(small, candidate, runtime, x)
             macs = method.predict(small).macs if method else lowrank.cost(small, [small]).macs
-            found = probe.measured(
+            figures = probe.measured(
                 _exported(nn.Sequential(made), x, runtime, folder), runtime, target, x, emulated=True
             )
-            return found["instructions"] / max(1, macs * lowrank.outputs_of(small))
+            return figures["instructions"] / max(1, macs * lowrank.outputs_of(small))
 
     return _remembered(key, count)
 

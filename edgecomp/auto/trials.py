@@ -219,8 +219,8 @@ class Bench:
             codable = kind_of(layer) != "embedding" and getattr(layer, "groups", 1) == 1
             while self._inputs and sum(map(_numbers, self._inputs.values())) > _REMEMBERED:
                 del self._inputs[next(iter(self._inputs))]
-            found = calibration.gather(self.net, layer, self.fitting, self.seed) if codable else None
-            self._inputs[name] = found
+            inputs = calibration.gather(self.net, layer, self.fitting, self.seed) if codable else None
+            self._inputs[name] = inputs
         first = self.order.index(name) if name in self.order else 0
         with _replaced(self.net, self._recalled(first)):
             self._seen = [next(calibration.inputs_of(self.net, layer, batch)) for batch in self.batches]

@@ -40,10 +40,10 @@ def targets() -> list[dict[str, Any]]:
     """Every target: `name`, `description`, `runtimes`, `devices`."""
     from ..devices.target import find_target, target_names
 
-    found = [find_target(name) for name in target_names()]
+    known = [find_target(name) for name in target_names()]
     return [
         {"name": t.name, "description": t.description, "runtimes": list(t.runtimes), "devices": t.devices}
-        for t in found
+        for t in known
     ]
 
 
@@ -51,12 +51,12 @@ def models() -> list[dict[str, Any]]:
     """Every model of the zoo: `name`, `summary`, `file`, `weights`: are they shipped with edgecomp?"""
     from .. import discover
 
-    found = []
+    known = []
     for name, path in discover.model_files().items():
         summary, _ = _texts(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))))
         shipped = path.with_suffix(".safetensors").exists()
-        found.append({"name": name, "summary": summary, "file": str(path), "weights_shipped": shipped})
-    return found
+        known.append({"name": name, "summary": summary, "file": str(path), "weights_shipped": shipped})
+    return known
 
 
 def _method(name: str, module: ModuleType) -> dict[str, Any]:

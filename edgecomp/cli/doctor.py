@@ -47,21 +47,21 @@ def _package(name: str, requirement: str) -> Finding:
 
 
 def _programs() -> list[Finding]:
-    found: dict[str, Finding] = {}
+    programs: dict[str, Finding] = {}
     for name in target_names():
         target = find_target(name)
         tools = [(target.compiler.command, target.compiler.debian)]
         tools += [(target.emulator.command, target.emulator.debian)] if target.emulator else []
         for command, package in tools:
             path = shutil.which(command)
-            found[command] = Finding(
+            programs[command] = Finding(
                 command, path is not None, path or "not found", "" if path else f"sudo apt-get install {package}"
             )
     for command, package in (("adb", "adb"), ("ssh", "openssh-client")):  # for --on adb and --on ssh
         path = shutil.which(command)
         remedy = "" if path else f"sudo apt-get install {package}"
-        found[command] = Finding(command, path is not None, path or "not found", remedy, optional=True)
-    return list(found.values())
+        programs[command] = Finding(command, path is not None, path or "not found", remedy, optional=True)
+    return list(programs.values())
 
 
 def _fashion_mnist() -> Finding:

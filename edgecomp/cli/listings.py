@@ -9,6 +9,7 @@ import typer
 
 from ..errors import unknown
 from . import complete
+from .printing import print_json, print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,11 +32,11 @@ def methods(
 
     known = catalog.methods()
     if name is None:
-        _print_json(list(known.values())) if as_json else _print_methods(known)
+        print_json(list(known.values())) if as_json else _print_methods(known)
     elif name not in known:
         raise unknown("method", name, known)
     else:
-        _print_json(known[name]) if as_json else _print_method(known[name])
+        print_json(known[name]) if as_json else _print_method(known[name])
 
 
 @app.command()
@@ -43,10 +44,10 @@ def targets(as_json: AsJson = False) -> None:
     """List the targets and where they can be measured."""
     from . import catalog
 
-    found = catalog.targets()
+    listed = catalog.targets()
     if as_json:
-        return _print_json(found)
-    rows = [(t["name"], t["description"], ", ".join(t["runtimes"]), ", ".join(t["devices"])) for t in found]
+        return print_json(listed)
+    rows = [(t["name"], t["description"], ", ".join(t["runtimes"]), ", ".join(t["devices"])) for t in listed]
     print_table(("target", "what it is", "runtimes", "devices"), rows)
 
 
@@ -55,11 +56,11 @@ def models(as_json: AsJson = False) -> None:
     """List the models of the zoo."""
     from . import catalog
 
-    found = catalog.models()
+    listed = catalog.models()
     if as_json:
-        return _print_json(found)
+        return print_json(listed)
     rows = [
-        (m["name"], m["summary"], "shipped" if m["weights_shipped"] else f"edgecomp train {m['name']}") for m in found
+        (m["name"], m["summary"], "shipped" if m["weights_shipped"] else f"edgecomp train {m['name']}") for m in listed
     ]
     print_table(("model", "what it is", "weights"), rows)
 
@@ -71,7 +72,7 @@ def list_devices(as_json: AsJson = False) -> None:
 
     rows = choose.listing()
     if as_json:
-        return _print_json([dict(zip(("on", "what", "state", "remedy"), row, strict=True)) for row in rows])
+        return print_json([dict(zip(("on", "what", "state", "remedy"), row, strict=True)) for row in rows])
     print_table(("--on", "what", "state", "remedy"), rows)
 
 
@@ -84,23 +85,11 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
     else:
         rows = [("ok" if f.ok else "–", f.what, f.state, f.remedy) for f in findings]
         print_table(("", "what", "state", "how to get it"), rows)
     raise typer.Exit(0 if all(f.ok or f.optional for f in findings) else 4)
-
-
-def print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from ..util.text import cells
-
-    table = Table(*titles)
-    for row in rows:
-        table.add_row(*cells(row))
-    Console().print(table)
 
 
 def _print_methods(known: dict[str, dict[str, Any]]) -> None:
@@ -138,9 +127,3 @@ def _settings_table(settings: list[dict[str, Any]]) -> Table:
         bounds = re.sub("([≥>≤<]) ", "\\1\u00a0", setting["range"])  # not broken between sign and number
         table.add_row(*map(Text, (setting["name"], text, bounds, setting["description"])))
     return table
-
-
-def _print_json(data: Any) -> None:
-    import json
-
-    print(json.dumps(data, indent=1, ensure_ascii=False))

@@ -10,77 +10,39 @@ import typer
 
 from ..errors import EdgecompError
 from . import complete, failures, listings
-from .listings import print_table
+from .options import (
+    Address,
+    Budget,
+    Cores,
+    DataSource,
+    EngineName,
+    Host,
+    Layers,
+    MaxInstalled,
+    MaxInstructions,
+    MaxLatency,
+    MaxRam,
+    MaxTemp,
+    Method,
+    ModelArgument,
+    NoCustomOps,
+    OldNoCustomOps,
+    On,
+    Points,
+    Quick,
+    Serial,
+    Settings,
+    TargetName,
+    Tolerance,
+    Workers,
+)
+from .printing import escaped, print_comparison, print_message, print_plan, print_table
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Makes a trained PyTorch model fit the app: compress, export, measure on ARM64, judge the byte budget.",
 )
-
-ModelArgument = Annotated[
-    str | None,
-    typer.Argument(
-        help="Model file (Python, which is run), zoo name, package.module:factory, .pt2, .tflite.",
-        autocompletion=complete.model,
-    ),
-]
-DataSource = Annotated[
-    str | None,
-    typer.Option(
-        "--data", metavar="FILE|FOLDER", help="Python file with data(), which is run, or a folder of .npy to calibrate."
-    ),
-]
-Method = Annotated[
-    str,
-    typer.Option("--method", help="Compression method; `edgecomp methods` lists them.", autocompletion=complete.method),
-]
-TargetName = Annotated[
-    str,
-    typer.Option(
-        "--target", help="Where the model will run; `edgecomp targets` lists them.", autocompletion=complete.target
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="A setting of the method; `edgecomp methods NAME` lists them.",
-        autocompletion=complete.setting,
-    ),
-]
-Layers = Annotated[list[str] | None, typer.Option("--layers", metavar="GLOB", help="Only the layers of these names.")]
-Budget = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the file, like 10MB. Default: 1/20.")]
-MaxInstalled = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for model + runtime + kernels.")]
-MaxRam = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the memory that the model adds.")]
-MaxLatency = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Limit for the median, like 5ms; not with --on qemu.")
-]
-MaxInstructions = Annotated[
-    str | None, typer.Option(metavar="COUNT", help="Limit for executed ARM64 instructions, like 20M; with --on qemu.")
-]
-On = Annotated[
-    str | None,
-    typer.Option(
-        "--on", metavar="DEVICE", help="Measure on qemu, adb, ssh, host or none.", autocompletion=complete.device
-    ),
-]
-Tolerance = Annotated[str, typer.Option(metavar="SHARE", help="What a figure may grow by and still be the same.")]
-Points = Annotated[float, typer.Option(min=0, metavar="POINTS", help="Accuracy that may be lost all the same.")]
-Quick = Annotated[bool, typer.Option("--quick", help="If the model must be trained: one epoch over 10,000 samples.")]
-EngineName = Annotated[str, typer.Option("--engine", help="Where tasks run: local processes, or ray.")]
-Address = Annotated[str | None, typer.Option("--address", help="Of an existing Ray cluster. Default: one here.")]
-Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Tasks at a time. Default: one a core.")]
-
-Serial = Annotated[str | None, typer.Option(metavar="SERIAL", help="The phone; `edgecomp devices` lists them.")]
-Host = Annotated[str | None, typer.Option(metavar="USER@HOST", help="The computer, with --on ssh.")]
-Cores = Annotated[str | None, typer.Option(metavar="big|little|MASK", help="Where to run on the device; MASK is hex.")]
-MaxTemp = Annotated[float | None, typer.Option(metavar="°C", help="Let the device cool down to this before each turn.")]
-Stock = Annotated[
-    bool, typer.Option("--stock", help="A file without custom ops, for apps that cannot add one: slower, more memory.")
-]
-
 
 app.add_typer(listings.app)
 
@@ -112,8 +74,8 @@ def main() -> None:
     except EdgecompError as error:
         if nearest := getattr(error, "plan", None):
             print("The nearest plan:")
-            _print_plan(nearest)
-        _stderr(f"[bold red]error:[/] {_escape(error)}")
+            print_plan(nearest)
+        print_message(f"[bold red]error:[/] {escaped(error)}")
         sys.exit(error.exit_code)
     except typer.Abort as error:  # typer makes that of an EOFError, too
         code = failures.unexpected(error.__cause__) if isinstance(error.__cause__, EOFError) else 130
@@ -125,7 +87,7 @@ def main() -> None:
             sys.exit(error.exit_code)
         code = failures.unexpected(error)
     if code == 130:  # typer makes that of Ctrl-C
-        _stderr("[bold yellow]interrupted[/]: what is finished is kept; the same command goes on from there")
+        print_message("[bold yellow]interrupted[/]: what is finished is kept; the same command goes on from there")
     sys.exit(code)
 
 
@@ -165,7 +127,8 @@ def build(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
     quick: Quick = False,
-    stock: Stock = False,
+    no_custom_ops: NoCustomOps = False,
+    old_no_custom_ops: OldNoCustomOps = False,
     engine: Annotated[
         str | None,
         typer.Option("--engine", help="Fit candidates and layers in local processes (local), or as tasks of ray."),
@@ -204,7 +167,7 @@ def build(
         seed=seed,
         recover_epochs=recover,
         quick=quick,
-        stock=stock,
+        stock=no_custom_ops or old_no_custom_ops,
         engine=engine,
         address=address,
         workers=workers,
@@ -212,14 +175,14 @@ def build(
     check(request)  # a typo must not cost an hour of training
     if dry_run:
         plan = show_plan(request)
-        print(plan.model_dump_json(indent=1)) if json else _print_plan(plan)
+        print(plan.model_dump_json(indent=1)) if json else print_plan(plan)
         return
     report = run(request)
     if json:
         print(report.model_dump_json(indent=1, by_alias=True))
     else:
         print_report(report, Console())
-        _stderr(f"[dim]written to {request.out}: report.html, report.json, {report.runtime} model, bundle/[/]")
+        print_message(f"[dim]written to {request.out}: report.html, report.json, {report.runtime} model, bundle/[/]")
     raise typer.Exit(report.exit_code)
 
 
@@ -285,7 +248,7 @@ def sweep(
         print(result.model_dump_json(indent=1, by_alias=True))
     else:
         print_sweep(result, Console())
-        _stderr(f"[dim]written to {base.out}: sweep.html, sweep.json, points/[/]")
+        print_message(f"[dim]written to {base.out}: sweep.html, sweep.json, points/[/]")
     raise typer.Exit(result.exit_code)
 
 
@@ -328,7 +291,7 @@ def bench(
     compared = comparing.compare(before, result, share, points)
     if not json:
         print_report(result, Console())
-    _print_comparison(compared, json)
+    print_comparison(compared, json)
     codes = {result.exit_code, compared.exit_code}
     raise typer.Exit(1 if 1 in codes else max(codes))
 
@@ -349,7 +312,7 @@ def compare(
     from ..util.units import parse_share
 
     compared = comparing.compare(read_report(before), read_report(after), parse_share(tolerance), points)
-    _print_comparison(compared, json)
+    print_comparison(compared, json)
     raise typer.Exit(compared.exit_code)
 
 
@@ -368,8 +331,8 @@ def train(
     trained, path = train_model(model, quick)
     assert trained.data is not None
     metric, test = metric_of(trained.data.metric or "top1"), trained.data.test
-    found = format_score(score(trained.data, predict(trained.net, test.inputs)), metric.unit)
-    print(f"{trained.name}: {metric.name} {found} of {len(test):,} samples of {test.name}\n{path}")
+    shown = format_score(score(trained.data, predict(trained.net, test.inputs)), metric.unit)
+    print(f"{trained.name}: {metric.name} {shown} of {len(test):,} samples of {test.name}\n{path}")
 
 
 @app.command()
@@ -410,17 +373,7 @@ def reproduce(
     print_table(
         ("claim", "", "figures"), [(c.claim, "holds" if c.holds else "does not hold", c.figures) for c in claims]
     )
-    _stderr(f"[dim]written to {out / paper}.md[/]")
-
-
-def _print_comparison(compared, json: bool) -> None:  # type: ignore[no-untyped-def]
-    from ..report.compare import TITLES, remarks, rows
-
-    if json:
-        print(compared.model_dump_json(indent=1))
-        return
-    print_table(TITLES, rows(compared))
-    print(*remarks(compared), sep="\n")
+    print_message(f"[dim]written to {out / paper}.md[/]")
 
 
 def _folder(model: str | None, what: str) -> Path:
@@ -440,53 +393,3 @@ def _limits(installed: str | None, ram: str | None, latency: str | None, instruc
         latency_ms=parse_ms(latency) if latency else None,
         instructions=parse_count(instructions) if instructions else None,
     )
-
-
-def _print_plan(plan) -> None:  # type: ignore[no-untyped-def]
-    from rich.console import Console
-    from rich.text import Text
-
-    from ..report import explain
-    from ..report.figures import left_alone
-    from ..util.units import format_bytes
-
-    rows = [
-        (
-            ", ".join(e.layers),
-            e.kind,
-            "+".join(filter(None, (e.pruned, e.method))) or "–",
-            format_bytes(e.original_bytes),
-            format_bytes(e.predicted_bytes),
-        )
-        for e in plan.entries
-    ]
-    total = [format_bytes(sum(getattr(e, f) for e in plan.entries)) for f in ("original_bytes", "predicted_bytes")]
-    print_table(("layer", "kind", "method", "original", "predicted"), [*rows, ("all layers", "", "", *total)])
-    left = left_alone((", ".join(e.layers), e.method or e.pruned or None, e.reason) for e in plan.entries)
-    Console().print(*(Text.assemble(f"{layers}: ", (reason, "dim")) for layers, reason in left), sep="\n")
-    if plan.pruning:
-        groups = [
-            (" & ".join(g.layers), ", ".join(g.into), str(g.channels), str(g.keep))
-            for g in plan.pruning.groups
-            if not g.reason
-        ]
-        print_table(("channels of", "go into", "now", "stay"), groups)
-        Console().print(*(Text(note, "dim") for note in plan.pruning.notes), sep="\n")
-    if plan.search is None:
-        print("The file's container comes on top.")
-    else:
-        Console().print(*explain.tables(plan.search, plan.entries), sep="\n")
-
-
-def _stderr(text: str) -> None:
-    from ..util.progress import console
-
-    console.print(text)
-
-
-def _escape(error: Exception) -> str:
-    from rich.markup import escape
-
-    from ..util.text import printable
-
-    return escape(printable(str(error), lines=True))

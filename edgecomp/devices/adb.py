@@ -32,20 +32,20 @@ def choose(serial: str | None) -> Phone:
         DeviceError: there is none, there are several to choose from, or it cannot be used as it is.
     """
     serial = serial or os.environ.get("ANDROID_SERIAL")
-    found = phones()
-    if serial and ":" in serial and not _usable(serial, found):
+    connected = phones()
+    if serial and ":" in serial and not _usable(serial, connected):
         try:
             AdbClient().disconnect(serial)  # an earlier connection may be a dead one
             answer = AdbClient().connect(serial, timeout=20)
         except (AdbError, OSError) as error:
             answer = str(error)
-        found = _settled(serial)
-        if all(phone.serial != serial for phone in found):
+        connected = _settled(serial)
+        if all(phone.serial != serial for phone in connected):
             raise DeviceError(
                 f"{serial} cannot be reached: {answer}", "Is adb over the network on, and the port right?"
             )
-    wanted = [phone for phone in found if phone.serial == serial] if serial else found
-    names = ", ".join(f"{phone.serial} ({phone.model or phone.state})" for phone in found)
+    wanted = [phone for phone in connected if phone.serial == serial] if serial else connected
+    names = ", ".join(f"{phone.serial} ({phone.model or phone.state})" for phone in connected)
     if not wanted:
         raise DeviceError(f"no phone {serial}" if serial else "no phone is connected", _with(names) or CONNECT)
     if len(wanted) > 1:
@@ -61,18 +61,18 @@ def _with(names: str) -> str:
     return f"Connected: {names}." if names else ""
 
 
-def _usable(serial: str, found: list[Phone]) -> bool:
-    return any(phone.serial == serial and phone.state in ("device", "unauthorized") for phone in found)
+def _usable(serial: str, connected: list[Phone]) -> bool:
+    return any(phone.serial == serial and phone.state in ("device", "unauthorized") for phone in connected)
 
 
 def _settled(serial: str) -> list[Phone]:
     """The list once that phone's state is more than a passing one."""
     for _ in range(20):
-        found = phones()
-        if not any(p.serial == serial and p.state in ("offline", "connecting", "authorizing") for p in found):
+        connected = phones()
+        if not any(p.serial == serial and p.state in ("offline", "connecting", "authorizing") for p in connected):
             break
         time.sleep(0.25)
-    return found
+    return connected
 
 
 class Adb(Remote):

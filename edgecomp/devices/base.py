@@ -10,7 +10,7 @@ from ..records import Evidence, Request
 
 
 @dataclass(frozen=True)
-class Run:
+class BenchRun:
     """What one run of the bench program gave: raw samples, no statistics. `warmup_ms`: the first one is that of a cold
     process. `instructions`: of every inference, warm-up first, where they can be counted. `operators`: with `profile`,
     those of every sample in order, each with its nanoseconds, or instructions where they can be counted."""
@@ -66,7 +66,7 @@ class Device(Protocol):
     def rest(self) -> None:
         """Waits until the device is as cool as asked for."""
 
-    def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
+    def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> BenchRun:
         """Runs the bench program; `options` are its numeric ones (threads, warmup, repeat, least_ms, profile: 1).
 
         Raises:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DeviceError
-from .base import Run
+from .base import BenchRun
 
 
 def bench_arguments(
@@ -59,9 +59,9 @@ def collect(done: subprocess.CompletedProcess[str], where: str, model: Path | No
     )
 
 
-def to_run(collected: dict[str, Any], instructions: list[int] | None = None) -> Run:
-    """The `Run` that JSON lines tell of."""
-    return Run(
+def to_run(collected: dict[str, Any], instructions: list[int] | None = None) -> BenchRun:
+    """The `BenchRun` that JSON lines tell of."""
+    return BenchRun(
         load_ms=collected["load_ms"],
         warmup_ms=collected["warmup_ms"],
         samples_ms=collected["sample_ms"],

@@ -52,8 +52,8 @@ def litert_delegate() -> Path:
 
 
 def _kernels() -> list[Path]:
-    found = sorted((data_folder("targets") / "kernels").glob("*/*.cc"))
-    return [path for path in found if path.name != "reference.cc"]
+    sources = sorted((data_folder("targets") / "kernels").glob("*/*.cc"))
+    return [path for path in sources if path.name != "reference.cc"]
 
 
 def sdk(target: Target, runtime: str) -> Path:

@@ -76,11 +76,11 @@ class Facts:
     @property
     def online(self) -> list[int]:
         """Numbers of the cores that are switched on."""
-        found: list[int] = []
+        cores: list[int] = []
         for part in filter(None, self.first("online").split(",")):
             low, _, high = part.partition("-")
-            found += range(int(low), int(high or low) + 1)
-        return found
+            cores += range(int(low), int(high or low) + 1)
+        return cores
 
     @property
     def temperature(self) -> tuple[float, str] | None:
@@ -101,11 +101,11 @@ class Facts:
         rows = dict(line.split(": ", 1) for line in self.sections.get("battery", []) if ": " in line)
         if not rows.get("level", "").isdigit():
             return {}
-        found: dict[str, Any] = {"percent": int(rows["level"])}
-        found["charging"] = any(rows.get(charger) == "true" for charger in _CHARGERS)
+        battery: dict[str, Any] = {"percent": int(rows["level"])}
+        battery["charging"] = any(rows.get(charger) == "true" for charger in _CHARGERS)
         if rows.get("temperature", "").lstrip("-").isdigit():
-            found["temperature_c"] = int(rows["temperature"]) / 10
-        return found
+            battery["temperature_c"] = int(rows["temperature"]) / 10
+        return battery
 
     def describe(self) -> dict[str, Any]:
         """What does not change while a device works."""
@@ -126,25 +126,25 @@ class Facts:
             "system": self.first("system").partition("=")[2].strip('"'),
         }
         memory = self.first("memory").split()
-        found = {
+        facts = {
             **(android if p else linux),
             "kernel": self.first("uname"),
             "memory_bytes": int(memory[1]) * 1024 if len(memory) > 1 else None,
             "cores": len(self.online) or None,
             "max_mhz": self._mhz("cpuinfo_max_freq"),
         }
-        return {key: value for key, value in found.items() if value}
+        return {key: value for key, value in facts.items() if value}
 
     def state(self) -> dict[str, Any]:
         """What may change: governor and clock of every core, temperature, battery."""
-        found: dict[str, Any] = {
+        state: dict[str, Any] = {
             "governor": sorted(set(self.cpus("scaling_governor").values())),
             "mhz": self._mhz("scaling_cur_freq"),
             "battery": self.battery,
         }
         if self.temperature:
-            found["temperature_c"], found["sensor"] = self.temperature
-        return {key: value for key, value in found.items() if value}
+            state["temperature_c"], state["sensor"] = self.temperature
+        return {key: value for key, value in state.items() if value}
 
     def unknown(self) -> list[str]:
         """What could not be read, of what a careful measurement records."""

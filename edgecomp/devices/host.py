@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..records import Evidence
-from .base import Run, UnmanagedDevice
+from .base import BenchRun, UnmanagedDevice
 from .bench import bench_arguments, run_bench, to_run
 from .bundle import host_bundle
 from .facts import SCRIPT, Facts
@@ -31,7 +31,7 @@ class Host(UnmanagedDevice):
         done = subprocess.run(["sh", "-c", SCRIPT], capture_output=True, text=True, errors="replace")
         return Facts.parse(done.stdout).state()
 
-    def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
+    def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> BenchRun:
         arguments = bench_arguments(model, inputs, outputs, options)
         return to_run(run_bench([str(bundle / "run.sh"), *arguments], "this machine", model))
 

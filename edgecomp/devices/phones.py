@@ -43,10 +43,10 @@ def phones() -> list[Phone]:
     except (OSError, subprocess.SubprocessError) as error:
         reason = (getattr(error, "stderr", "") or "").strip() or error
         raise DeviceError(f"the adb server does not answer: {reason}", "Run: adb kill-server; adb devices") from error
-    found = []
+    connected = []
     for line in filter(None, done.stdout.partition("List of devices attached\n")[2].splitlines()):
         serial, _, rest = line.partition(" ")
         model = re.search(r"\bmodel:(\S+)", rest)
         state = "no permissions" if "no permissions" in rest else rest.split()[0]
-        found.append(Phone(serial, state, model[1].replace("_", " ") if model else ""))
-    return found
+        connected.append(Phone(serial, state, model[1].replace("_", " ") if model else ""))
+    return connected

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..records import Model
 from ..util import progress
 from . import timing
-from .base import Run
+from .base import BenchRun
 from .bundle import kept_bundle
 from .choose import make_device
 from .host import HOST_TARGET
@@ -44,9 +44,9 @@ def _time(runtime: str, model: Model, export: Export, net: nn.Module) -> float:
         jobs = {}
         for name, one in (("original", model.net), ("pruned", net)):
             jobs[name] = timing.TimingJob(bundle, *_exported(export, model, one, Path(temporary, name)))
-        found = timing.in_turns(jobs, _ROUNDS, _SECONDS, most=2000)
-    share = found["pruned"].p50_ms / found["original"].p50_ms
-    progress.note(f"{found['pruned'].p50_ms:.3g} ms of {found['original'].p50_ms:.3g} ms: {100 * share:.0f} %")
+        timings = timing.in_turns(jobs, _ROUNDS, _SECONDS, most=2000)
+    share = timings["pruned"].p50_ms / timings["original"].p50_ms
+    progress.note(f"{timings['pruned'].p50_ms:.3g} ms of {timings['original'].p50_ms:.3g} ms: {100 * share:.0f} %")
     return share
 
 
@@ -74,7 +74,7 @@ def _exported(export: Export, model: Model, net: nn.Module, path: Path) -> tuple
     return path, inputs
 
 
-def count_instructions(file: Path, inputs: Path, runtime: str, target: str) -> tuple[int, Run]:
+def count_instructions(file: Path, inputs: Path, runtime: str, target: str) -> tuple[int, BenchRun]:
     """Instructions of one warm inference on the emulated target, one thread: the median of three; and the whole run.
 
     Args:
@@ -101,5 +101,5 @@ def measured(file: Path, runtime: str, target: str, sample: tuple[Tensor, ...], 
             count, run = count_instructions(file, records, runtime, target)
         else:
             count, run = None, device.run(bundle, file, records)
-        found = {"ram": float(run.peak_rss_bytes - device.empty_rss_bytes(bundle))}
-        return found if count is None else {**found, "instructions": float(count)}
+        costs = {"ram": float(run.peak_rss_bytes - device.empty_rss_bytes(bundle))}
+        return costs if count is None else {**costs, "instructions": float(count)}

@@ -61,21 +61,21 @@ def measured(device: Device, inputs: BenchInputs) -> list[Measurement]:
 def _timed(device: Device, inputs: BenchInputs) -> dict[str, dict[str, Any]]:
     """Times and memory of every file, in turns."""
     jobs = {name: timing.TimingJob(inputs.bundle, path, inputs.records) for name, path in inputs.files.items()}
-    return {name: _figures(found) for name, found in timing.in_turns(jobs, device=device).items()}
+    return {name: _figures(timed) for name, timed in timing.in_turns(jobs, device=device).items()}
 
 
-def _figures(found: timing.Timing) -> dict[str, Any]:
+def _figures(timed: timing.Timing) -> dict[str, Any]:
     times = {}
-    for percent, (value, interval) in statistics.percentiles(found.processes).items():
+    for percent, (value, interval) in statistics.percentiles(timed.processes).items():
         times |= {f"p{percent}_ms": value, f"p{percent}_interval_ms": interval}
     return {
         **times,
-        "samples": found.samples_ms,
-        "samples_by_process": [len(samples) for samples in found.processes],
-        "load_ms": float(np.median(found.load_ms)),
-        "first_ms": float(np.median(found.first_ms)),
-        "peak_rss_bytes": found.peak_rss_bytes,
-        "rss_anon_bytes": found.rss_anon_bytes,
+        "samples": timed.samples_ms,
+        "samples_by_process": [len(samples) for samples in timed.processes],
+        "load_ms": float(np.median(timed.load_ms)),
+        "first_ms": float(np.median(timed.first_ms)),
+        "peak_rss_bytes": timed.peak_rss_bytes,
+        "rss_anon_bytes": timed.rss_anon_bytes,
     }
 
 
@@ -87,14 +87,14 @@ def _profile(device: Device, inputs: BenchInputs, path: Path) -> list[LayerTime]
     count = len(operators) // repeat
     names = [name for name, _ in operators[:count]]
     values = np.median([[value for _, value in operators[i * count : (i + 1) * count]] for i in range(repeat)], axis=0)
-    found = []
+    times = []
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         title = name if "#" in name or names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}"
         if device.tells_time:
-            found.append(LayerTime(name=title, ms=round(value / 1e6, 6)))
+            times.append(LayerTime(name=title, ms=round(value / 1e6, 6)))
         else:
-            found.append(LayerTime(name=title, instructions=int(value)))
-    return found
+            times.append(LayerTime(name=title, instructions=int(value)))
+    return times
 
 
 def _counted(device: Device, inputs: BenchInputs) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 from ..records import Evidence
 from ..util import compiler
 from ..util.files import data_folder
-from .base import Run, UnmanagedDevice
+from .base import BenchRun, UnmanagedDevice
 from .bench import bench_arguments, run_bench, to_run
 from .bundle import BENCH
 from .target import Target
@@ -35,7 +35,7 @@ class Qemu(UnmanagedDevice):
         version = subprocess.run([self.emulator.command, "--version"], capture_output=True, text=True).stdout
         return {"name": "qemu", "cpu": self.emulator.cpu, "emulator": version.splitlines()[0]}
 
-    def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
+    def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> BenchRun:
         if options.get("profile"):
             options["profile"] = 2  # operators noted by readings of a clock, which are counted
         result, counts = self._run(bundle, bench_arguments(model, inputs, outputs, options), model)

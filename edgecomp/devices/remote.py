@@ -15,7 +15,7 @@ from ..errors import DeviceError
 from ..records import Evidence
 from ..util import progress
 from ..util.files import cache_folder
-from .base import DeviceOptions, Run
+from .base import BenchRun, DeviceOptions
 from .bench import bench_arguments, collect, to_run
 from .bundle import BENCH
 from .facts import SCRIPT, Facts
@@ -203,13 +203,13 @@ class Remote:
 
     # --- running ------------------------------------------------------------------------------------------
 
-    def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> Run:
+    def run(self, bundle: Path, model: Path, inputs: Path, outputs: Path | None = None, **options: int) -> BenchRun:
         result = f"{self.folder}/outputs" if outputs else None
         arguments = bench_arguments(self._there(model), self._there(inputs), result, options)
-        found = to_run(self._bench(bundle, arguments, model))
+        outcome = to_run(self._bench(bundle, arguments, model))
         if outputs:
             self.pull(f"{self.folder}/outputs", outputs)
-        return found
+        return outcome
 
     def empty_rss_bytes(self, bundle: Path) -> int:
         return self._bench(bundle, [], None)["peak_rss_bytes"]

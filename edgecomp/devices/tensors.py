@@ -47,8 +47,8 @@ def write_records(path: Path, inputs: list[Tensor] | Tensors, signature: Signatu
 def read_outputs(path: Path, signature: Signature) -> Tensors:
     """All outputs of the N records in a file, (N, …) each, in fp32 where they are of half precision."""
     fields = [(f"{i}", _numpy(spec.dtype), spec.shape) for i, spec in enumerate(signature.outputs)]
-    found = np.fromfile(path, np.dtype(fields))
-    tensors = (torch.from_numpy(np.ascontiguousarray(found[name])) for name, *_ in fields)
+    records = np.fromfile(path, np.dtype(fields))
+    tensors = (torch.from_numpy(np.ascontiguousarray(records[name])) for name, *_ in fields)
     return tuple(x.float() if x.dtype == torch.float16 else x for x in tensors)
 
 

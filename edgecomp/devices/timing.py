@@ -54,36 +54,36 @@ def in_turns(
     rounds: int = 5,
     seconds: float = 1.0,
     most: int = 200,
-    found: dict[str, Timing] | None = None,
+    timings: dict[str, Timing] | None = None,
     device: Device | None = None,
 ) -> dict[str, Timing]:
     """Runs all jobs, one after the other in each round, every time in a process of its own.
 
     Args:
         seconds: that one round of one job should take, so far as 20 to `most` inferences allow; but at least 0.2.
-        found: what is returned, filled round by round: an interrupt leaves there what has been measured until then.
+        timings: what is returned, filled round by round: an interrupt leaves there what has been measured until then.
         device: one that is entered; None for this machine.
 
     Raises:
         DeviceError: a program dies, or the device is lost.
     """
     device, repeats = device or Host(), {}
-    found = {} if found is None else found
-    found.update({name: Timing() for name in jobs})
+    timings = {} if timings is None else timings
+    timings.update({name: Timing() for name in jobs})
     with progress.bar(f"timing on the {device.name}", rounds * len(jobs)) as advance:
         for name, job in jobs.items():
             files, threads = (job.bundle, job.model, job.inputs), job.threads
             run = device.run(*files, threads=threads, warmup=3, repeat=5)
             repeats[name] = int(np.clip(1000 * seconds / min(run.samples_ms), _LEAST_SAMPLES, most))
             memory = device.run(*files, threads=threads)
-            found[name].peak_rss_bytes, found[name].rss_anon_bytes = memory.peak_rss_bytes, memory.rss_anon_bytes
+            timings[name].peak_rss_bytes, timings[name].rss_anon_bytes = memory.peak_rss_bytes, memory.rss_anon_bytes
         for _ in range(rounds):
             for name, job in jobs.items():
                 device.rest()
                 options = {"threads": job.threads, "warmup": _WARM_UP, "repeat": repeats[name], "least_ms": _LEAST_MS}
                 run = device.run(job.bundle, job.model, job.inputs, **options)
-                found[name].processes.append(run.samples_ms)
-                found[name].load_ms.append(run.load_ms)
-                found[name].first_ms.append(run.warmup_ms[0])
+                timings[name].processes.append(run.samples_ms)
+                timings[name].load_ms.append(run.load_ms)
+                timings[name].first_ms.append(run.warmup_ms[0])
                 advance(text=name)
-    return found
+    return timings

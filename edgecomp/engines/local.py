@@ -81,7 +81,7 @@ class Local:
 
     def _finished(self) -> list[tuple[int, Outcome | None]]:
         """Waits for tasks to end: their indices and outcomes, None where a worker has died."""
-        found: list[tuple[int, Outcome | None]] = []
+        ended: list[tuple[int, Outcome | None]] = []
         ready = wait([worker.connection for worker in self._busy])
         for worker in [worker for worker in self._busy if worker.connection in ready]:
             index, outcome = self._busy.pop(worker), None
@@ -91,8 +91,8 @@ class Local:
             except (EOFError, OSError):
                 self._cause = worker.cause()
                 worker.kill()
-            found.append((index, outcome))
-        return found
+            ended.append((index, outcome))
+        return ended
 
 
 class _Worker:

@@ -16,7 +16,8 @@ from ..layers.layout import laid_out
 from ..layers.matrix import input_rows
 from ..layers.quantized import Quantized, static_parts
 from ..layers.recurrent import Recurrence, recurrence_around
-from .error_feedback import damped, triangle
+from ..util.cache import key_of
+from .error_feedback import damped, upper_cholesky
 
 CALIBRATION_SAMPLES = 3072
 ENERGY_SAMPLES = 1024  # enough for variances
@@ -43,7 +44,7 @@ class Inputs:
     sample: Tensor
     mean: Tensor
     rows: int = 1
-    _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _cache: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, x: Tensor) -> Inputs:
@@ -53,7 +54,7 @@ class Inputs:
     @property
     def second_moment(self) -> Tensor:
         """H = XᵀX/N, (n, n)."""
-        return self.known("second moment", lambda: self.covariance + torch.outer(self.mean, self.mean))
+        return self.cached("second moment", lambda: self.covariance + torch.outer(self.mean, self.mean))
 
     @property
     def constant(self) -> bool:
@@ -61,14 +62,13 @@ class Inputs:
         size = self.covariance.diagonal().mean() + self.mean.square().mean()
         return not self.covariance.diagonal().mean() > 1e-12 * size
 
-    def known(self, what: str, make: Callable[[], Any], matrix: Tensor | None = None) -> Any:
+    def cached(self, what: str, make: Callable[[], Any], matrix: Tensor | None = None) -> Any:
         """What `make` gives, which depends on these inputs alone, and on the weights W if given: made once, for several
         methods may ask for it."""
-        if matrix is not None:
-            what += f" {tuple(matrix.shape)} {matrix.double().sum()} {matrix.double().square().sum()}"
-        if what not in self._known:
-            self._known[what] = make()
-        return self._known[what]
+        key = what if matrix is None else f"{what} {key_of(matrix)}"
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
 
     def centered(self) -> Inputs:
         """The same for X less its mean: what counts if a bias makes up for the error of the mean."""
@@ -76,17 +76,17 @@ class Inputs:
         def make() -> Inputs:
             return Inputs(self.covariance, self.sample - self.mean, torch.zeros_like(self.mean), self.rows)
 
-        return self.known("centered", make)
+        return self.cached("centered", make)
 
     @property
     def damped(self) -> Tensor:
         """H as methods take it, see `error_feedback.damped`."""
-        return self.known("damped", lambda: damped(self.second_moment))
+        return self.cached("damped", lambda: damped(self.second_moment))
 
     @property
     def triangle(self) -> Tensor:
         """R, upper triangular, of the damped H = RRᵀ."""
-        return self.known("triangle", lambda: triangle(self.damped))
+        return self.cached("triangle", lambda: upper_cholesky(self.damped))
 
     def through(self, matrix: Tensor) -> Inputs:
         """The same for X·matrixᵀ: what a layer after a dense one sees."""
@@ -318,7 +318,7 @@ def _called(net: nn.Module, layer: nn.Module) -> str:
 
 def alike(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Those that differ in their first dimension alone, put together."""
-    found: dict[tuple[int, ...], list[Tensor]] = {}
+    groups: dict[tuple[int, ...], list[Tensor]] = {}
     for x in tensors:
-        found.setdefault(tuple(x.shape[1:]), []).append(x)
-    return [torch.cat(group) if len(group) > 1 else group[0] for group in found.values()]
+        groups.setdefault(tuple(x.shape[1:]), []).append(x)
+    return [torch.cat(group) if len(group) > 1 else group[0] for group in groups.values()]

@@ -38,7 +38,7 @@ Fit = Annotated[
 Coder = Callable[[int, Tensor, Tensor], Tensor]
 
 
-def triangle(second_moment: Tensor) -> Tensor:
+def upper_cholesky(second_moment: Tensor) -> Tensor:
     """R, upper triangular, of H = RRᵀ, positive definite (see `damped`)."""
     return torch.linalg.cholesky(second_moment.flip(0, 1)).flip(0, 1)
 
@@ -48,7 +48,7 @@ def code_blocks(matrix: Tensor, factor: Tensor, s: int, code: Coder) -> Tensor:
 
     Args:
         matrix: W (m, n) fp32, n a multiple of s.
-        factor: R (n, n) of H = RRᵀ, see `triangle`.
+        factor: R (n, n) of H = RRᵀ, see `upper_cholesky`.
         s: columns per block.
         code: what codes a block.
 
@@ -106,7 +106,7 @@ def code_rows(
 
     Args:
         matrix: W (m, n) fp32.
-        moment, factor: the damped H and R (n, n), see `triangle`.
+        moment, factor: the damped H and R (n, n), see `upper_cholesky`.
         codes: Q (m, n) to begin with; what rows without a factor keep.
         scale: α (m,) to begin with.
         rounded: (weights (m, s), α) → their Q, (m, s).

@@ -38,7 +38,7 @@ class Config(Record):
     )
 
 
-class Fitted(Config):
+class CalibratedConfig(Config):
     """The same where weights have so few bits that they are fitted to the inputs."""
 
     fit: Fit = "feedback"
@@ -62,7 +62,7 @@ def interface(bits: int) -> tuple[Callable[..., str], Callable[..., Cost], Calla
 
     def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int) -> nn.Module:
         matrix = weight_matrix(layer)
-        if not isinstance(config, Fitted):
+        if not isinstance(config, CalibratedConfig):
             codes, scale = nearest(matrix, bits)
         else:
             codes, scale = plain(matrix, bits)

@@ -36,11 +36,11 @@ class Lookup(Record):
         "16, for few rows, and for axis=y.",
     )
 
-    def tables_for(self, format: CodeFormat) -> Tables | None:
+    def tables_for(self, codes: CodeFormat) -> Tables | None:
         """Those asked for, as far as there are kernels; None if they are to be chosen."""
         if self.tables == "auto":
             return None
-        return Tables(bits={"8": 8, "16": 16, "exact": 32}[self.tables] if format.rounds else 32)
+        return Tables(bits={"8": 8, "16": 16, "exact": 32}[self.tables] if codes.rounds else 32)
 
 
 @torch.no_grad()

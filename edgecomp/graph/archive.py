@@ -68,17 +68,17 @@ def _members(path: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
         _require_bounded(infos, path.stat().st_size)
-        found: dict[str, bytes] = {}
+        members: dict[str, bytes] = {}
         for info in infos:
             name = info.filename.partition("/")[2]
             if not _KNOWN.fullmatch(name) or info.is_dir():
                 raise grammar.Refused(f"member {info.filename!r} is none of a plain program")
-            if name in found or info.filename.partition("/")[0] != infos[0].filename.partition("/")[0]:
+            if name in members or info.filename.partition("/")[0] != infos[0].filename.partition("/")[0]:
                 raise grammar.Refused(f"member {info.filename!r} is there twice, or in another folder")
             if info.filename.endswith(".json") and info.file_size > _MOST_JSON:
                 raise grammar.Refused(f"member {info.filename!r} has {info.file_size:,} bytes")
-            found[name] = archive.read(info)
-        return found
+            members[name] = archive.read(info)
+        return members
 
 
 def _require_bounded(infos: list[zipfile.ZipInfo], size: int) -> None:
@@ -112,10 +112,10 @@ def _json(members: dict[str, bytes], name: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         raise grammar.Refused(f"member {name} has a key twice")
-    return found
+    return unique
 
 
 def _require_tensors(config: dict[str, Any], members: dict[str, bytes], folder: str) -> set[str]:
@@ -147,10 +147,10 @@ def _examples(data: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as inner:
             _require_bounded(inner.infolist(), len(data))
-        found = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        examples = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, ValueError) as error:
         raise grammar.Refused(f"member {_EXAMPLES} holds pickled Python objects, or is damaged") from error
-    args, keywords = found if isinstance(found, tuple) and len(found) == 2 else ((), None)
+    args, keywords = examples if isinstance(examples, tuple) and len(examples) == 2 else ((), None)
     plain = isinstance(args, tuple | list) and isinstance(keywords, dict)
     if not plain or not all(map(_is_plain, (*args, *keywords.values()))):
         raise grammar.Refused(f"member {_EXAMPLES} is no tuple of tensors with a dict of them")

@@ -168,7 +168,7 @@ def checked(kind: Any, data: Any, where: str, rule: str = "") -> Any:
 
 
 def _fields(kind: Any, data: dict[str, Any], where: str) -> dict[str, Any]:
-    found, hints = {}, typing.get_type_hints(kind, globalns=vars(schema))
+    values, hints = {}, typing.get_type_hints(kind, globalns=vars(schema))
     for field in dataclasses.fields(kind):
         name = f"{kind.__name__}.{field.name}"
         if name in _LEFT_OUT or (field.name not in data and field.default is not dataclasses.MISSING):
@@ -178,14 +178,14 @@ def _fields(kind: Any, data: dict[str, Any], where: str) -> dict[str, Any]:
         if field.name not in data:
             raise Refused(f"{where} lacks {field.name}")
         if name == "Node.metadata":
-            found[field.name] = _metadata(data[field.name], where)
+            values[field.name] = _metadata(data[field.name], where)
         else:
-            found[field.name] = checked(hints[field.name], data[field.name], where, name)
+            values[field.name] = checked(hints[field.name], data[field.name], where, name)
     if kind is schema.Node:
-        _node(found, where)
+        _node(values, where)
     if kind is schema.ModuleCallSignature:
-        found.update(in_spec=_tree_text(found["in_spec"], where), out_spec=_tree_text(found["out_spec"], where))
-    return found
+        values.update(in_spec=_tree_text(values["in_spec"], where), out_spec=_tree_text(values["out_spec"], where))
+    return values
 
 
 def _variant(kind: Any, data: dict[str, Any], where: str) -> dict[str, Any]:

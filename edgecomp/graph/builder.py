@@ -112,7 +112,7 @@ class Builder:
             if node.op == "call_module":
                 node.target = names[node.target]
         net = CanonicalNet(root, self.graph, batch, self._used).eval()
-        net.sources = {names[n] + inside: found for n, (inside, found) in self._sources.items() if n in called}
+        net.sources = {names[n] + inside: origin for n, (inside, origin) in self._sources.items() if n in called}
         for owner, reason in ((not_ours(owner), reason) for owner, reason in self._reasons.items()):
             if owner in plain.values():
                 net.get_submodule(owner.rpartition(".")[0]).reason = reason
@@ -121,13 +121,13 @@ class Builder:
 
 def _distinct(wanted: dict[str, str], taken: set[str]) -> dict[str, str]:
     """Names near to those that are wanted, of which none is another, or lies within another."""
-    found: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     for key, name in wanted.items():
-        others = {*taken, *found.values(), *(other for k, other in wanted.items() if k not in found and k != key)}
+        others = {*taken, *chosen.values(), *(other for k, other in wanted.items() if k not in chosen and k != key)}
         choices = [name, f"{name}.weight", *(f"{name}_{i}" for i in range(2, len(wanted) + 2))]
         free = [choice for choice in choices if choice not in others and not _entangled(choice, others)]
-        found[key] = free[0] if free else key
-    return found
+        chosen[key] = free[0] if free else key
+    return chosen
 
 
 def _entangled(name: str, others: set[str]) -> bool:

@@ -40,7 +40,7 @@ class Constants:
         if not isinstance(node, fx.Node):
             return None
         if node not in self._values:
-            self._values[node] = self._found(node)
+            self._values[node] = self._evaluated(node)
         return self._values[node]
 
     def used(self) -> set[str]:
@@ -59,7 +59,7 @@ class Constants:
         self._values[node], self._owners[node], self.shifts[node] = tensor, owner, shift
         return node
 
-    def _found(self, node: fx.Node) -> Tensor | None:
+    def _evaluated(self, node: fx.Node) -> Tensor | None:
         if node in self._written:
             return None
         if node.op == "get_attr":
@@ -79,8 +79,8 @@ class Constants:
         """The name of the largest parameter that the constant comes from, as in the user's module; '' if none."""
         if node in self._owners:
             return self._owners[node]
-        found = {str(source.target).removeprefix(ROOT): self._size(source) for source in _sources(node)}
-        return max(found, key=lambda name: (found[name], name), default="")
+        sizes = {str(source.target).removeprefix(ROOT): self._size(source) for source in _sources(node)}
+        return max(sizes, key=lambda name: (sizes[name], name), default="")
 
     def _size(self, node: fx.Node) -> int:
         value = attribute(self.module, str(node.target))
@@ -105,13 +105,13 @@ def path_of(node: fx.Node) -> str:
 
 def written(graph: fx.Graph) -> set[fx.Node]:
     """The inputs and attributes that some operator writes to, through whatever views."""
-    found = set()
+    inputs = set()
     for node in graph.nodes:
         for argument in _arguments(node, writes=True):
             while argument.op == "call_function" and (views := list(_arguments(argument, writes=False))):
                 argument = views[0]
-            found.add(argument)
-    return found
+            inputs.add(argument)
+    return inputs
 
 
 def tidy(graph: fx.Graph) -> None:

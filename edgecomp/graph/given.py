@@ -38,8 +38,8 @@ def leaves(outputs: Any) -> Outputs:
             return [plain(getattr(value, field.name)) for field in dataclasses.fields(value)]
         return value
 
-    found = pytree.tree_leaves(pytree.tree_map(plain, outputs))
-    return tuple(leaf for leaf in found if isinstance(leaf, Tensor))
+    flat = pytree.tree_leaves(pytree.tree_map(plain, outputs))
+    return tuple(leaf for leaf in flat if isinstance(leaf, Tensor))
 
 
 def as_tuple(outputs: Tensor | Outputs) -> Outputs:

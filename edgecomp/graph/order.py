@@ -57,14 +57,14 @@ def execution_order(program: torch.export.ExportedProgram) -> list[str]:
 def upstream(program: torch.export.ExportedProgram) -> dict[str, set[str]]:
     """By module that calls operators, the others that what it is called with first depends on."""
     reached: dict[fx.Node, set[str]] = {}
-    found: dict[str, set[str]] = {}
+    dependencies: dict[str, set[str]] = {}
     for node in program.graph.nodes:
         before = set().union(*(reached[source] for source in node.all_input_nodes))
         name = _module_name(node) if node.op == "call_function" else None
         if name:
-            found.setdefault(name, before - {name})
+            dependencies.setdefault(name, before - {name})
         reached[node] = before | ({name} if name else set())
-    return found
+    return dependencies
 
 
 def channel_producers(program: torch.export.ExportedProgram) -> dict[str, str]:
@@ -77,8 +77,8 @@ def channel_producers(program: torch.export.ExportedProgram) -> dict[str, str]:
         for node, name in zip(weighted, calls, strict=True)
         if name and calls.count(name) == 1 and _groups(node) == 1 and all(len(p.users) == 1 for p in _weights(node))
     }
-    found = {node: _channel_source(node) for node in plain}
-    return {_module_name(node): _module_name(source) for node, source in found.items() if source in plain}
+    sources = {node: _channel_source(node) for node in plain}
+    return {_module_name(node): _module_name(source) for node, source in sources.items() if source in plain}
 
 
 def _channel_source(node: fx.Node) -> fx.Node | None:

@@ -12,8 +12,8 @@ OTHERS = (torch.float16, torch.bfloat16, torch.float64)
 
 def other_precision(net: nn.Module) -> str:
     """The dtype of the parameters that are not fp32, like 'bfloat16'; '' if there are none."""
-    found = [p.dtype for p in net.parameters() if p.dtype in OTHERS]
-    return str(max(set(found), key=found.count)).removeprefix("torch.") if found else ""
+    dtypes = [p.dtype for p in net.parameters() if p.dtype in OTHERS]
+    return str(max(set(dtypes), key=dtypes.count)).removeprefix("torch.") if dtypes else ""
 
 
 def single(x: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..layers.builtin import Builtin
 from ..layers.matrix import bias_of, set_weight_matrix
-from ..layers.stock import Stock
 from .batches import Tensors, joined, records
 from .given import Given
 from .net import CanonicalNet
@@ -31,7 +31,7 @@ def decoded_parameters(given: Given, original: CanonicalNet, made: nn.Module) ->
     if other_precision(given):  # decoded weights would be rounded
         return None
     known = {name: p.detach() for name, p in given.module.named_parameters(remove_duplicate=False)}
-    found: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
     for name, layer in original.named_modules():
         if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.Embedding)):
             continue
@@ -40,13 +40,13 @@ def decoded_parameters(given: Given, original: CanonicalNet, made: nn.Module) ->
             if not torch.equal(replacement.weight, layer.weight) or not _equal(replacement.bias, layer.bias):
                 return None
             continue
-        if any(isinstance(part, Stock) for part in replacement.modules()):  # its runtime's operators decode, not we
+        if any(isinstance(part, Builtin) for part in replacement.modules()):  # its runtime's operators decode, not we
             return None
         new = _put(known, original.sources.get(name, ("", "", "")), layer, replacement)
-        if new is None or any(key in found and not torch.equal(found[key], value) for key, value in new.items()):
+        if new is None or any(key in values and not torch.equal(values[key], value) for key, value in new.items()):
             return None
-        found |= new
-    return found
+        values |= new
+    return values
 
 
 @torch.no_grad()
@@ -72,24 +72,24 @@ def _put(
         return None
     plain = copy.deepcopy(layer)
     set_weight_matrix(plain, replacement.decode())
-    found = {}
+    values = {}
     for turned in (False, True):
         own = (weight.T if turned and weight.dim() == 2 else weight).reshape(layer.weight.shape).flatten(1)
         old, new = layer.weight.flatten(1), plain.weight.flatten(1)
         scale = ((own * old).sum(1) / own.square().sum(1).clamp(min=1e-30))[:, None]
         if (scale * own - old).norm() <= _SAME * old.norm() and scale.abs().min() > 0:
             matrix = (new / scale).reshape(weight.T.shape if turned else weight.shape)
-            found[weight_name] = matrix.T if turned else matrix
+            values[weight_name] = matrix.T if turned else matrix
             break
     else:
         return None
     before, after = getattr(layer, "bias", None), bias_of(replacement) if hasattr(layer, "bias") else None
     if _equal(before, after):
-        return found
+        return values
     target = shift_name or bias_name
     if before is None or after is None or target not in known or known[target].shape != before.shape:
         return None
-    return found | {target: known[target] + (after - before)}
+    return values | {target: known[target] + (after - before)}
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:

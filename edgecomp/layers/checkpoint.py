@@ -37,7 +37,7 @@ def save(net: nn.Module, path: Path) -> None:
         else:
             seen[tensor.data_ptr()] = name
             tensors[name] = tensor.contiguous()
-    channels = {name: found for name, module in net.named_modules() if (found := channels_of(module))}
+    channels = {name: widths for name, module in net.named_modules() if (widths := channels_of(module))}
     notes = {"layers": structure, "twins": twins, "aliases": aliases, "channels": channels}
     metadata = {"format": "edgecomp.checkpoint/1"} | {key: json.dumps(value) for key, value in notes.items()}
     with atomic_file(path) as partial:

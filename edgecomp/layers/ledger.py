@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ..errors import BuildError
 from ..records import Compressed, LayerReport, Model, Plan
+from .builtin import Builtin
 from .codebook import CodebookEmbedding, Coded
 from .matrix import parameter_bytes
-from .stock import Stock
 
 
 def ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, original: Path) -> tuple[LayerReport, ...]:
@@ -20,8 +20,8 @@ def ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origina
         names = [names[0] for names in entry.units]
         made = nn.ModuleList([compressed.net.get_submodule(name) for name in names])  # counts what they share once
         size = parameter_bytes(made if entry.method else made[0], recurse=entry.method is not None)
-        found = [getattr(model.net.get_submodule(name), "weight", None) for name in names]
-        weights = sum(w.numel() if isinstance(w, Tensor) else entry.original_bytes // 4 for w in found)
+        originals = [getattr(model.net.get_submodule(name), "weight", None) for name in names]
+        weights = sum(w.numel() if isinstance(w, Tensor) else entry.original_bytes // 4 for w in originals)
         lines.append(
             LayerReport(
                 name=", ".join(entry.layers) or "(model)",
@@ -64,7 +64,7 @@ def _tables(made: nn.Module) -> str:
 
 def _remarks(made: nn.Module) -> list[str]:
     """What became of codebook layers in a file without custom ops."""
-    return [layer.remark for layer in made.modules() if isinstance(layer, Stock)]
+    return [layer.remark for layer in made.modules() if isinstance(layer, Builtin)]
 
 
 def _mean(errors: list[float]) -> float | None:

@@ -186,8 +186,8 @@ def static_parts(module: nn.Module) -> list[Quantized]:
 @contextlib.contextmanager
 def exportable(net: nn.Module, packed_ones: Set[nn.Module] = frozenset()) -> Iterator[None]:
     """Within it the codes of `net` are int8 of torch's shape, for `torch.export` to find; not of `packed_ones`."""
-    found = [part for part in net.modules() if isinstance(part, Quantized) and part not in packed_ones]
-    packed = {part: part.codes for part in found}
+    parts = [part for part in net.modules() if isinstance(part, Quantized) and part not in packed_ones]
+    packed = {part: part.codes for part in parts}
     try:
         for part in packed:
             part.codes = part.levels().contiguous()

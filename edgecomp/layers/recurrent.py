@@ -86,8 +86,8 @@ def inside_recurrences(net: nn.Module) -> set[nn.Module]:
 
 def recurrence_around(net: nn.Module, layer: nn.Module) -> Recurrence | None:
     """The `Recurrence` that calls a layer of `net`, once for every step; None if none does."""
-    found = (module for module in net.modules() if isinstance(module, Recurrence))
-    return next((module for module in found if any(part is layer for part in module.hh.modules())), None)
+    recurrences = (module for module in net.modules() if isinstance(module, Recurrence))
+    return next((module for module in recurrences if any(part is layer for part in module.hh.modules())), None)
 
 
 def _run(

@@ -89,14 +89,14 @@ def swapped(weight: Tensor, groups: int) -> Tensor:
 
 def with_plain_transposed(net: nn.Module) -> nn.Module:
     """A copy in which transposed convolutions that nothing has been done to are torch's own, which are faster."""
-    found: dict[str, Any] = {
+    transposed: dict[str, Any] = {
         name: layer
         for name, layer in net.named_modules()
         if isinstance(layer, TransposedConv2d) and isinstance(layer.weight, nn.Conv2d)
     }
-    if not found:
+    if not transposed:
         return net
     net = copy.deepcopy(net)
-    for name in found:
+    for name in transposed:
         net.set_submodule(name, net.get_submodule(name).plain())
     return net

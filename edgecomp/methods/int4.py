@@ -4,7 +4,7 @@
 that of the outputs, and Q then by error feedback; see `integers`.
 """
 
-from ..fitting.integers import Fitted as Config
+from ..fitting.integers import CalibratedConfig as Config
 from ..fitting.integers import interface
 
 __all__ = ["KINDS", "Config", "arithmetic", "compress", "predict", "refuse"]

@@ -113,7 +113,7 @@ def _factors(matrix: Tensor, inputs: Inputs | None, rank: int) -> tuple[Tensor, 
     if inputs is None:
         left, right = _directions(matrix, None)
     else:  # those of all ranks, which are the same
-        left, right = inputs.known("svd", lambda: _directions(matrix, inputs.damped), matrix)
+        left, right = inputs.cached("svd", lambda: _directions(matrix, inputs.damped), matrix)
     if right is None:
         return left[:, -rank:], left[:, -rank:].T @ matrix
     return left[:, -rank:], right[-rank:]

@@ -171,7 +171,7 @@ class ConvBench:
     def _structures(self, wanted: list[Approximation]) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
         """Nets and single layers with random weights, and the shapes of their inputs: they cost the same."""
         shape = tuple(self.model.example_inputs[0].shape)
-        found: dict[str, tuple[nn.Module, tuple[int, ...]]] = {"original": (self.model.net, shape)}
+        structures: dict[str, tuple[nn.Module, tuple[int, ...]]] = {"original": (self.model.net, shape)}
         for approximation in wanted:
             net = copy.deepcopy(self.model.net)
             for name in approximation.layers:
@@ -182,10 +182,10 @@ class ConvBench:
                 for parameter in parts.parameters():
                     nn.init.normal_(parameter, std=0.05)
                 net.set_submodule(name, parts)
-                found[name] = (nn.Sequential(layer), single)
-                found[approximation.alone(name)] = (parts, single)
-            found[str(approximation)] = (net, shape)
-        return found
+                structures[name] = (nn.Sequential(layer), single)
+                structures[approximation.alone(name)] = (parts, single)
+            structures[str(approximation)] = (net, shape)
+        return structures
 
 
 def measured(nets: dict[str, tuple[nn.Module, tuple[int, ...]]]) -> dict[str, Cost]:

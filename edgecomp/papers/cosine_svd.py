@@ -170,8 +170,12 @@ def _search(bench: RankBench, trials: int, optuna: ModuleType) -> Search:
 
 
 def _claims(net: _Net) -> list[Claim]:
-    bench, best, every, found = net.bench, net.best, net.chosen(_EVERY), net.search.best
-    drop, fitted, found_drop = bench.drop(best.ranks), bench.drop(best.ranks, fitted=True), bench.drop(found.ranks)
+    bench, best, every, searched = net.bench, net.best, net.chosen(_EVERY), net.search.best
+    drop, fitted, searched_drop = (
+        bench.drop(best.ranks),
+        bench.drop(best.ranks, fitted=True),
+        bench.drop(searched.ranks),
+    )
     seconds, until = net.sweep_seconds(net.strategy), net.search_seconds(net.trials_needed)
     reached = f"{net.trials_needed}" if net.trials_needed else f"none of {len(net.search.trials)}"
     choice = f"τ={net.cosine(net.strategy):g}, {net.strategy}"
@@ -202,8 +206,8 @@ def _claims(net: _Net) -> list[Claim]:
         ),
         (
             "(beyond the paper) and Bayesian optimisation finds no smaller net",
-            found.weights <= best.weights,
-            f"{found.weights:.1f} % of weights, {found_drop:+.2f}, against {best.weights:.1f} %, {drop:+.2f}",
+            searched.weights <= best.weights,
+            f"{searched.weights:.1f} % of weights, {searched_drop:+.2f}, against {best.weights:.1f} %, {drop:+.2f}",
         ),
         ("with the strategy step more weights go", best.weights > every.weights, against),
         ("with the strategy step more multiply-adds go", best.macs > every.macs, against),
@@ -231,8 +235,10 @@ def _plot(path: Path, nets: list[_Net]) -> None:
     with axes(path, "one point a τ", "weights removed (%)", "accuracy lost on calibration samples (points)") as plane:
         draw(plane, series, "chosen", "all")
         for i, net in enumerate(nets):
-            found = net.search.best
-            plane.plot(found.weights, found.loss, f"C{i}*", markersize=11, label=f"{net.name}, Bayesian optimisation")
+            searched = net.search.best
+            plane.plot(
+                searched.weights, searched.loss, f"C{i}*", markersize=11, label=f"{net.name}, Bayesian optimisation"
+            )
         plane.axhline(_LOSS, color="grey", linewidth=0.5, linestyle=":")
         plane.set_yscale("symlog", linthresh=1)
         plane.set_ylim(-0.5, 110)

@@ -57,11 +57,11 @@ def _rows(bench: ConvBench, steps: tuple[float, ...]) -> dict[str, list[Row]]:
     shapes = {(s, m): _approximation(s, "filter", m) for s in ("scheme1", "scheme2") for m in steps}
     costs = bench.costs(list(shapes.values()))
     rows: dict[str, list[Row]] = {}
-    for name, found in accuracies.items():
+    for name, measured in accuracies.items():
         scheme = name.split()[0]
         rows[name] = [
             Row.of(f"{name}, {macs:g} of the work", accuracy, shapes[scheme, macs], costs)
-            for macs, accuracy in zip(steps, found, strict=True)
+            for macs, accuracy in zip(steps, measured, strict=True)
         ]
     return rows
 
@@ -79,9 +79,9 @@ def _claims(bench: ConvBench, rows: dict[str, list[Row]]) -> list[Claim]:
 
     claims = []
     for factor, points, text in ((2.5, 0.1, "without loss (0.1 points)"), (4.5, 1.0, "at less than 1 point")):
-        found = fastest("scheme2 joint", points)
-        holds = found is not None and found.speedup >= factor
-        claims.append((f"scheme2, joint: {factor}× {text}", holds, show(found)))
+        best = fastest("scheme2 joint", points)
+        holds = best is not None and best.speedup >= factor
+        claims.append((f"scheme2, joint: {factor}× {text}", holds, show(best)))
 
     def compared(first: str, second: str) -> tuple[bool, str]:
         pairs = list(zip(rows[first], rows[second], strict=True))
@@ -122,7 +122,7 @@ def _claims(bench: ConvBench, rows: dict[str, list[Row]]) -> list[Claim]:
 
 
 def _plots(folder: Path, bench: ConvBench, rows: dict[str, list[Row]]) -> None:
-    series = {name: [(r.speedup, bench.original - r.accuracy.accuracy) for r in found] for name, found in rows.items()}
+    series = {name: [(r.speedup, bench.original - r.accuracy.accuracy) for r in steps] for name, steps in rows.items()}
     for scheme in ("scheme1", "scheme2"):
         shown = {name: points for name, points in series.items() if name.startswith(scheme)}
         if scheme == _TUNED[0]:
@@ -132,12 +132,12 @@ def _plots(folder: Path, bench: ConvBench, rows: dict[str, list[Row]]) -> None:
 
 
 def _page(bench: ConvBench, quick: bool, rows: dict[str, list[Row]], claims: list[Claim]) -> str:
-    found = [row for name in rows for row in rows[name]]
+    all_rows = [row for name in rows for row in rows[name]]
     return f"""# Jaderberg et al. 2014, measured here
 
     edgecomp reproduce jaderberg2014{" --quick" if quick else ""}
 
-{cost_note(bench, found[0])}
+{cost_note(bench, all_rows[0])}
 
 Both layers keep the same fraction of their multiply-adds. `filter`: the nearest filters. `data`: the nearest outputs,
 layer by layer on the original's inputs. `joint`: the third layer is fitted to what the original gave, on the inputs
@@ -151,11 +151,11 @@ that the approximated second layer gives now; those of scheme 2 are fine-tuned a
 
 ![accuracy lost against speed-up, scheme 2](jaderberg2014-scheme2.svg)
 
-{rows_table(bench, [row for row in found if row.name.startswith("scheme2")], LAYERS)}
+{rows_table(bench, [row for row in all_rows if row.name.startswith("scheme2")], LAYERS)}
 
 ## Scheme 1
 
 ![accuracy lost against speed-up, scheme 1](jaderberg2014-scheme1.svg)
 
-{rows_table(bench, [row for row in found if row.name.startswith("scheme1")], LAYERS)}
+{rows_table(bench, [row for row in all_rows if row.name.startswith("scheme1")], LAYERS)}
 """

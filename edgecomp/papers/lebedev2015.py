@@ -53,11 +53,11 @@ def _rows(bench: ConvBench, ranks: tuple[int, ...], macs: tuple[float, ...]) -> 
     for name, layers in (("conv2", LAYERS[:1]), ("conv3", LAYERS[1:]), ("both", LAYERS)):
         wanted[name] = [Approximation(method="cp", settings=(f"rank={r}",), layers=layers) for r in ranks]
     wanted["scheme2"] = [Approximation(method="scheme2", settings=(f"macs={m:g}",), layers=LAYERS) for m in macs]
-    accuracies = {name: [bench.run(one, tune=True) for one in found] for name, found in wanted.items()}
-    costs = bench.costs([one for found in wanted.values() for one in found])
+    accuracies = {name: [bench.run(one, tune=True) for one in tried] for name, tried in wanted.items()}
+    costs = bench.costs([one for tried in wanted.values() for one in tried])
     return {
-        name: [Row.of(str(one), accuracy, one, costs) for one, accuracy in zip(wanted[name], found, strict=True)]
-        for name, found in accuracies.items()
+        name: [Row.of(str(one), accuracy, one, costs) for one, accuracy in zip(wanted[name], measured, strict=True)]
+        for name, measured in accuracies.items()
     }
 
 
@@ -123,7 +123,7 @@ def _claims(bench: ConvBench, rows: dict[str, list[Row]], errors: dict[int, dict
         claims.append(
             (
                 f"non-linear least squares come nearer than {text}",
-                all(found["non-linear"] <= found[other] for found in errors.values()),
+                all(e["non-linear"] <= e[other] for e in errors.values()),
                 "; ".join(f"rank {r}: {e['non-linear']:.4f} against {e[other]:.4f}" for r, e in errors.items()),
             )
         )
@@ -148,10 +148,10 @@ def _claims(bench: ConvBench, rows: dict[str, list[Row]], errors: dict[int, dict
 
 def _plots(folder: Path, bench: ConvBench, rows: dict[str, list[Row]]) -> None:
     series = {}
-    for name, found in rows.items():
+    for name, steps in rows.items():
         title = name if name == "scheme2" else f"cp {name}"
-        series[f"{title} decomposed"] = [(r.speedup, bench.original - r.accuracy.accuracy) for r in found]
-        series[f"{title} tuned"] = [(r.speedup, bench.original - r.best) for r in found]
+        series[f"{title} decomposed"] = [(r.speedup, bench.original - r.accuracy.accuracy) for r in steps]
+        series[f"{title} tuned"] = [(r.speedup, bench.original - r.best) for r in steps]
     tradeoff_plot(folder / "lebedev2015.svg", "CP decomposition of CharNet", series)
 
 
@@ -162,7 +162,7 @@ def _page(
     errors: dict[int, dict[str, float]],
     claims: list[Claim],
 ) -> str:
-    solved = [[str(rank), *(f"{error:.4f}" for error in found.values())] for rank, found in errors.items()]
+    solved = [[str(rank), *(f"{error:.4f}" for error in by_solver.values())] for rank, by_solver in errors.items()]
     return f"""# Lebedev et al. 2015, measured here
 
     edgecomp reproduce lebedev2015{" --quick" if quick else ""}

@@ -103,8 +103,8 @@ class PruneBench:
             with progress.stage("time", f"{len(nets)} nets of {self.model.name}"):
                 return {name: cost.model_dump() for name, cost in measured(nets).items()}
 
-        found = remembered(self.results, self._key("costs", sorted(shapes)), measure)
-        return {name: Cost(**cost) for name, cost in found.items()}
+        by_name = remembered(self.results, self._key("costs", sorted(shapes)), measure)
+        return {name: Cost(**cost) for name, cost in by_name.items()}
 
     def _key(self, *parts: object) -> str:
         samples = len(self.test[0])
@@ -232,17 +232,17 @@ def _measure(benches: dict[str, PruneBench], seeds: dict[float, tuple[int, ...]]
                     points.setdefault((name, share, method), []).append(bench.run(method, share, seed))
     costs = {}
     for name, bench in benches.items():
-        costs[name] = bench.costs([point for key, found in points.items() if key[0] == name for point in found])
+        costs[name] = bench.costs([point for key, runs in points.items() if key[0] == name for point in runs])
     return {
         (name, share, method): Row(
             benches[name],
             method,
             share,
-            found,
+            runs,
             costs[name]["original"],
-            [costs[name][widths(point)] for point in found],
+            [costs[name][widths(point)] for point in runs],
         )
-        for (name, share, method), found in points.items()
+        for (name, share, method), runs in points.items()
     }
 
 

@@ -129,7 +129,7 @@ def _next_features(job: PruningState, layer: str) -> tuple[str, int]:
     """The first layer that is called with something new after `layer` has run, and its channels: behind a residual
     block that is the block's output. Empty if only the classifier comes."""
     seen: list[Tensor] = []
-    found: list[tuple[str, int]] = []
+    following: list[tuple[str, int]] = []
     ran = False
 
     layers = named(job.net, nn.Conv2d, nn.Linear)
@@ -138,14 +138,14 @@ def _next_features(job: PruningState, layer: str) -> tuple[str, int]:
         nonlocal ran
         x = arguments[0]
         known = any(x is other for other in seen)
-        if ran and not known and not found:
-            found.append((name, x.shape[1]) if isinstance(layers[name], nn.Conv2d) else ("", 0))
+        if ran and not known and not following:
+            following.append((name, x.shape[1]) if isinstance(layers[name], nn.Conv2d) else ("", 0))
         seen.append(x)
         ran = ran or name == layer
 
     with torch.no_grad(), capture(layers, see, before=True):
         job.loss.outputs(job.net, job.some(1))
-    return found[0] if found else ("", 0)
+    return following[0] if following else ("", 0)
 
 
 class _Greedy:
@@ -236,28 +236,28 @@ class _Greedy:
 @contextlib.contextmanager
 def _caught(net: nn.Module, place: str, stop: bool = True) -> Iterator[list[Tensor]]:
     """What a layer is called with; the pass ends there if told."""
-    found: list[Tensor] = []
+    given: list[Tensor] = []
 
     def see(_: str, arguments: tuple[Tensor, ...]) -> None:
-        found.append(arguments[0])
+        given.append(arguments[0])
         if stop:
             raise Enough
 
     with capture({place: net.get_submodule(place)}, see, before=True):
-        yield found
+        yield given
 
 
 @contextlib.contextmanager
 def _outputs_of(net: nn.Module, names: list[str], stop: bool = True) -> Iterator[dict[str, Tensor]]:
     """What layers give out; the pass ends with the last of them if told."""
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     modules = {name: net.get_submodule(name) for name in names}
 
     def see(name: str, _: tuple[Tensor, ...], output: Tensor) -> None:
-        found[name] = output
-        if stop and len(found) == len(modules):
+        outputs[name] = output
+        if stop and len(outputs) == len(modules):
             raise Enough
 
     with capture(modules, see):
-        yield found
+        yield outputs

@@ -66,12 +66,12 @@ def find_groups(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Grou
     net = copy.deepcopy(net).eval().requires_grad_(True)
     names = {module: name for name, module in net.named_modules()}
     order = _order(net, example_inputs)
-    found = []
+    groups = []
     for items in _traced(net, example_inputs):
         group = _group(items, names)
         if group is not None:
-            found.append(replace(group, parts=tuple(sorted(group.parts, key=lambda part: order.get(part.layer, 0)))))
-    return sorted(found, key=lambda group: order.get(group.name, len(order)))
+            groups.append(replace(group, parts=tuple(sorted(group.parts, key=lambda part: order.get(part.layer, 0)))))
+    return sorted(groups, key=lambda group: order.get(group.name, len(order)))
 
 
 def _order(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, int]:
@@ -161,8 +161,8 @@ def _units(
         total = module.in_channels if side == "in" else module.out_channels
         size = total // module.groups
         first: dict[int, int] = {}
-        for origin, found in by_root.items():
-            for place in found:
+        for origin, places in by_root.items():
+            for place in places:
                 leader[find(origin)] = find(first.setdefault(place % size, origin))
         if sum(map(len, by_root.values())) < total:
             reason = f"{name}, in {module.groups} groups, takes channels of other layers beside"

@@ -26,7 +26,7 @@ def contributions(job: PruningState, group: Group, outputs: int) -> Tensor:
 def _part(job: PruningState, part: Part, outputs: int, generator: torch.Generator) -> Tensor:
     layer = job.net.get_submodule(part.layer)
     weight = dense_weight(layer)  # (outputs, inputs, taps)
-    found = []
+    by_batch = []
     for x in inputs_of(job.net, layer, job.some(512)):
         rows = patches(layer, x, _PLACES, generator)  # (N, inputs, taps)
         if outputs:
@@ -34,8 +34,8 @@ def _part(job: PruningState, part: Part, outputs: int, generator: torch.Generato
             by_channel = torch.einsum("nit,noit->noi", rows, weight[which])
         else:
             by_channel = torch.einsum("nit,oit->noi", rows, weight)
-        found.append(by_channel[:, :, part.index].sum(3).flatten(0, 1))
-    return torch.cat(found)
+        by_batch.append(by_channel[:, :, part.index].sum(3).flatten(0, 1))
+    return torch.cat(by_batch)
 
 
 def patches(layer: nn.Module, x: Tensor, places: int, generator: torch.Generator) -> Tensor:

@@ -67,7 +67,7 @@ def plan_channels(model: Model, chain: Chain, request: Request, work: Workspace,
         keeps = {}
     elif getattr(method, "FINDS_WIDTHS", False):
         job = _selected(model, chain.name, config, free, _guessed(free, config, sizes), request.seed, work)
-        keeps = _found(job, config, sizes, taken)
+        keeps = _keeps_by_score(job, config, sizes, taken)
     else:
         keeps = uniform(free, config, sizes, taken)
     after = cut_sizes(sizes, free, keeps)
@@ -83,7 +83,7 @@ def plan_channels(model: Model, chain: Chain, request: Request, work: Workspace,
     ]
 
     def total(what: str) -> tuple[int, int]:
-        before, left = (sum(getattr(size, what) for size in found.values()) for found in (sizes, after))
+        before, left = (sum(getattr(size, what) for size in layers.values()) for layers in (sizes, after))
         return before, left
 
     result = Pruning(
@@ -154,7 +154,7 @@ def _selected(
     return job
 
 
-def _found(
+def _keeps_by_score(
     job: PruningState, config: Any, sizes: dict[str, LayerSize], meter: Callable[[dict[str, int]], float]
 ) -> dict[str, int]:
     """So many units of every group that those of the highest scores in the whole net stay, of equal ones those that

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..graph.given import Given, Outputs
 from ..layers.layout import laid_out
 from ..records import Model, Split
-from ..training.loop import Run, chosen, finish, one_cycle
+from ..training.loop import Training, chosen, finish, one_cycle
 from ..training.outputs import class_axis, output_loss
 
 BATCH = 128
@@ -68,7 +68,7 @@ def batch(split: Split, seed: int, step: int, size: int = BATCH) -> tuple[Inputs
     return tuple(map(laid_out, split.take(which))), None if split.targets is None else split.targets[which]
 
 
-class Tuning(Run):
+class Tuning(Training):
     """One run of training.
 
     Args:

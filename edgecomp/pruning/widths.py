@@ -80,7 +80,7 @@ class LayerSize:
 
 def layer_sizes(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, LayerSize]:
     """The sizes of convolutions and dense layers of a net whose norms are folded; reused ones do all their work."""
-    found: dict[str, LayerSize] = {}
+    sizes: dict[str, LayerSize] = {}
 
     layers = named(net, nn.Conv2d, nn.Linear)
 
@@ -88,12 +88,12 @@ def layer_sizes(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str,
         layer = layers[name]
         outputs, inputs, groups = channels_of(layer)  # type: ignore[misc]
         taps = math.prod(getattr(layer, "kernel_size", (1,)))
-        pixels = output[0].numel() // outputs + (found[name].pixels if name in found else 0)
-        found[name] = LayerSize(outputs, inputs, groups, taps, pixels, layer.bias is not None)
+        pixels = output[0].numel() // outputs + (sizes[name].pixels if name in sizes else 0)
+        sizes[name] = LayerSize(outputs, inputs, groups, taps, pixels, layer.bias is not None)
 
     with torch.no_grad(), capture(layers, note):
         net(*example_inputs)
-    return found
+    return sizes
 
 
 def cut_sizes(sizes: dict[str, LayerSize], groups: list[Group], keeps: dict[str, int]) -> dict[str, LayerSize]:

@@ -90,7 +90,7 @@ class LayerTime(Record):
 class Measurement(Record):
     """One artifact on one device. What was not or cannot be measured there is None.
 
-    `custom-op`: of a build with `--stock`, the same compressed net with our custom ops.
+    `custom-op`: of a build with `--no-custom-ops`, the same compressed net with our custom ops.
     `…_interval_ms`: 95 %, bootstrap over the raw samples. `first_ms`: the first inference of a cold process.
     `peak_rss_bytes` is VmHWM, `rss_anon_bytes` RssAnon of a process that runs the file once; `empty_rss_bytes` is VmHWM
     of the same program and libraries without a model. `inputs`: what was fed in, and its digest.

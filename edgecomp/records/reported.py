@@ -49,7 +49,7 @@ class LimitReport(Record):
 
 class SizeReport(Record):
     """`download_bytes`: the file deflated. `installed_bytes`: model + runtime + kernels.
-    `custom_op_bytes`: of a build with `--stock`, the file with custom ops that it is compared with."""
+    `custom_op_bytes`: of a build with `--no-custom-ops`, the file with custom ops that it is compared with."""
 
     original_bytes: int
     artifact_bytes: int

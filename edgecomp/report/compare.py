@@ -82,11 +82,11 @@ def compare(before: Report, after: Report, tolerance: float = 0.05, points: floa
         points: accuracy that may be lost.
     """
     gate = _Gate(tolerance, points)
-    found = [*_sizes(before, after, gate), *_accuracy(before, after, gate), *_errors(before, after, gate)]
+    findings = [*_sizes(before, after, gate), *_accuracy(before, after, gate), *_errors(before, after, gate)]
     pairs = figures.pairs(before), figures.pairs(after)
     for evidence in dict.fromkeys([*pairs[0], *pairs[1]]):
-        found += _measured(evidence, pairs[0].get(evidence, {}), pairs[1].get(evidence, {}), gate)
-    return Comparison(tolerance=tolerance, points=points, differences=_differences(before, after), findings=found)
+        findings += _measured(evidence, pairs[0].get(evidence, {}), pairs[1].get(evidence, {}), gate)
+    return Comparison(tolerance=tolerance, points=points, differences=_differences(before, after), findings=findings)
 
 
 def _sizes(before: Report, after: Report, gate: _Gate) -> Iterator[Finding]:
@@ -234,13 +234,13 @@ def _together(alone: Change, against: Change) -> Change:
 
 def _processes(measurement: Measurement) -> list[list[float]]:
     """The raw samples of every process; none where the report does not tell them apart."""
-    counts, samples, found = measurement.samples_by_process, measurement.samples, []
+    counts, samples, processes = measurement.samples_by_process, measurement.samples, []
     if sum(counts) != len(samples) or min(counts, default=0) < 1:
         return []
     for count in counts:
-        found.append(samples[:count])
+        processes.append(samples[:count])
         samples = samples[count:]
-    return found
+    return processes
 
 
 def _same_original(before: dict[str, Measurement], after: dict[str, Measurement]) -> bool:
@@ -261,7 +261,7 @@ def _differences(before: Report, after: Report) -> list[str]:
         "seed": lambda r: r.seed,
         "target": lambda r: r.target,
         "runtime": lambda r: f"{r.runtime} {r.environment.runtime_version}",
-        "stock": lambda r: r.stock,
+        "no custom ops": lambda r: r.stock,
         "edgecomp": lambda r: r.environment.edgecomp,
         "commit": lambda r: (r.environment.commit or "unknown")[:12],
         "torch": lambda r: r.environment.torch,
@@ -301,21 +301,23 @@ def rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """Rows of `TITLES`."""
     return [
         (
-            found.figure,
-            _value(found.unit, found.before),
-            _value(found.unit, found.after),
-            _change(found),
-            "" if found.interval is None else " to ".join(map(_percent, found.interval)),
-            found.verdict,
-            found.evidence,
+            finding.figure,
+            _value(finding.unit, finding.before),
+            _value(finding.unit, finding.after),
+            _change(finding),
+            "" if finding.interval is None else " to ".join(map(_percent, finding.interval)),
+            finding.verdict,
+            finding.evidence,
         )
-        for found in comparison.findings
+        for finding in comparison.findings
     ]
 
 
 def remarks(comparison: Comparison) -> list[str]:
     """What is different between the reports, and why verdicts are what they are."""
-    reasons = [f"{found.figure}, {found.evidence}: {found.reason}" for found in comparison.findings if found.reason]
+    reasons = [
+        f"{finding.figure}, {finding.evidence}: {finding.reason}" for finding in comparison.findings if finding.reason
+    ]
     return [*comparison.differences, *reasons]
 
 
@@ -324,10 +326,10 @@ def _value(unit: str, value: float | None) -> str:
     return "" if value is None else shows[unit](value) if unit in shows else format_score(value, _UNITS.get(unit, ""))
 
 
-def _change(found: Finding) -> str:
-    if found.change is None:
+def _change(finding: Finding) -> str:
+    if finding.change is None:
         return ""
-    return f"{found.change:+.2f} points" if found.unit == "percent" else _percent(found.change)
+    return f"{finding.change:+.2f} points" if finding.unit == "percent" else _percent(finding.change)
 
 
 def _percent(change: float) -> str:

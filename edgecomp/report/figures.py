@@ -12,7 +12,7 @@ from ..util.units import format_bytes, format_count, format_drop, format_ms, for
 Row = tuple[str, str, str, str, str]
 
 FIGURES = ("", "original", "compressed", "ratio", "evidence")
-PRICE = ("without custom ops", "custom ops", "stock", "stock costs", "evidence")
+PRICE = ("without custom ops", "custom ops", "built-in", "built-in costs", "evidence")
 LAYERS = ("layer", "method", "original", "now", "bits/weight", "weights", "outputs", "tables")
 LIMITS = ("limit", "", "value", "at most", "evidence", "")
 
@@ -59,7 +59,7 @@ def limits(result: Report) -> list[LimitText]:
     return [_limit(limit, unit) for limit in result.limits or _of_budget(result)]
 
 
-def _limit(found: LimitReport, unit: str) -> LimitText:
+def _limit(limit: LimitReport, unit: str) -> LimitText:
     """`unit`: that of the metric."""
     show: Callable[[float], str] = {
         "bytes": format_bytes,
@@ -68,25 +68,25 @@ def _limit(found: LimitReport, unit: str) -> LimitText:
         "points": lambda points: format_drop(points, "%"),
         "score": lambda score: format_drop(score, unit),
         "percent": lambda percent: f"{percent:.3g} %",
-    }[found.unit]
-    remarks = [] if found.stated else ["the default: 1/20 of the original"]
-    if found.interval:
-        remarks.append(f"95 % interval {show(found.interval[0])} to {show(found.interval[1])}")
-    remarks += [found.reason] if found.reason else []
+    }[limit.unit]
+    remarks = [] if limit.stated else ["the default: 1/20 of the original"]
+    if limit.interval:
+        remarks.append(f"95 % interval {show(limit.interval[0])} to {show(limit.interval[1])}")
+    remarks += [limit.reason] if limit.reason else []
     return LimitText(
-        name=NAMES[found.name],
-        verdict=found.verdict,
-        value="unknown" if found.value is None else show(found.value),
-        limit=show(found.limit),
-        evidence=found.evidence or "",
+        name=NAMES[limit.name],
+        verdict=limit.verdict,
+        value="unknown" if limit.value is None else show(limit.value),
+        limit=show(limit.limit),
+        evidence=limit.evidence or "",
         remark="; ".join(remarks),
-        share=None if found.value is None or found.limit <= 0 else max(0.0, found.value / found.limit),
+        share=None if limit.value is None or limit.limit <= 0 else max(0.0, limit.value / limit.limit),
     )
 
 
 def _of_budget(result: Report) -> list[LimitReport]:
     budget, size, accuracy = result.budget, result.size, result.accuracy
-    found = [
+    limits = [
         LimitReport(
             name="file",
             unit="bytes",
@@ -106,8 +106,8 @@ def _of_budget(result: Report) -> list[LimitReport]:
             evidence=accuracy.evidence if accuracy else None,
             verdict=budget.drop_verdict,
         )
-        found.append(drop)
-    return found
+        limits.append(drop)
+    return limits
 
 
 def left_alone(reasons: Iterable[tuple[str, str | None, str]]) -> list[tuple[str, str]]:
@@ -153,14 +153,14 @@ def figures(result: Report) -> list[Row]:
 
 def pairs(result: Report) -> dict[str, dict[str, Measurement]]:
     """The measurements, by evidence and artifact."""
-    found: dict[str, dict[str, Measurement]] = {}
+    by_evidence: dict[str, dict[str, Measurement]] = {}
     for measurement in result.measurements:
-        found.setdefault(measurement.evidence, {})[measurement.artifact] = measurement
-    return found
+        by_evidence.setdefault(measurement.evidence, {})[measurement.artifact] = measurement
+    return by_evidence
 
 
-def stock_price(result: Report) -> list[Row]:
-    """Rows (figure, with custom ops, stock, how many times more, evidence) of a build with `--stock`."""
+def builtin_price(result: Report) -> list[Row]:
+    """Rows of `PRICE`: what it costs to need no custom op; none for other builds."""
     size = result.size
     if size.custom_op_bytes is None:
         return []
@@ -209,5 +209,5 @@ def layer_rows(result: Report) -> list[tuple[str, ...]]:
 
 
 def heading(result: Report) -> str:
-    stock = " · stock" if result.stock else ""
-    return f"{result.model.name} · {result.method} · {result.target} · {result.runtime}{stock}"
+    ops = " · no custom ops" if result.stock else ""
+    return f"{result.model.name} · {result.method} · {result.target} · {result.runtime}{ops}"

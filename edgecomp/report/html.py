@@ -68,7 +68,7 @@ def html(result: Report) -> str:
         left_alone=figures.layers_left_alone(result),
         why=explain.html(result),
         figures=rows,
-        price=figures.stock_price(result),
+        price=figures.builtin_price(result),
         glossary=[(name, text) for name, text in figures.EVIDENCE.items() if any(row[4] == name for row in rows)],
         devices=_devices(result),
     )
@@ -114,15 +114,17 @@ def _times(before: float, after: float, less: str, more: str) -> str:
 
 
 def _profiles(result: Report) -> list[Profile]:
-    found = []
+    profiles = []
     for m in result.measurements:
         rows = [(part.name, part.ms if part.ms is not None else part.instructions or 0) for part in m.layer_profile]
         if m.artifact == "compressed" and rows:
             show = format_ms if m.layer_profile[0].ms is not None else format_count
             most = max(value for _, value in rows) or 1
             title = "Time of one inference" if show is format_ms else "Instructions of one inference"
-            found.append(Profile(title, m.evidence, [(name, show(value), 100 * value / most) for name, value in rows]))
-    return found
+            profiles.append(
+                Profile(title, m.evidence, [(name, show(value), 100 * value / most) for name, value in rows])
+            )
+    return profiles
 
 
 def _devices(result: Report) -> list[tuple[str, str]]:

@@ -47,20 +47,20 @@ def judge(plan: Plan, size: SizeReport, measured: Measured) -> list[LimitReport]
     """The verdict on every limit; that of the file always comes first."""
     asked = plan.limits
     budget = plan.budget_bytes or size.original_bytes // _DEFAULT_BUDGET
-    found = [_on_disk("file", budget, size.artifact_bytes, plan.budget_bytes is not None)]
+    limits = [_on_disk("file", budget, size.artifact_bytes, plan.budget_bytes is not None)]
     if asked.installed_bytes is not None:
-        found.append(_on_disk("installed", asked.installed_bytes, size.installed_bytes))
+        limits.append(_on_disk("installed", asked.installed_bytes, size.installed_bytes))
     if plan.max_drop_points is not None:
-        found.append(_drop(plan.max_drop_points, measured.accuracy))
+        limits.append(_drop(plan.max_drop_points, measured.accuracy))
     if plan.max_error_percent is not None:
-        found.append(_error(plan.max_error_percent, measured.error))
+        limits.append(_error(plan.max_error_percent, measured.error))
     if asked.ram_bytes is not None:
-        found.append(_ram(asked.ram_bytes, _strongest("ram", "peak_rss_bytes", measured)))
+        limits.append(_ram(asked.ram_bytes, _strongest("ram", "peak_rss_bytes", measured)))
     if asked.latency_ms is not None:
-        found.append(_latency(asked.latency_ms, _strongest("latency", "p50_ms", measured)))
+        limits.append(_latency(asked.latency_ms, _strongest("latency", "p50_ms", measured)))
     if asked.instructions is not None:
-        found.append(_instructions(asked.instructions, _strongest("instructions", "instructions", measured)))
-    return found
+        limits.append(_instructions(asked.instructions, _strongest("instructions", "instructions", measured)))
+    return limits
 
 
 def _strongest(limit: str, field: str, measured: Measured) -> Measurement | None:
@@ -119,48 +119,56 @@ def _error(limit: float, error: OutputError | None) -> LimitReport:
     )
 
 
-def _ram(limit: int, found: Measurement | None) -> LimitReport:
+def _ram(limit: int, measurement: Measurement | None) -> LimitReport:
     """What the model adds to the same program without one. Without that baseline the peak is an upper bound."""
-    if found is None:
+    if measurement is None:
         return _unknown("ram", "bytes", limit, "memory was not measured")
-    added = found.peak_rss_bytes - (found.empty_rss_bytes or 0)
+    added = measurement.peak_rss_bytes - (measurement.empty_rss_bytes or 0)
     verdict, reason = _within(added, limit), "over the same program without a model"
-    if found.empty_rss_bytes is None:
+    if measurement.empty_rss_bytes is None:
         reason = "peak of the whole process, its program and runtime included"
         if verdict == "fail":
             verdict, reason = "inconclusive", f"{reason}: what the model adds is not known"
     return LimitReport(
-        name="ram", unit="bytes", limit=limit, value=added, evidence=found.evidence, verdict=verdict, reason=reason
+        name="ram",
+        unit="bytes",
+        limit=limit,
+        value=added,
+        evidence=measurement.evidence,
+        verdict=verdict,
+        reason=reason,
     )
 
 
-def _latency(limit: float, found: Measurement | None) -> LimitReport:
-    if found is None:
+def _latency(limit: float, measurement: Measurement | None) -> LimitReport:
+    if measurement is None:
         return _unknown("latency", "ms", limit, "latency was not measured")
-    verdict, reason = _unless_unsure(found.p50_ms, limit, found.p50_interval_ms)
-    where = f"median on {found.device.get('model') or found.device.get('processor') or found.evidence}"
+    verdict, reason = _unless_unsure(measurement.p50_ms, limit, measurement.p50_interval_ms)
+    where = (
+        f"median on {measurement.device.get('model') or measurement.device.get('processor') or measurement.evidence}"
+    )
     return LimitReport(
         name="latency",
         unit="ms",
         limit=limit,
-        value=found.p50_ms,
-        interval=found.p50_interval_ms,
-        evidence=found.evidence,
+        value=measurement.p50_ms,
+        interval=measurement.p50_interval_ms,
+        evidence=measurement.evidence,
         verdict=verdict,
         reason=f"{where}; {reason}" if reason else where,
     )
 
 
-def _instructions(limit: int, found: Measurement | None) -> LimitReport:
-    if found is None:
+def _instructions(limit: int, measurement: Measurement | None) -> LimitReport:
+    if measurement is None:
         return _unknown("instructions", "instructions", limit, "instructions were not counted")
-    count = found.instructions
+    count = measurement.instructions
     return LimitReport(
         name="instructions",
         unit="instructions",
         limit=limit,
         value=count,
-        evidence=found.evidence,
+        evidence=measurement.evidence,
         verdict=_within(count, limit),
     )
 

@@ -19,7 +19,7 @@ def report(result: Report) -> str:
         _table(["limit", "value", "at most", "verdict", "evidence", ""], judged),
         _table(list(figures.FIGURES), figures.figures(result)),
     ]
-    if price := figures.stock_price(result):
+    if price := figures.builtin_price(result):
         parts.append(_table(list(figures.PRICE), price))
     parts += [_escape(note) for note in result.notes]
     layers = _table(list(figures.LAYERS), figures.layer_rows(result))

@@ -79,11 +79,11 @@ class Distribution:
 
 def distributions(result: Report) -> list[Distribution]:
     """Of every measurement with raw samples, each on an axis of its own that ends where the tail has become thin."""
-    return [_distribution(found) for found in result.measurements if len(found.samples) > 1 and found.p50_ms]
+    return [_distribution(m) for m in result.measurements if len(m.samples) > 1 and m.p50_ms]
 
 
-def _distribution(found: Measurement) -> Distribution:
-    samples = np.array(found.samples)
+def _distribution(measurement: Measurement) -> Distribution:
+    samples = np.array(measurement.samples)
     low, p10, p90, p99 = np.percentile(samples, (0, 10, 90, 99))
     high = min(p99, p90 + 2 * (p90 - p10))
     margin = max(0.05 * (high - low), 0.01 * low)
@@ -94,19 +94,21 @@ def _distribution(found: Measurement) -> Distribution:
     shown = samples[:: math.ceil(len(samples) / _POINTS)]
     places = (1 - (np.clip(shown, low, high) - low) / (high - low)) * _HEIGHT
     dots = "".join(f"M{1000 * (i + 0.5) / len(shown):.0f} {y:.1f}h0" for i, y in enumerate(places))
-    interval = found.p50_interval_ms
+    interval = measurement.p50_interval_ms
     sure = f" (95 %: {interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
+    text = f"p50 {format_ms(measurement.p50_ms)}{sure} · p90 {format_ms(measurement.p90_ms)}"
+    text += f" · p99 {format_ms(measurement.p99_ms)}"
     return Distribution(
-        artifact=found.artifact,
-        evidence=found.evidence,
+        artifact=measurement.artifact,
+        evidence=measurement.evidence,
         samples=len(samples),
         bars=bars,
         dots=dots,
-        rounds=[round(100 * at / len(samples), 2) for at in np.cumsum(found.samples_by_process)[:-1]],
-        p50=100 * (found.p50_ms - low) / (high - low),
+        rounds=[round(100 * at / len(samples), 2) for at in np.cumsum(measurement.samples_by_process)[:-1]],
+        p50=100 * (measurement.p50_ms - low) / (high - low),
         low=format_ms(low),
         high=format_ms(high),
-        text=f"p50 {format_ms(found.p50_ms)}{sure} · p90 {format_ms(found.p90_ms)} · p99 {format_ms(found.p99_ms)}",
+        text=text,
         beyond=int((samples > high).sum()),
     )
 
@@ -164,10 +166,10 @@ class Memory:
 
 def memory(result: Report) -> list[Memory]:
     """Of every measurement that has it, to one scale for each device."""
-    found = [m for m in result.measurements if m.peak_rss_bytes]
-    most = {m.evidence: max(o.peak_rss_bytes for o in found if o.evidence == m.evidence) for m in found}
+    measured = [m for m in result.measurements if m.peak_rss_bytes]
+    most = {m.evidence: max(o.peak_rss_bytes for o in measured if o.evidence == m.evidence) for m in measured}
     rows = []
-    for m in found:
+    for m in measured:
         empty = min(m.empty_rss_bytes or 0, m.peak_rss_bytes)
         scale, model = 100 / most[m.evidence], m.peak_rss_bytes - empty
         rows.append(Memory(m.artifact, m.evidence, scale * empty, scale * model, format_bytes(model)))

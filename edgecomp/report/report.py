@@ -194,7 +194,7 @@ def print_report(result: Report, console: Console) -> None:
         _table(figures.FIGURES, figures.figures(result), texts),
         Text(),
     ]
-    if price := figures.stock_price(result):
+    if price := figures.builtin_price(result):
         parts += [_table(figures.PRICE, price, {*texts, figures.PRICE[0]}), Text()]
     for limit in figures.limits(result):
         parts.append(Text.assemble((limit.verdict.upper(), _STYLES[limit.verdict]), f" {limit.sentence}"))
@@ -216,8 +216,8 @@ def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], texts: set[
 
 def budget_of(judged: list[LimitReport]) -> BudgetReport:
     """The two oldest limits, under their own names."""
-    found = {limit.name: limit for limit in judged}
-    file, drop = found["file"], found.get("drop")
+    by_name = {limit.name: limit for limit in judged}
+    file, drop = by_name["file"], by_name.get("drop")
     return BudgetReport(
         limit_bytes=int(file.limit),
         stated=file.stated,

@@ -105,17 +105,17 @@ def constants(path: Path) -> list[Constant]:
 
     file = deserialize_pte_binary(path.read_bytes())
     program = file.program
-    found = []
+    stored = []
     for plan in program.execution_plan:
         for value in plan.values:
             tensor = value.val
             if isinstance(tensor, TensorValue) and tensor.data_buffer_idx > 0 and tensor.allocation_info is None:
                 size = math.prod(tensor.sizes) * get_scalar_type(tensor.scalar_type).itemsize
                 data = bytes(program.constant_buffer[tensor.data_buffer_idx].storage)
-                found.append(Constant(tensor.scalar_type.name.lower(), data[:size]))  # the rest is padding
+                stored.append(Constant(tensor.scalar_type.name.lower(), data[:size]))  # the rest is padding
     named = file.named_data
-    found += [Constant(None, bytes(buffer)) for buffer in (named.buffers if named else [])]
-    return found
+    stored += [Constant(None, bytes(buffer)) for buffer in (named.buffers if named else [])]
+    return stored
 
 
 def signature(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Signature:

@@ -86,8 +86,8 @@ def ladder(model: Model, request: Request, groups: list[tuple[str, ...]]) -> Lad
     """
     if plan.runtime_and_chains(request)[1][0].prunes:
         return Ladder(request.method, (), "it takes channels out of the whole net; edgecomp build --set bytes=0.5 does")
-    found = knob_of(request.method, request.settings)
-    values = [f"{found[0]}.{found[1].setting}={value}" for value in found[1].values] if found else [""]
+    knob = knob_of(request.method, request.settings)
+    values = [f"{knob[0]}.{knob[1].setting}={value}" for value in knob[1].values] if knob else [""]
     steps, reasons = [], ""
     with progress.bar(f"bytes of {request.method}", len(values)) as advance:
         for value in values:

@@ -73,11 +73,11 @@ def print_sweep(result: Sweep, console: Console) -> None:
 
 def problems(result: Sweep) -> list[tuple[str, str]]:
     """What was missed or failed, and why: budgets with the same reason together."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    budgets: dict[tuple[str, str, str], list[str]] = {}
     for p in result.points:
         if p.reason:
-            found.setdefault((p.method, p.state, p.reason), []).append(format_bytes(p.budget_bytes))
-    return [(f"{method} at {', '.join(at)} {state}", reason) for (method, state, reason), at in found.items()]
+            budgets.setdefault((p.method, p.state, p.reason), []).append(format_bytes(p.budget_bytes))
+    return [(f"{method} at {', '.join(at)} {state}", reason) for (method, state, reason), at in budgets.items()]
 
 
 def _cells(result: Sweep, point: SweepPoint, counted: bool) -> list[str]:
@@ -102,9 +102,9 @@ def margin(point: SweepPoint) -> str:
     return f"±{_plain((interval[1] - interval[0]) / 2, point.validation.unit)}" if interval else ""
 
 
-def drop_text(found: Accuracy) -> str:
+def drop_text(accuracy: Accuracy) -> str:
     """What is lost, without the word for its unit."""
-    return _plain(found.drop_points, found.unit, signed=True)
+    return _plain(accuracy.drop_points, accuracy.unit, signed=True)
 
 
 def _plain(value: float, unit: str, signed: bool = False) -> str:
@@ -150,13 +150,13 @@ def _plots(result: Sweep, series: list[str]) -> list[tuple[str, str]]:
 
 
 def _mark(series: list[str], point: SweepPoint, cost: float) -> plot.Mark:
-    found = point.validation
-    assert found
+    validation = point.validation
+    assert validation
     text = f"{point.method} {short(point.setting)}: {format_bytes(point.artifact_bytes or 0)}"
-    text += f", {format_drop(found.drop_points, found.unit, signed=True)}"
+    text += f", {format_drop(validation.drop_points, validation.unit, signed=True)}"
     text += f", {latency(point):.3g} ms" if latency(point) else ""
     number = series.index(point.method) % 8
-    return plot.Mark(number, cost, found.drop_points, found.interval, point.front, text)
+    return plot.Mark(number, cost, validation.drop_points, validation.interval, point.front, text)
 
 
 def _round_bytes(size: float) -> str:

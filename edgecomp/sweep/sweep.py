@@ -122,7 +122,7 @@ class SweepRun:
         """All points in the order of methods and budgets."""
         ladders = {m: self._ladder(m) for m in self.request.methods}
         open_points = [(method, budget) for method in self.request.methods for budget in self.budgets]
-        order, found = list(open_points), dict[tuple[str, int], SweepPoint]()
+        order, points = list(open_points), dict[tuple[str, int], SweepPoint]()
         for _ in range(_ROUNDS):
             wanted = {}
             for method, budget in open_points:
@@ -130,18 +130,18 @@ class SweepRun:
                 if isinstance(chosen, Wanted):
                     wanted[method, budget] = chosen
                 else:
-                    found[method, budget] = chosen
+                    points[method, budget] = chosen
             built = self._build(list({w.folder: w for w in wanted.values()}.values()))
-            found |= {key: _point(w, built[w.folder]) for key, w in wanted.items()}
+            points |= {key: _point(w, built[w.folder]) for key, w in wanted.items()}
             # A file that is larger than thought: its container is; another setting may still fit.
-            open_points = [key for key in wanted if found[key].state == "missed" and key[0] != AUTO]
+            open_points = [key for key in wanted if points[key].state == "missed" and key[0] != AUTO]
             for key in open_points:
                 figures = built[wanted[key].folder]
                 container = 0 if isinstance(figures, EdgecompError) else figures["container_bytes"]
                 self.containers[key[0]] = max(self.containers[key[0]], container)
             if not open_points:
                 break
-        return [found[key] for key in order]
+        return [points[key] for key in order]
 
     def file(self, folder: str) -> Path:
         """The exported file of a point that has been built."""
@@ -170,26 +170,26 @@ class SweepRun:
 
     def _build(self, wanted: list[Wanted]) -> dict[str, dict[str, Any] | EdgecompError]:
         """Figures by folder, or the error; what was built before is not built again."""
-        found: dict[str, dict[str, Any] | EdgecompError] = {}
+        figures: dict[str, dict[str, Any] | EdgecompError] = {}
         missing = []
         for point in wanted:
             done = self.work.recall(f"point-{point.folder}", self._key(point))
             if done is None or not self.work.path(f"points/{point.folder}/report.json").is_file():
                 missing.append(point)
             else:
-                found[point.folder] = done
-        if found:
-            progress.note(f"kept from before: {', '.join(found)}")
+                figures[point.folder] = done
+        if figures:
+            progress.note(f"kept from before: {', '.join(figures)}")
         if missing:
             self._shared = self._shared or self.engine.share(self.base)
             with progress.bar("points", len(missing)) as advance:
 
                 def done(index: int, outcome: Outcome) -> None:
-                    found[missing[index].folder] = self._keep(missing[index], outcome)
+                    figures[missing[index].folder] = self._keep(missing[index], outcome)
                     advance()
 
                 self.engine.run(build_point, missing, self._shared, done=done)
-        return found
+        return figures
 
     def _keep(self, wanted: Wanted, outcome: Outcome) -> dict[str, Any] | EdgecompError:
         """Writes the files of a point that is done, and remembers it."""
@@ -277,10 +277,10 @@ def _complete_reports(result: Sweep, work: Workspace) -> None:
     for folder in {point.folder for point in result.points if point.folder}:
         points = [point for point in result.points if point.folder == folder]
         path = work.path(f"points/{folder}/report.json")
-        found = read_report(path)
+        report = read_report(path)
         limit = min(point.budget_bytes for point in points)
         decided = plan.read_plan(path.with_name("plan.json")).model_copy(update={"budget_bytes": limit})
         figures = [*result.measurements, *points[0].measurements]
-        judged = limits.judge(decided, found.size, Measured(tuple(figures), found.accuracy, error=found.error))
+        judged = limits.judge(decided, report.size, Measured(tuple(figures), report.accuracy, error=report.error))
         changed = {"measurements": figures, "budget": budget_of(judged), "limits": judged}
-        write_report(found.model_copy(update=changed), path.parent)
+        write_report(report.model_copy(update=changed), path.parent)

@@ -29,7 +29,7 @@ def measured_files(
     """
     target, place = find_target(request.target), DeviceOptions.of(request)
     digests = json.dumps({name: sha256_file(path) for name, path in files.items()})
-    found: dict[str, list[Measurement]] = {name: [] for name in files}
+    measurements: dict[str, list[Measurement]] = {name: [] for name in files}
     with tempfile.TemporaryDirectory() as temporary:
         records = Path(temporary, "inputs")
         what = measure.write_timed_inputs(model, runtime, files["original"], records)
@@ -46,8 +46,8 @@ def measured_files(
                 done = {file: line.model_dump() for file, line in zip(files, lines, strict=True)}
                 work.record(f"on-{name}", key, [], done)
             for file, line in done.items():
-                found[file].append(Measurement(**line))
-    return found
+                measurements[file].append(Measurement(**line))
+    return measurements
 
 
 def _bundle(target: str, runtime: str, work: Workspace) -> Path:

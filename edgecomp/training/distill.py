@@ -17,7 +17,7 @@ from ..graph.given import Outputs, as_tuple
 from ..layers.layout import channels_last
 from ..records import Model, Split
 from ..util import progress
-from .loop import Run, chosen, finish, one_cycle, say_kept, show_start
+from .loop import Training, chosen, finish, one_cycle, say_kept, show_start
 from .outputs import OutputLoss, output_loss, predict_all
 from .trainable import TrainableCodes, free_parameters, trainable
 
@@ -69,18 +69,18 @@ class Task:
     loss: OutputLoss
 
 
-def _trained(task: Task, kept: Path) -> _Run:
+def _trained(task: Task, kept: Path) -> Distillation:
     """A run gone to its end in this process."""
-    run = _Run(task, kept)
+    run = Distillation(task, kept)
     finish(run, _TITLE, task.loss.name)
     return run
 
 
-def _trained_by_ray(task: Task, kept: Path, engine: Engine) -> _Run:
+def _trained_by_ray(task: Task, kept: Path, engine: Engine) -> Distillation:
     """The same by the workers of Ray Train, in which the last digits depend on how many there are."""
     from ..engines import ray_train
 
-    run = _Run(task, kept)
+    run = Distillation(task, kept)
     with progress.bar(_TITLE, run.total) as advance:
         before = show_start(run, advance)
 
@@ -93,14 +93,14 @@ def _trained_by_ray(task: Task, kept: Path, engine: Engine) -> _Run:
         try:
             ray_train.train(_worker, task, kept, engine.workers, told)
         except KeyboardInterrupt:
-            say_kept(_Run(task, kept), _TITLE)
+            say_kept(Distillation(task, kept), _TITLE)
             raise
-    return _Run(task, kept)
+    return Distillation(task, kept)
 
 
 def _worker(task: Task, kept: Path, peers: Peers) -> None:
     """What each of Ray Train's workers does."""
-    run = _Run(task, kept, peers)
+    run = Distillation(task, kept, peers)
     for loss in run.steps():
         peers.tell(run.step, loss)
 
@@ -121,7 +121,7 @@ class Peers(Protocol):
         """Takes a copy of what was saved."""
 
 
-class _Run(Run):
+class Distillation(Training):
     """The state of one recovery: the student, Adam's moments, and the step, which determines all else."""
 
     def __init__(self, task: Task, kept: Path, peers: Peers | None = None) -> None:

@@ -21,7 +21,7 @@ from ..util import progress
 from ..util.files import atomic_file
 
 
-class Run:
+class Training:
     """A training: `advance` takes one step.
 
     Attributes:
@@ -100,7 +100,7 @@ class Run:
         return True
 
 
-def finish(run: Run, title: str, what: str = "loss") -> None:
+def finish(run: Training, title: str, what: str = "loss") -> None:
     """Takes all steps that are left.
 
     Raises:
@@ -117,7 +117,7 @@ def finish(run: Run, title: str, what: str = "loss") -> None:
                 raise KeyboardInterrupt
 
 
-def show_start(run: Run, advance: Callable[..., None]) -> int:
+def show_start(run: Training, advance: Callable[..., None]) -> int:
     """Shows where the run begins, and returns it."""
     if run.step:
         progress.note(f"going on at step {run.step} of {run.total}")
@@ -125,7 +125,7 @@ def show_start(run: Run, advance: Callable[..., None]) -> int:
     return run.step
 
 
-def say_kept(run: Run, title: str) -> None:
+def say_kept(run: Training, title: str) -> None:
     if run.kept is not None:
         progress.note(f"{title}: kept at step {run.step} of {run.total}; the same command goes on from there")
 

@@ -214,9 +214,9 @@ def _top5(outputs: Tensor, targets: Tensor) -> Tensor:
 @_in_parts
 def _places(outputs: Tensor, targets: Tensor) -> Tensor:
     """(right, all) places that count."""
-    found = _by_class(outputs, targets).argmax(1)
+    predicted = _by_class(outputs, targets).argmax(1)
     counts = targets != IGNORED
-    return torch.stack([((found == targets) & counts).flatten(1).sum(1), counts.flatten(1).sum(1)], 1)
+    return torch.stack([((predicted == targets) & counts).flatten(1).sum(1), counts.flatten(1).sum(1)], 1)
 
 
 @_in_parts
@@ -282,15 +282,15 @@ def average_precisions(outputs: Tensor, targets: Tensor, queries: int = _QUERIES
         outputs: (N, …). targets: (N,) classes.
     """
     features = nn.functional.normalize(outputs.flatten(1).float(), dim=1)
-    found = []
+    precisions = []
     for chosen in torch.arange(min(queries, len(features))).split(100):
         similarity = features[chosen] @ features.T
         similarity[torch.arange(len(chosen)), chosen] = -torch.inf
         order = similarity.argsort(1, descending=True)[:, :-1]
         relevant = (targets[order] == targets[chosen][:, None]).double()
         precision = relevant.cumsum(1) / torch.arange(1, relevant.shape[1] + 1)
-        found.append((precision * relevant).sum(1) / relevant.sum(1).clamp(min=1))
-    return torch.cat(found)
+        precisions.append((precision * relevant).sum(1) / relevant.sum(1).clamp(min=1))
+    return torch.cat(precisions)
 
 
 def _auc(outputs: Tensor, targets: Tensor) -> float:

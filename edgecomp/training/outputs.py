@@ -53,8 +53,8 @@ def predict_all(net: nn.Module, inputs: Tensor | tuple[Tensor, ...], batch: int 
 
 def divergence(outputs: Tensor, wanted: Tensor) -> Tensor:
     """Mean Kullback–Leibler divergence of class probabilities, given as logits (N, C, …), over samples and places."""
-    found, reference = outputs.log_softmax(1), wanted.log_softmax(1)
-    total = F.kl_div(found, reference, reduction="sum", log_target=True)
+    got, reference = outputs.log_softmax(1), wanted.log_softmax(1)
+    total = F.kl_div(got, reference, reduction="sum", log_target=True)
     return total / max(1, wanted.numel() // wanted.shape[1])
 
 
@@ -136,9 +136,9 @@ def _variance(x: Tensor) -> float | None:
     if not x.is_floating_point():
         return None
     values = torch.where(x.isfinite(), x, 0).double()
-    found = (values - values.mean(0)).square().mean().item()
+    spread = (values - values.mean(0)).square().mean().item()
     whole = values.square().mean().item()
-    return found if found > 1e-6 * whole else whole or 1.0
+    return spread if spread > 1e-6 * whole else whole or 1.0
 
 
 def _squared(outputs: Tensor, wanted: Tensor) -> Tensor:

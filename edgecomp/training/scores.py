@@ -67,10 +67,10 @@ def _interval(
             return metric.drop(*(metric.whole(p[which].mean(0)) for p in parts))
 
         count = len(parts[0])
-    found = statistics.drop_of_scores(drop, count)
-    if not np.isfinite(found).all():
+    bounds = statistics.drop_of_scores(drop, count)
+    if not np.isfinite(bounds).all():
         return None, ""
-    return (_rounded(found[0], metric), _rounded(found[1], metric)), "95 %, paired bootstrap"
+    return (_rounded(bounds[0], metric), _rounded(bounds[1], metric)), "95 %, paired bootstrap"
 
 
 def _rounded(value: float, metric: Metric) -> float:

@@ -62,7 +62,7 @@ def judged(data: Data, outputs: Tensor, source: str) -> Data:
     data = replace(data, **splits)
     try:
         named = None if data.metric is None else metrics.metric_of(data.metric)
-        found = {
+        by_split = {
             name: named if named is not None and split.targets is not None else _chosen(data, outputs, split)
             for name, split in splits.items()
         }
@@ -70,8 +70,8 @@ def judged(data: Data, outputs: Tensor, source: str) -> Data:
         raise BuildError(f"{source}: data(), {error}", error.remedy) from error
     for name, split in splits.items():
         if split.targets is not None:
-            _fits(found[name], outputs, split.targets, f"{source}: data(), {name}")
-    return data if data.metric is not None else replace(data, metric=found["test"].name)
+            _fits(by_split[name], outputs, split.targets, f"{source}: data(), {name}")
+    return data if data.metric is not None else replace(data, metric=by_split["test"].name)
 
 
 def _chosen(data: Data, outputs: Tensor, split: Split) -> metrics.Metric:

@@ -17,7 +17,7 @@ from ..errors import BuildError
 from ..records import Data, Record
 from ..util import progress
 from ..util.files import atomic_file, cache_folder
-from .loop import Run, chosen, finish, one_cycle
+from .loop import Training, chosen, finish, one_cycle
 from .outputs import predict
 
 
@@ -64,7 +64,7 @@ def train(net: nn.Module, data: Data, recipe: Recipe, head_start: tuple[nn.Modul
     if final.exists():
         return final
     start = load_file(train(head_start[0], data, head_start[1])) if head_start else {}
-    run = _Run(net, data, recipe, final.with_name("training.safetensors"))
+    run = RecipeRun(net, data, recipe, final.with_name("training.safetensors"))
     run.begin(start)
     finish(run, "training")
     net.to("cpu", memory_format=torch.contiguous_format)
@@ -80,7 +80,7 @@ def _progress_accuracy(net: nn.Module, data: Data) -> float:
     return 100 * (predict(net, split.inputs).argmax(1) == split.targets).float().mean().item()
 
 
-class _Run(Run):
+class RecipeRun(Training):
     """One training by its recipe. Epochs are told, and their ends kept."""
 
     def __init__(self, net: nn.Module, data: Data, recipe: Recipe, kept: Path) -> None:

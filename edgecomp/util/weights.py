@@ -163,14 +163,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # of a damaged file torch raises nearly anything
         raise BuildError(f"cannot read weights from {path}: {error}") from error
-    taken, found = _unwrapped(state)
-    if found is None:
+    taken, weights = _unwrapped(state)
+    if weights is None:
         raise BuildError(f"{path} is not a state dict (names → tensors)", "Save model.state_dict().")
     if taken:
         others = [key for key in state if key in _WRAPPERS and key != taken[0]]
         beside = f", not {' or '.join(others)}" if others else ""
         progress.note(f"{path.name}: weights are those under {' → '.join(taken)}{beside}")
-    return found
+    return weights
 
 
 def _unwrapped(state: Any) -> tuple[list[str], dict[str, Tensor] | None]:
@@ -180,9 +180,9 @@ def _unwrapped(state: Any) -> tuple[list[str], dict[str, Tensor] | None]:
     if all(isinstance(value, Tensor) for value in state.values()):
         return [], state
     for key in _WRAPPERS:
-        taken, found = _unwrapped(state.get(key))
-        if found is not None:
-            return [key, *taken], found
+        taken, weights = _unwrapped(state.get(key))
+        if weights is not None:
+            return [key, *taken], weights
     return [], None
 
 

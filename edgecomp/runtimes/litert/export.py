@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from ...devices.tensors import Signature
 from ...errors import BuildError
 from ...layers import ops
+from ...layers.builtin import Builtin
 from ...layers.codebook import Coded
 from ...layers.fusing import relu_behind
 from ...layers.matrix import kind_of, one_channel_per_group
 from ...layers.packing import pack_signed
 from ...layers.quantized import Arithmetic, Quantized
 from ...layers.recurrent import inside_recurrences
-from ...layers.stock import Stock
 from ...layers.transposed import Cropped
 from .. import Constant
 from .file_net import FileNet
@@ -113,14 +113,14 @@ def constants(path: Path) -> list[Constant]:
     from . import flatbuffer
 
     model = flatbuffer.read(path)
-    found = []
+    stored = []
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             data = model.buffers[tensor.buffer].data
             if data is not None:
                 dtype = flatbuffer.name_of(flatbuffer.schema.TensorType, tensor.type).lower()
-                found.append(Constant(dtype, bytes(data)))
-    return found
+                stored.append(Constant(dtype, bytes(data)))
+    return stored
 
 
 def signature(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Signature:
@@ -147,7 +147,7 @@ def _convertible(net: nn.Module) -> nn.Module:
     for layer in net.modules():
         if isinstance(layer, Coded) or (isinstance(layer, Quantized) and layer in apart):
             layer.codes = layer.codes.view(torch.int8)
-        elif isinstance(layer, Stock):
+        elif isinstance(layer, Builtin):
             layer.widen = torch.ops.edgecomp_litert.widen
     return net
 

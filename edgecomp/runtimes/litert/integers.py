@@ -31,12 +31,12 @@ def plain_layers(net: nn.Module) -> dict[str, Quantized]:
     """Replaces the integer layers of `net` by torch's, with the weights they mean; returns them by name. Those of
     recurrences stay: their op takes them as they are."""
     apart = inside_recurrences(net)
-    found = {n: part for n, part in net.named_modules() if isinstance(part, Quantized) and part not in apart}
-    replacements = {part: _plain(part) for part in found.values()}
+    layers = {n: part for n, part in net.named_modules() if isinstance(part, Quantized) and part not in apart}
+    replacements = {part: _plain(part) for part in layers.values()}
     for name, part in net.named_modules(remove_duplicate=False):
         if part in replacements:
             net.set_submodule(name, replacements[part])
-    return found
+    return layers
 
 
 def store_integers(model: Any, layers: dict[str, Quantized]) -> None:

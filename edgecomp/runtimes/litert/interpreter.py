@@ -100,8 +100,8 @@ def values_of(
 def first_output(net: FileNet, samples: Tensors, batch: int) -> Tensor:
     """What the file gives first, (N, …) as a net would; see `values_of`."""
     index = int(flatbuffer.parse(net.file).subgraphs[0].outputs[0])
-    found = [torch.from_numpy(values) for (values,) in values_of(net.file, net, samples, batch, [index])]
-    return joined(found, batch, len(samples[0]))
+    outputs = [torch.from_numpy(values) for (values,) in values_of(net.file, net, samples, batch, [index])]
+    return joined(outputs, batch, len(samples[0]))
 
 
 class _Child:

@@ -78,7 +78,7 @@ class _Reader:
 
     def layers(self) -> list[tuple[str, nn.Module, Site | None]]:
         """Layers to code, in the order of execution, and what is left alone; names may come twice."""
-        found: list[tuple[str, nn.Module, Site | None]] = []
+        layers: list[tuple[str, nn.Module, Site | None]] = []
         for index, op in self.operators.items():
             kind = self._operation(op)
             if kind == "DEQUANTIZE":
@@ -86,15 +86,15 @@ class _Reader:
             read = {"FULLY_CONNECTED": self._dense, "CONV_2D": self._convolution}.get(kind)
             try:
                 if read is not None:
-                    found.append((self._name(op, 1), *read(index, op)))
+                    layers.append((self._name(op, 1), *read(index, op)))
                     continue
                 reason = f"{kind} is not coded in a .tflite; FULLY_CONNECTED and CONV_2D are"
             except NotCoded as refused:
                 reason = str(refused)
-            found += self._left_alone(
+            layers += self._left_alone(
                 op, range(1, 2) if read else range(len(op.inputs)), 0 if read else _LISTED_BYTES, reason
             )
-        return found
+        return layers
 
     # --- layers -------------------------------------------------------------------------------------------
 
@@ -182,12 +182,12 @@ class _Reader:
 
     def _left_alone(self, op: Any, indices: range, least: int, reason: str) -> list[tuple[str, nn.Module, None]]:
         """The constants among an operator's inputs, one parameter for all that share it; those that are none, empty."""
-        found: list[tuple[str, nn.Module, None]] = []
+        constants: list[tuple[str, nn.Module, None]] = []
         for index in indices:
             data = self._constant(self._tensor(op, index))
             if (0 if data is None else len(data)) >= least:
-                found.append((self._name(op, index), Kept(self._parameter(self._tensor(op, index)), reason), None))
-        return found
+                constants.append((self._name(op, index), Kept(self._parameter(self._tensor(op, index)), reason), None))
+        return constants
 
     def _parameter(self, tensor: Any) -> nn.Parameter:
         data = self._constant(tensor)
@@ -204,7 +204,7 @@ class _Reader:
     def examples(self) -> tuple[Tensor, ...]:
         """Random inputs, with seed 0: normal numbers, and zeros and ones where integers are wanted."""
         chance = np.random.default_rng(0)
-        found = []
+        examples = []
         for tensor in (self.graph.tensors[given.tensor] for given in self.inputs()):
             name, shape = flatbuffer.name_of(schema.TensorType, tensor.type), shape_of(tensor)
             if name not in _DTYPES or math.prod(shape) > _LARGEST or min(shape, default=1) < 1:
@@ -213,8 +213,8 @@ class _Reader:
                     "which cannot be measured with"
                 )
             values = chance.standard_normal(shape) if name.startswith("FLOAT") else chance.integers(0, 2, shape)
-            found.append(torch.from_numpy(np.asarray(values, _DTYPES[name])))
-        return tuple(found)
+            examples.append(torch.from_numpy(np.asarray(values, _DTYPES[name])))
+        return tuple(examples)
 
     def inputs(self) -> tuple[FileInput, ...]:
         """In the order of the graph, the runtime's too; by name in the signature, else by their tensors' names."""

@@ -39,7 +39,7 @@ class FileRecording(Recording):
     def __init__(self, net: FileNet, samples: Tensors, batch: int, names: list[str]) -> None:
         full = max(batch, len(samples[0]) // batch * batch)  # no sample twice where there are enough
         self._samples, self._batch, self._names = tuple(x[:full] for x in samples), batch, names
-        self._found: dict[str, tuple[Inputs, Tensor]] = {}
+        self._heard: dict[str, tuple[Inputs, Tensor]] = {}
 
     def statistics(self, net: nn.Module, layer: nn.Module, seed: int) -> Inputs:
         return self._of(net, layer, seed)[0]
@@ -50,10 +50,10 @@ class FileRecording(Recording):
     def _of(self, net: nn.Module, layer: nn.Module, seed: int) -> tuple[Inputs, Tensor]:
         assert isinstance(net, FileNet)
         name = next(name for name, child in net.named_children() if child is layer)
-        if name not in self._found:
+        if name not in self._heard:
             start = self._names.index(name)
-            self._found = self._record(net, self._names[:start], self._together(net, start), seed)
-        return self._found[name]
+            self._heard = self._record(net, self._names[:start], self._together(net, start), seed)
+        return self._heard[name]
 
     def _together(self, net: FileNet, start: int) -> list[str]:
         """The layers of a pass: a share of all, as far as memory allows, and at least one."""
@@ -75,7 +75,7 @@ class FileRecording(Recording):
         for values in values_of(file, net, self._samples, self._batch, tensors):
             for listener, x in zip(listeners, values, strict=True):
                 listener.hear(x)
-        return {name: listener.found() for name, listener in zip(names, listeners, strict=True)}
+        return {name: listener.heard() for name, listener in zip(names, listeners, strict=True)}
 
 
 class _Listener:
@@ -98,7 +98,7 @@ class _Listener:
         if len(self._waiting) * self._batch >= BATCH or len(self._waiting) * size >= _WAITING:
             self._take()
 
-    def found(self) -> tuple[Inputs, Tensor]:
+    def heard(self) -> tuple[Inputs, Tensor]:
         if self._waiting:
             self._take()
         if self._rows:

@@ -17,9 +17,8 @@ from torch import nn
 
 from edgecomp import discover, export
 from edgecomp.errors import BuildError
-from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat
-from edgecomp.layers import stock as stock_module
-from edgecomp.layers.stock import Stock, StockConv2d, StockLinear, codes_per_byte, join, without_custom_ops
+from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, builtin
+from edgecomp.layers.builtin import Builtin, BuiltinConv2d, BuiltinLinear, codes_per_byte, join, without_custom_ops
 from edgecomp.load import load
 from edgecomp.methods import pq
 from edgecomp.records import Request
@@ -53,7 +52,7 @@ def test_bytes_hold_as_many_codes_as_fit(k, n):
     codes = torch.randint(0, k, (3, n))
     joined = join(codes, k)
     assert joined.dtype == torch.int8 and joined.shape == (3, -(-n // count))
-    assert torch.equal(stock_module._digits(joined.float() + 128, k)[:, :n].long(), codes)
+    assert torch.equal(builtin._digits(joined.float() + 128, k)[:, :n].long(), codes)
 
 
 @settings(deadline=None)
@@ -62,9 +61,9 @@ def test_both_forms_of_a_dense_layer_are_the_layer(format, groups, batch, chunk)
     layer = filled(grouped(format, groups))
     x = torch.randn(batch, 2, format.columns)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(stock_module, "_CHUNK", chunk)
+        patch.setattr(builtin, "_CHUNK", chunk)
         for why in ["asked for", ""][: 2 - format.axis]:
-            assert torch.allclose(StockLinear(layer, why)(x), layer(x), atol=1e-4)
+            assert torch.allclose(BuiltinLinear(layer, why)(x), layer(x), atol=1e-4)
 
 
 @settings(deadline=None)
@@ -77,7 +76,7 @@ def test_embeddings_and_convolutions_are_the_layer(format, groups):
     layer = filled(wide, CodebookConv2d, GEOMETRY)
     x = torch.randn(2, format.columns, 6, 7)
     with torch.no_grad():
-        assert torch.allclose(StockConv2d(layer)(x), layer(x), atol=1e-4)
+        assert torch.allclose(BuiltinConv2d(layer)(x), layer(x), atol=1e-4)
 
 
 def test_the_form_fits_the_layer_and_says_why():
@@ -94,7 +93,7 @@ def test_the_form_fits_the_layer_and_says_why():
 def test_tied_layers_stay_one():
     layer = filled(CodeFormat(rows=8, columns=8, k=4, s=2))
     net = without_custom_ops(nn.Sequential(layer, nn.ReLU(), layer), (torch.zeros(1, 8),))
-    assert isinstance(net[0], Stock) and net[0] is net[2]
+    assert isinstance(net[0], Builtin) and net[0] is net[2]
 
 
 FORMS = [
@@ -188,7 +187,7 @@ def plain():
 @pytest.mark.parametrize(
     "runtime,method",
     [
-        pytest.param(runtime, method, marks=pytest.mark.xdist_group(f"stock {runtime}"))
+        pytest.param(runtime, method, marks=pytest.mark.xdist_group(f"no custom ops {runtime}"))
         for method in ["pq", "rq", "kmeans", "palettize", "binary", "svd:pq", "pq+int8", "int4", "scheme2"]
         for runtime in discover.runtime_names()
     ],
@@ -220,22 +219,29 @@ def test_other_codes_in_the_file_fail_the_proof(runtime, tiny_model, tmp_path):
 
 def test_the_command_says_what_it_costs(edgecomp, runtime, tiny_model, tmp_path):
     arguments = ("build", tiny_model, "--runtime", runtime, "--on", "host", "--budget", "1MB", "-o", "out")
-    done = edgecomp(*arguments, "--stock")
+    done = edgecomp(*arguments, "--no-custom-ops")
     assert done.returncode == 0, done.stderr
-    assert "stock costs" in done.stdout and "without custom op looked up" in done.stdout.replace("\n", " ")
+    assert "built-in costs" in done.stdout and "without custom op looked up" in done.stdout.replace("\n", " ")
     result = read_report(tmp_path / "out" / "report.json")
     found = {m.artifact: m for m in result.measurements}
     assert set(found) == {"original", "compressed", "custom-op"} and all(m.p50_ms for m in found.values())
     html = (tmp_path / "out" / "report.html").read_text()
-    assert "stock costs" in html and "no custom op" in html
-    assert "cached" in edgecomp(*arguments, "--stock").stderr
+    assert "built-in costs" in html and "no custom op" in html
+    assert "cached" in edgecomp(*arguments, "--no-custom-ops").stderr
     plain = edgecomp(*arguments)
-    assert plain.returncode == 0 and "stock costs" not in plain.stdout
+    assert plain.returncode == 0 and "built-in costs" not in plain.stdout
     assert plain.stderr.count("cached") == 1  # compress, but not export
     assert not list((tmp_path / "out").glob("custom-op.*"))
 
 
 def test_a_finished_file_is_refused(edgecomp, tmp_path):
     (tmp_path / "m.tflite").write_bytes(b"")
-    done = edgecomp("build", "m.tflite", "--stock", "-o", "out")
-    assert done.returncode == 2 and "--stock cannot build" in done.stderr
+    done = edgecomp("build", "m.tflite", "--no-custom-ops", "-o", "out")
+    assert done.returncode == 2 and "--no-custom-ops cannot build" in done.stderr
+
+
+def test_the_old_spelling_still_works(edgecomp, tmp_path):
+    (tmp_path / "m.tflite").write_bytes(b"")
+    assert "--no-custom-ops cannot build" in edgecomp("build", "m.tflite", "--stock", "-o", "out").stderr
+    shown = edgecomp("build", "--help").stdout
+    assert "--no-custom-ops" in shown and "--stock" not in shown

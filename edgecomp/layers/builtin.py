@@ -33,7 +33,7 @@ _OFFSET = 128  # a stored byte is its value less this
 
 
 def without_custom_ops(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> nn.Module:
-    """A copy of `net` whose codebook layers are `Stock` layers, in the form that is cheapest for these inputs.
+    """A copy of `net` whose codebook layers are `Builtin` ones, in the form that is cheapest for these inputs.
 
     Raises:
         BuildError: a recurrent layer needs a custom op.
@@ -43,7 +43,7 @@ def without_custom_ops(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> nn
     if recurrences:
         raise BuildError(
             f"{', '.join(recurrences)}: the steps of a recurrent layer run in a custom op of edgecomp",
-            "Leave --stock out.",
+            "Leave --no-custom-ops out.",
         )
     batches: dict[nn.Module, int] = {}
 
@@ -57,7 +57,7 @@ def without_custom_ops(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> nn
         net(*example_inputs)
     for hook in hooks:
         hook.remove()
-    made = {layer: _stock(layer, batches.get(layer, 1)) for layer in coded}
+    made = {layer: _builtin(layer, batches.get(layer, 1)) for layer in coded}
     for name, layer in list(net.named_modules(remove_duplicate=False)):
         if layer in made:
             if not name:
@@ -78,8 +78,8 @@ def join(codes: Tensor, k: int) -> Tensor:
     return (functools.reduce(lambda value, digit: value * k + digit, digits.unbind(-1)) - _OFFSET).to(torch.int8)
 
 
-class Stock(nn.Module):
-    """What the layers share: buffers, and `times`.
+class Builtin(nn.Module):
+    """A codebook layer in operators that every runtime has: the buffers, and `times`.
 
     Attributes:
         widen: makes an fp16 or fp32 codebook fp32; a runtime whose exporter would do it in the file sets its own.
@@ -188,14 +188,14 @@ class Stock(nn.Module):
         return functools.reduce(lambda sums, digit: (sums[:, :, None] + digit[:, None]).flatten(1, 2), digits)
 
 
-class StockLinear(Stock):
+class BuiltinLinear(Builtin):
     """(…, columns) → (…, rows)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.times(x.reshape(-1, x.shape[-1]).T).T.reshape(*x.shape[:-1], self.format.rows)
 
 
-class StockConv2d(Stock):
+class BuiltinConv2d(Builtin):
     """(N, channels, H, W) → (N, rows, H', W'): the matrix times what lies under the kernel at every position."""
 
     def __init__(self, layer: CodebookConv2d) -> None:
@@ -217,7 +217,7 @@ class StockConv2d(Stock):
         return y.reshape(-1, batch, height, width).transpose(0, 1)
 
 
-class StockEmbedding(Stock):
+class BuiltinEmbedding(Builtin):
     """(…) integers → (…, columns): rows of the matrix."""
 
     def __init__(self, layer: CodebookEmbedding) -> None:
@@ -227,21 +227,21 @@ class StockEmbedding(Stock):
         f = self.format
         row = index.reshape(-1).to(torch.int32)
         if f.axis == 0:
-            found = self.decode_rows(row).flatten(1)[:, : f.columns]
+            values = self.decode_rows(row).flatten(1)[:, : f.columns]
         else:
             block = torch.div(row, f.s, rounding_mode="floor")
             inside = (row - block * f.s)[:, None] == torch.arange(f.s, dtype=torch.int32)
-            found = (self.decode_rows(block) * inside[:, None].float()).sum(2)
-        found = found if self.scale is None else found * F.embedding(row, self.scale[:, None])
-        return found.reshape(*index.shape, f.columns)
+            values = (self.decode_rows(block) * inside[:, None].float()).sum(2)
+        values = values if self.scale is None else values * F.embedding(row, self.scale[:, None])
+        return values.reshape(*index.shape, f.columns)
 
 
-def _stock(layer: Coded, batch: int) -> Stock:
+def _builtin(layer: Coded, batch: int) -> Builtin:
     if isinstance(layer, CodebookConv2d):
-        return StockConv2d(layer)
+        return BuiltinConv2d(layer)
     if isinstance(layer, CodebookEmbedding):
-        return StockEmbedding(layer)
-    return StockLinear(layer, _why_decode(layer.format, batch))
+        return BuiltinEmbedding(layer)
+    return BuiltinLinear(layer, _why_decode(layer.format, batch))
 
 
 def _why_decode(f: CodeFormat, batch: int) -> str:
