@@ -259,17 +259,22 @@ def test_a_pass_sees_the_codes_of_those_before(keras):
 
 
 def test_codes_are_fitted_to_the_samples_of_a_folder(keras, tmp_path):
+    """Outputs are nearer for it on samples that were held out."""
     folder = in_folder(tmp_path / "shots", samples())
-    with_data, _ = build(keras, data=str(folder))
-    assert with_data.calibration == "shots" and with_data.model.data == str(folder)
-    assert with_data.error.inputs == "samples of shots" and with_data.error.reference == "the original's file"
-    coded = [line for line in with_data.layers if line.method]
-    assert len(coded) == 5 and all(line.output_error is not None for line in coded)
-    _, out = build(keras)
     model = load(Request(model=str(keras), data=str(folder)))
-    inputs, _ = export.proof_inputs(model)
-    plain = distance(*(export.file_outputs(model, "litert", path, inputs) for path in (out / "model.tflite", keras)))
-    assert with_data.error.percent < 0.7 * 100 * plain
+    assert [len(split) for split in model.data.splits] == [0, 270, 30] and model.data.test.name == "shots, held out"
+
+    def off(file):
+        return distance(*(export.file_outputs(model, "litert", path, model.data.test.inputs) for path in (file, keras)))
+
+    result, out = build(keras, data=str(folder))
+    assert result.calibration == "shots" and result.model.data == str(folder)
+    assert result.error.inputs == "samples of shots" and result.error.reference == "the original's file"
+    coded = [line for line in result.layers if line.method]
+    assert len(coded) == 5 and all(line.output_error is not None for line in coded)
+    fitted = off(out / "model.tflite")
+    _, out = build(keras)
+    assert fitted < 0.7 * off(out / "model.tflite")
 
 
 def test_the_report_has_the_error_of_the_outputs(edgecomp, keras, tmp_path):
@@ -282,6 +287,15 @@ def test_the_report_has_the_error_of_the_outputs(edgecomp, keras, tmp_path):
     assert any("this model is probably broken" in note for note in report["notes"])
     page = (tmp_path / "out" / "report.html").read_text()
     assert "samples of shots" in page and "probably broken" in page
+
+
+def test_a_sweep_with_data(edgecomp, keras, tmp_path):
+    folder = in_folder(tmp_path / "shots", samples(40))
+    command = ("--methods", "kmeans", "--budgets", "60kB", "--set", "kinds=dense,conv", "--on", "none")
+    done = edgecomp("sweep", keras, "--data", folder, *command, "--engine", "local", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    (point,) = (tmp_path / "out" / "points").iterdir()
+    assert json.loads((point / "report.json").read_text())["calibration"] == "shots"
 
 
 DATA_FILE = """

@@ -189,6 +189,7 @@ def build(
 @app.command()
 def sweep(
     model: ModelArgument = None,
+    data: DataSource = None,
     methods: Annotated[
         str, typer.Option("--methods", metavar="METHOD,…", help="Compression methods and chains of them.")
     ] = "pq,kmeans,svd:pq,int8",
@@ -224,6 +225,7 @@ def sweep(
 
     base = Request(
         model=model,
+        data=data,
         target=target,
         runtime=runtime,
         on=on,

@@ -1,4 +1,4 @@
-"""Samples in a folder of `.npy` files, one for each input of a model: to calibrate with, and nothing else."""
+"""Samples in a folder of `.npy` files, one for each input of a model: to calibrate with, without labels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from ..errors import BuildError, UsageError
 from ..records import Data, Split
 from .splits import checked
 
+_ENOUGH = 20  # samples, to keep some from calibration
 _REMEDY = "Write one with numpy.save for every input: (N, …), N samples of it."
 
 
 def folder_data(folder: Path, examples: tuple[Tensor, ...], names: tuple[str, ...], source: str) -> Data:
-    """`Data` without targets and without anything to train on, whose other splits are the samples of the folder.
+    """`Data` without targets and without anything to train on. Of 20 samples and more the last tenth is for tests: how
+    outputs agree on samples that codes were fitted to says little. Of fewer all are for both.
 
     Files are taken by the names of the inputs, `images.npy`, where all are there, else in the order of their own names.
 
@@ -31,7 +33,9 @@ def folder_data(folder: Path, examples: tuple[Tensor, ...], names: tuple[str, ..
     titles = tuple(f"{path.name} for {name}" for path, name in zip(paths, wanted, strict=True))
     given = Split(folder.name, dict(zip(titles, map(_read, paths), strict=True)))  # type: ignore[arg-type]
     samples = checked(given, examples, titles, str(folder), source)
-    return Data(train=samples.first(0), calibration=samples, test=samples)
+    kept = len(samples) - (len(samples) // 10 if len(samples) >= _ENOUGH else 0)
+    test = samples if kept == len(samples) else samples.part(slice(kept, None), f"{folder.name}, held out")
+    return Data(train=samples.first(0), calibration=samples.first(kept), test=test)
 
 
 def _paths(folder: Path, names: tuple[str, ...], count: int, source: str) -> list[Path]:
