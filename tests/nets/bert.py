@@ -34,7 +34,7 @@ class Bert(nn.Module):
         self.word_embeddings = nn.Embedding(WORDS, dim, padding_idx=0)
         self.position_embeddings, self.token_type_embeddings = nn.Embedding(32, dim), nn.Embedding(2, dim)
         self.register_buffer("position_ids", torch.arange(32).expand((1, -1)), persistent=False)
-        self.norm, self.layer = nn.LayerNorm(dim, eps=1e-12), nn.ModuleList(Layer(dim) for _ in range(2))
+        self.norm, self.layer = nn.LayerNorm(dim, eps=1e-12), nn.ModuleList(Layer(dim) for _ in range(1))
         self.pooler, self.classifier = nn.Linear(dim, dim), nn.Linear(dim, 3)
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None):

@@ -58,10 +58,9 @@ class EfficientNet(nn.Module):
         super().__init__()
         self.conv_stem, self.bn1 = Conv2dSame(3, 16, 3, 2, bias=False), BatchNormAct2d(16)
         self.blocks = nn.Sequential(
-            nn.Sequential(InvertedResidual(16, 24, 3, 2), InvertedResidual(24, 24, 3, 1)),
-            nn.Sequential(InvertedResidual(24, 32, 5, 2), InvertedResidual(32, 32, 5, 1)),
+            nn.Sequential(InvertedResidual(16, 24, 3, 2)), nn.Sequential(InvertedResidual(24, 24, 5, 1))
         )
-        self.conv_head, self.bn2 = nn.Conv2d(32, 96, 1, bias=False), BatchNormAct2d(96)
+        self.conv_head, self.bn2 = nn.Conv2d(24, 96, 1, bias=False), BatchNormAct2d(96)
         self.classifier = nn.Linear(96, 10)
 
     def forward(self, x):
