@@ -145,12 +145,13 @@ class OutputError(Record):
     """How far the exported file's outputs, all of them, are from those of the user's own module: ‖difference‖/‖outputs‖
     in percent; None where values are not finite in other places than the module's.
 
-    `inputs`: what both were given. `reference`: what the outputs were compared with."""
+    `inputs`: what both were given; `real`: they are data. `reference`: what the outputs were compared with."""
 
     percent: float | None
     samples: int
     inputs: str
     reference: str
+    real: bool = True
     evidence: Evidence = "host"
 
 
