@@ -28,6 +28,7 @@ from .pruning import stage as prune
 from .records import Compressed, Model, Plan, PlanEntry
 from .runtimes.litert.file_net import FileNet
 from .util import progress
+from .util.machine import processor
 from .util.workspace import Workspace, stage_key
 
 # With less, a layer with more inputs than there are samples moves far and then cannot be approximated: charnet, conv3.
@@ -95,7 +96,9 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
             start = time.monotonic()
             left = prune.pruned(model, plan.pruning, plan.seed, work) if plan.pruning else model
             net, errors = _compressed_net(left, plan, engine)
+            threads = 1 if engine else torch.get_num_threads()
             done = {**errors, "calibration": data_name, "seconds": time.monotonic() - start}
+            done["made_on"] = f"{threads} thread{'s' * (threads > 1)} of {processor()}"
             checkpoint.save(net, path)
             work.record("compress", key, [path], done)
         notes = plan.pruning.notes if plan.pruning else ()

@@ -128,7 +128,7 @@ def output_error(model: Model, plan: Plan, artifact: Artifact) -> OutputError:
         f"samples of {model.data.calibration.name}" if model.data else "random inputs" if random else "example inputs"
     )
     percent = float(f"{off:.4g}") if math.isfinite(off) else None
-    return OutputError(percent=percent, samples=samples, inputs=what, reference=reference)
+    return OutputError(percent=percent, samples=samples, inputs=what, reference=reference, real=model.data is not None)
 
 
 def write_timed_inputs(model: Model, runtime: str, file: Path, path: Path) -> str:

@@ -158,6 +158,21 @@ def test_the_error_of_all_outputs_is_a_limit(result, percent, limit, verdict):
     assert (measure._warnings(error, None) != []) == (percent is None)
 
 
+@pytest.mark.parametrize(
+    "real,drop,named", [(False, None, "error"), (True, None, ""), (True, 12, "drop"), (True, 3, "")]
+)
+def test_a_destroyed_net_does_not_pass_unasked(real, drop, named):
+    error = OutputError(percent=35.0, samples=32, inputs="inputs", reference="the model as it was given", real=real)
+    facts = {"metric": "top1", "split": "s", "samples": 9, "original": 90, "compressed": 0, "agreement": 9}
+    accuracy = None if drop is None else Accuracy(**facts, drop_points=drop)
+    texts = dict.fromkeys(("model", "model_sha256", "target", "runtime", "method"), "")
+    plan = Plan(**texts, seed=0, budget_bytes=10, max_drop_points=None, entries=())
+    size = SizeReport(original_bytes=100, artifact_bytes=10, ratio=10, download_bytes=9, installed_bytes=20)
+    file, *others = limits.judge(plan, size, Measured((), accuracy, error=error))
+    assert file.verdict == "pass"
+    assert [(limit.name, limit.stated, limit.verdict) for limit in others] == [(named, False, "fail")] * bool(named)
+
+
 def test_what_is_far_off_is_probably_broken():
     error = OutputError(percent=35.0, samples=32, inputs="random inputs", reference="the model as it was given")
     (text,) = measure._warnings(error, None)

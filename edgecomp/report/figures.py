@@ -34,6 +34,11 @@ EVIDENCE = {
     "ssh": "measured on a device through ssh",
     "adb-shell": "measured on a device in its shell, not inside an app",
 }
+_DEFAULTS = {  # why there is a limit that nobody asked for
+    "file": "the default: 1/20 of the original",
+    "drop": "nobody ships that unasked; --max-drop allows more",
+    "error": "there are no data to say what it costs; --max-error allows more",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def _limit(limit: LimitReport, unit: str) -> LimitText:
         "score": lambda score: format_drop(score, unit),
         "percent": lambda percent: f"{percent:.3g} %",
     }[limit.unit]
-    remarks = [] if limit.stated else ["the default: 1/20 of the original"]
+    remarks = [] if limit.stated else [_DEFAULTS[limit.name]]
     if limit.interval:
         remarks.append(f"95 % interval {show(limit.interval[0])} to {show(limit.interval[1])}")
     remarks += [limit.reason] if limit.reason else []

@@ -13,6 +13,9 @@ from ..records import Accuracy, LimitReport, Limits, Measured, Measurement, Outp
 
 # The classical demand: 200 MB → 10 MB (Gong et al. 2014).
 _DEFAULT_BUDGET = 20
+# What no one would ship unasked: points of a metric in percent, and where there are no data percent of the outputs.
+_DEFAULT_DROP = 10.0
+_DEFAULT_ERROR = 10.0
 # Where a figure may come from, the strongest evidence first.
 _EVIDENCE = {
     "ram": ("adb-shell", "ssh", "qemu-arm64", "host"),
@@ -50,10 +53,15 @@ def judge(plan: Plan, size: SizeReport, measured: Measured) -> list[LimitReport]
     limits = [_on_disk("file", budget, size.artifact_bytes, plan.budget_bytes is not None)]
     if asked.installed_bytes is not None:
         limits.append(_on_disk("installed", asked.installed_bytes, size.installed_bytes))
+    accuracy, error = measured.accuracy, measured.error
     if plan.max_drop_points is not None:
-        limits.append(_drop(plan.max_drop_points, measured.accuracy))
+        limits.append(_drop(plan.max_drop_points, accuracy))
+    elif accuracy is not None and accuracy.unit == "%" and accuracy.drop_points > _DEFAULT_DROP:
+        limits.append(_drop(_DEFAULT_DROP, accuracy, stated=False))
     if plan.max_error_percent is not None:
-        limits.append(_error(plan.max_error_percent, measured.error))
+        limits.append(_error(plan.max_error_percent, error))
+    elif error is not None and not error.real and (error.percent is None or error.percent > _DEFAULT_ERROR):
+        limits.append(_error(_DEFAULT_ERROR, error, stated=False))
     if asked.ram_bytes is not None:
         limits.append(_ram(asked.ram_bytes, _strongest("ram", "peak_rss_bytes", measured)))
     if asked.latency_ms is not None:
@@ -87,7 +95,7 @@ def _on_disk(name: str, limit: int, value: int, stated: bool = True) -> LimitRep
     )
 
 
-def _drop(limit: float, accuracy: Accuracy | None) -> LimitReport:
+def _drop(limit: float, accuracy: Accuracy | None, stated: bool = True) -> LimitReport:
     if accuracy is None:
         return _unknown("drop", "points", limit, "accuracy was not measured")
     verdict, reason = _unless_unsure(accuracy.drop_points, limit, accuracy.interval)
@@ -95,6 +103,7 @@ def _drop(limit: float, accuracy: Accuracy | None) -> LimitReport:
         name="drop",
         unit="points" if accuracy.unit == "%" else "score",
         limit=limit,
+        stated=stated,
         value=accuracy.drop_points,
         interval=accuracy.interval,
         evidence=accuracy.evidence,
@@ -103,7 +112,7 @@ def _drop(limit: float, accuracy: Accuracy | None) -> LimitReport:
     )
 
 
-def _error(limit: float, error: OutputError | None) -> LimitReport:
+def _error(limit: float, error: OutputError | None, stated: bool = True) -> LimitReport:
     """Where values are not finite in other places the distance has no number, and is too large for any limit."""
     if error is None:
         return _unknown("error", "percent", limit, "outputs were not compared with the original's")
@@ -112,6 +121,7 @@ def _error(limit: float, error: OutputError | None) -> LimitReport:
         name="error",
         unit="percent",
         limit=limit,
+        stated=stated,
         value=error.percent,
         evidence=error.evidence,
         verdict="fail" if off else _within(error.percent, limit),

@@ -81,6 +81,7 @@ def report(
         search=plan.search,
         plan=list(plan.entries) if plan.search else [],
         compress_seconds=round(compressed.seconds, 2),
+        compressed_on=compressed.made_on,
         calibration=compressed.calibration,
         notes=[*compressed.notes, *measured.notes, *_about_outputs(artifact.proof)],
         measure_notes=list(measured.notes),

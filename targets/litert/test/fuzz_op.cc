@@ -5,6 +5,7 @@
 //
 // makes a libFuzzer program of it, which looks for bytes that reach more of the code.
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -183,10 +184,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 #ifndef EDGECOMP_LIBFUZZER
-int main() {
-  std::mt19937 generator(1);
+// fuzz_op [CALLS [SEED]]
+int main(int count, char **arguments) {
+  const int most = count > 1 ? std::atoi(arguments[1]) : 30000;
+  std::mt19937 generator(count > 2 ? std::atoi(arguments[2]) : 1);
   int calls = 0, accepted = 0;
-  for (; calls < 30000; ++calls) {
+  for (; calls < most; ++calls) {
     std::vector<uint8_t> bytes(256 + generator() % 4096);
     for (uint8_t &byte : bytes) byte = uint8_t(generator());
     accepted += call(Bytes(bytes.data(), bytes.size()));
