@@ -175,7 +175,7 @@ def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
         return
     all_producers = channel_producers(exported(model.net, model.example_inputs, model.name))
     producers = {name: all_producers[name] for name in alone if name in wanted and all_producers.get(name) in alone}
-    channel_order.order_by_energy(net, producers, model.data.calibration.inputs[:ENERGY_SAMPLES])
+    channel_order.order_by_energy(net, producers, model.data.calibration.take(slice(ENERGY_SAMPLES)))
     for name, producer in producers.items():
         progress.note(f"{name}: input channels in the order of their energy, which {producer} takes on")
 

@@ -112,9 +112,10 @@ def outputs_on(model: Model, runtime: str, path: Path, inputs: tuple[Tensor, ...
 
 
 def output_error(model: Model, plan: Plan, artifact: Artifact) -> OutputError:
-    """How far all outputs of the compressed file are from those of the user's module, on calibration samples, or where
-    there are none on random or example inputs. A file has no module: then its own outputs are the reference."""
-    inputs, _ = proof_inputs(model)
+    """How far all outputs of the compressed file are from those of the user's module, on test samples, which no layer
+    was fitted to, or where there are none on random or example inputs. A file has no module: then its own outputs are
+    the reference."""
+    inputs, _ = proof_inputs(model, model.data and model.data.test)
     got = file_outputs(model, plan.runtime, artifact.path, inputs)
     if model.given is None:
         reference = "the original's file"
@@ -124,9 +125,7 @@ def output_error(model: Model, plan: Plan, artifact: Artifact) -> OutputError:
     off = 100 * distance(got, wanted)
     samples = len(inputs[0])
     random = all(x.is_floating_point() for x in inputs)
-    what = (
-        f"samples of {model.data.calibration.name}" if model.data else "random inputs" if random else "example inputs"
-    )
+    what = f"samples of {model.data.test.name}" if model.data else "random inputs" if random else "example inputs"
     percent = float(f"{off:.4g}") if math.isfinite(off) else None
     return OutputError(percent=percent, samples=samples, inputs=what, reference=reference, real=model.data is not None)
 
