@@ -241,11 +241,11 @@ def _fit(job: LayerJob, context: FitContext) -> LayerFit:
     before, note = weight_matrix(layer).clone(), ""
     statistics = _statistics(layers, context)
     inputs = pooled(statistics) if statistics else None
-    if inputs is not None and context.original is not None and _joint(job.entry):
+    if inputs is not None and not inputs.unfit and context.original is not None and _joint(job.entry):
         plain = samples.samples if isinstance(samples, Walk) else samples
         aim_at_original(net, context.original, job.names[0], plain, inputs, seed)
-    if inputs is not None and inputs.constant:
-        note = "its inputs do not vary over the calibration samples, so that it was coded without them"
+    if inputs is not None and inputs.unfit:
+        note = f"{inputs.unfit}, so that it was coded without them"
     means = [inputs.mean for inputs in statistics] or [None] * len(layers)
     with torch.no_grad():
         made = replace_weights(layer, job.method, inputs, seed)
@@ -317,7 +317,7 @@ def replace_weights(layer: nn.Module, method: Chain | SharedFactors, inputs: Inp
     A bias makes up for the mean error of the outputs, so that weights need only be fitted to inputs less their mean.
     """
     corrected = inputs is not None and has_bias(layer)
-    fitted_to = None if inputs is None or inputs.constant else inputs.centered() if corrected else inputs
+    fitted_to = None if inputs is None or inputs.unfit else inputs.centered() if corrected else inputs
     compressed = method.compress(layer, fitted_to, seed)
     after = compressed.decode()
     if corrected:

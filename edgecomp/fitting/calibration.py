@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..graph.walk import Walk
 from ..layers.hooks import Enough, capture
 from ..layers.layout import laid_out
-from ..layers.matrix import input_rows
+from ..layers.matrix import input_rows, weight_matrix
 from ..layers.quantized import Quantized, static_parts
 from ..layers.recurrent import Recurrence, recurrence_around
 from ..util.cache import key_of
@@ -25,6 +25,8 @@ ENERGY_SAMPLES = 1024  # enough for variances
 BATCH = 256
 ROWS_PER_BATCH = 4096
 ROWS_PER_PRODUCT = 2048
+_WIDEST = 10_000  # columns; their covariance, damped and factored, takes 1.6 GB
+_NUMBERS = 1 << 26  # in the rows of a batch
 _STRIP = 1024
 _SAMPLE = 512
 
@@ -34,7 +36,7 @@ class Inputs:
     """Calibration statistics of one layer, over all its calls.
 
     Attributes:
-        covariance: of the inputs X (N, n), (n, n) fp32.
+        covariance: of the inputs X (N, n), (n, n) fp32; empty for more columns than memory is spent on.
         sample: some of the rows of X, (≤ 512, n).
         mean: of the rows of X, (n,).
         rows: N.
@@ -57,10 +59,14 @@ class Inputs:
         return self.cached("second moment", lambda: self.covariance + torch.outer(self.mean, self.mean))
 
     @property
-    def constant(self) -> bool:
-        """The inputs never vary, but for rounding: there is nothing to fit weights to."""
-        size = self.covariance.diagonal().mean() + self.mean.square().mean()
-        return not self.covariance.diagonal().mean() > 1e-12 * size
+    def unfit(self) -> str:
+        """Why weights are not fitted to them; empty if they are."""
+        if not len(self.covariance):
+            return f"its {len(self.mean):,} inputs are more than moments are kept of ({_WIDEST:,})"
+        variance = self.covariance.diagonal().mean()
+        if not variance > 1e-12 * (variance + self.mean.square().mean()):  # but for rounding
+            return "its inputs do not vary over the calibration samples"
+        return ""
 
     def cached(self, what: str, make: Callable[[], Any], matrix: Tensor | None = None) -> Any:
         """What `make` gives, which depends on these inputs alone, and on the weights W if given: made once, for several
@@ -123,7 +129,7 @@ def pooled(statistics: list[Inputs]) -> Inputs:
     shares = [inputs.rows / rows for inputs in statistics]
     mean = sum(share * inputs.mean for share, inputs in zip(shares, statistics, strict=True))
     covariance = torch.zeros_like(statistics[0].covariance)
-    for share, inputs in zip(shares, statistics, strict=True):
+    for share, inputs in zip(shares, statistics, strict=True) if len(covariance) else ():
         apart = inputs.mean - mean
         covariance += share * (inputs.covariance + torch.outer(apart, apart))
     sample = torch.cat([inputs.sample for inputs in statistics])
@@ -149,7 +155,8 @@ class Moments:
         """Rows (N, n). The sample is taken from those that come first."""
         if self._rows == 0:
             n, self._pivot = matrix.shape[1], matrix.mean(0)
-            self._moment, self._total = torch.zeros(n, n), torch.zeros(n)
+            kept = n if n <= _WIDEST else 0
+            self._moment, self._total = torch.zeros(kept, kept), torch.zeros(n)
             self._sample = matrix[:: -(-len(matrix) // _SAMPLE)].clone()
         self._rows += len(matrix)
         apart = matrix - self._pivot
@@ -163,7 +170,9 @@ class Moments:
         if self._rows == 0:
             raise ValueError("no rows to take statistics of")
         moment, apart = self._moment.tril_().div_(self._rows), self._total.div_(self._rows)
-        covariance = (moment + moment.tril(-1).T).addr_(apart, apart, alpha=-1)
+        covariance = moment + moment.tril(-1).T
+        if len(covariance):
+            covariance.addr_(apart, apart, alpha=-1)
         return Inputs(covariance, self._sample, self._pivot + apart, self._rows)
 
 
@@ -222,7 +231,8 @@ def _last(replacement: nn.Module) -> nn.Module:
 def _rows(net: nn.Module, layer: nn.Module, samples: Samples, seed: int) -> Iterator[Tensor]:
     """The inputs of a layer as rows of what its matrix multiplies; the same seed takes the same rows."""
     generator = torch.Generator().manual_seed(seed)
-    matrices = (input_rows(layer, x.float(), ROWS_PER_BATCH, generator) for x in inputs_of(net, layer, samples))
+    limit = max(1, min(ROWS_PER_BATCH, _NUMBERS // weight_matrix(layer).shape[1]))
+    matrices = (input_rows(layer, x.float(), limit, generator) for x in inputs_of(net, layer, samples))
     return _large(matrices, ROWS_PER_PRODUCT * calls_of(net, layer))
 
 
