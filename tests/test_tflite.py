@@ -269,7 +269,7 @@ def test_codes_are_fitted_to_the_samples_of_a_folder(keras, tmp_path):
 
     result, out = build(keras, data=str(folder))
     assert result.calibration == "shots" and result.model.data == str(folder)
-    assert result.error.inputs == "samples of shots" and result.error.reference == "the original's file"
+    assert result.error.inputs == "samples of shots, held out" and result.error.reference == "the original's file"
     coded = [line for line in result.layers if line.method]
     assert len(coded) == 5 and all(line.output_error is not None for line in coded)
     fitted = off(out / "model.tflite")
@@ -283,10 +283,10 @@ def test_the_report_has_the_error_of_the_outputs(edgecomp, keras, tmp_path):
     done = edgecomp(*command, "--data", folder, "--max-error", "5", "-o", "out")
     assert done.returncode == 1 and "FAIL outputs off by" in done.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["error"]["percent"] > 10 and report["error"]["samples"] == 32
+    assert report["error"]["percent"] > 10 and report["error"]["samples"] == 4
     assert any("this model is probably broken" in note for note in report["notes"])
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "samples of shots" in page and "probably broken" in page
+    assert "samples of shots, held out" in page and "probably broken" in page
 
 
 def test_a_sweep_with_data(edgecomp, keras, tmp_path):
