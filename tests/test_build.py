@@ -128,7 +128,8 @@ def test_a_missed_drop_exits_1(edgecomp, tiny_model, tmp_path):
 
 def test_without_data_everything_still_works(edgecomp, tmp_path):
     (tmp_path / "bare.py").write_text(TINY_MODEL)
-    done = edgecomp("build", "bare.py", "--budget", "1MB", "--on", "host", "-o", "out", "--json")
+    limits = ("--budget", "1MB", "--max-error", "100")
+    done = edgecomp("build", "bare.py", *limits, "--on", "host", "-o", "out", "--json")
     assert done.returncode == 0, done.stderr
     r = json.loads(done.stdout)
     assert r["accuracy"] is None and r["calibration"] == "data-free"
