@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import replace
 
 from . import auto, engines
+from .auto.budgets import within_budget
 from .compress import compress
 from .devices import choose
 from .devices.base import DeviceOptions
@@ -44,7 +45,7 @@ def make_plan(model: Model, request: Request, work: Workspace, engine: engines.E
     """
     if request.method == AUTO:
         return auto.plan(model, request, work, engine)
-    return plan_by_method(model, request, work)
+    return plan_by_method(model, within_budget(model, request), work)
 
 
 def build(request: Request) -> Report:

@@ -120,6 +120,17 @@ def test_a_missed_budget_exits_1_and_keeps_everything(edgecomp, tiny_model, tmp_
     assert (tmp_path / "out" / "model.pte").exists()
 
 
+def test_a_budget_turns_the_knob_that_nobody_has(edgecomp, tiny_model, tmp_path):
+    """Where the default misses it the mildest setting that keeps to it is taken; what settings say stays."""
+    done = edgecomp("build", tiny_model, "--budget", "60kB", "--on", "none", "-o", "out")
+    assert done.returncode == 0 and "pq.s=6" in done.stderr
+    assert report_of(tmp_path / "out")["settings"]["s"] == 6
+    done = edgecomp("build", tiny_model, "--budget", "60kB", "--set", "s=4", "--dry-run")
+    assert "mildest" not in done.stderr
+    done = edgecomp("build", tiny_model, "--budget", "30kB", "--dry-run")
+    assert "keeps to no such budget: the smallest file it makes takes about" in " ".join(done.stderr.split())
+
+
 def test_a_missed_drop_exits_1(edgecomp, tiny_model, tmp_path):
     done = edgecomp("build", tiny_model, "--budget", "1MB", "--max-drop", "-100", "--on", "host", "-o", "out")
     assert done.returncode == 1
