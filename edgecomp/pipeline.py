@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from . import auto, engines
 from .auto.budgets import within_budget
+from .auto.finer import finer, ruined
 from .compress import compress
 from .devices import choose
 from .devices.base import DeviceOptions
@@ -19,7 +20,7 @@ from .plan import plan as plan_by_method
 from .records import Model, Plan, Report, Request
 from .recover import recover
 from .report import limits, read_report, remeasured, report
-from .util import sources
+from .util import progress, sources
 from .util.workspace import Workspace
 
 
@@ -60,6 +61,12 @@ def build(request: Request) -> Report:
             sources.remember(program)
         plan = make_plan(model, request, work, engine)
         compressed = compress(model, plan, work, engine)
+        for wanted in finer(request):
+            if not (why := ruined(model, compressed.net)):
+                break
+            progress.note(f"{why}: finer codes instead, {' '.join(wanted.settings[len(request.settings) :])}")
+            plan = make_plan(model, wanted, work, engine)
+            compressed = compress(model, plan, work, engine)
         recovered = recover(model, plan, compressed, work, engine)
         artifact = export(model, plan, recovered, work)
         measured = measure(model, plan, artifact, request)

@@ -131,6 +131,17 @@ def test_a_budget_turns_the_knob_that_nobody_has(edgecomp, tiny_model, tmp_path)
     assert "keeps to no such budget: the smallest file it makes takes about" in " ".join(done.stderr.split())
 
 
+def test_codes_that_would_ruin_a_net_become_finer(edgecomp, tmp_path):
+    """Where neither a setting nor a budget decides; without data the error of the outputs tells."""
+    (tmp_path / "bare.py").write_text(TINY_MODEL)
+    done = edgecomp("build", "bare.py", "--on", "none", "-o", "out")
+    report = report_of(tmp_path / "out")
+    assert "finer codes instead" in done.stderr and report["settings"]["k"] == 256, done.stderr
+    assert report["error"]["percent"] <= 5 and [limit["name"] for limit in report["limits"]] == ["file"]
+    done = edgecomp("build", "bare.py", "--set", "s=4", "--set", "k=16", "--on", "none", "-o", "out")
+    assert "finer" not in done.stderr and done.returncode == 1
+
+
 def test_a_missed_drop_exits_1(edgecomp, tiny_model, tmp_path):
     done = edgecomp("build", tiny_model, "--budget", "1MB", "--max-drop", "-100", "--on", "host", "-o", "out")
     assert done.returncode == 1
