@@ -24,7 +24,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from edgecomp.util.digests import of_tensors
 from safetensors.torch import save_file
 from torch import nn
 
@@ -32,6 +31,7 @@ from edgecomp.errors import EdgecompError
 from edgecomp.graph import archive
 from edgecomp.plan import read_plan
 from edgecomp.report import read_report
+from edgecomp.util.cache import key_of
 from edgecomp.util.weights import load_weights
 
 OUTCOMES = ("refused", "same", "other", "traceback", "hang", "signal")
@@ -47,13 +47,13 @@ def net() -> nn.Module:
 
 def read_archive(path: Path) -> str:
     program = archive.load(path)
-    return of_tensors(program.state_dict.values()) + str(program.graph)
+    return key_of(dict(program.state_dict)) + str(program.graph)
 
 
 def read_weights(path: Path) -> str:
     found = net()
     load_weights(found, path)
-    return of_tensors(found.state_dict().values())
+    return key_of(found.state_dict())
 
 
 def good_files(folder: Path, build: Path | None) -> dict[Path, Callable[[Path], str]]:
