@@ -20,7 +20,7 @@ from ..training.scores import compare_answers
 _SAMPLES = 512
 _MOST_DROP = 3.0  # points of a metric in percent, of which chance has less than the original by ten
 _CHANCE = 10.0
-_MOST_ERROR = 5.0  # percent of the outputs, where no such metric tells what they are worth
+_MOST_ERROR = 2.0  # percent of the outputs, where no such metric tells what they are worth
 
 
 def finer(request: Request) -> Iterator[Request]:
