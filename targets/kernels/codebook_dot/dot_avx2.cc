@@ -5,6 +5,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define EDGECOMP_SIMD __attribute__((target("avx2,fma")))
+#define EDGECOMP_VECTOR_BYTES 32
 #include "dot_simd.h"
 
 namespace edgecomp {

@@ -1,4 +1,5 @@
 #define EDGECOMP_SIMD
+#define EDGECOMP_VECTOR_BYTES 16
 #include "dot_simd.h"
 
 namespace edgecomp {

@@ -1,4 +1,5 @@
-// What compilers vectorize by themselves, once for every processor. Needs EDGECOMP_SIMD, the attribute of its functions.
+// What all processors do alike. Needs EDGECOMP_SIMD, the attribute of functions for one, and EDGECOMP_VECTOR_BYTES, the width
+// of its registers.
 #pragma once
 
 #include "dot.h"
@@ -6,7 +7,9 @@
 namespace edgecomp {
 namespace {
 
-constexpr int kLanes = 16;  // of loops that become SIMD code
+constexpr int kLanes = EDGECOMP_VECTOR_BYTES / 4;
+typedef float Floats __attribute__((vector_size(EDGECOMP_VECTOR_BYTES)));
+typedef int32_t Integers __attribute__((vector_size(EDGECOMP_VECTOR_BYTES)));
 
 template <InputForm form>
 struct Stored {
@@ -20,66 +23,82 @@ struct Stored<InputForm::kCentered> {
 template <InputForm form>
 constexpr int kOffset = form == InputForm::kSigned ? -128 : 0;
 
-// kLanes inputs, less what their form takes off.
+// kLanes inputs as their form has them; the same as `rounded` in rounding.h.
 template <InputForm form>
-EDGECOMP_SIMD inline void round_lanes(const float *x, const InputRange &range, int32_t *to) {
-  const float inverse = range.inverse, least = range.least(), most = range.most();
-  const int32_t add = form == InputForm::kCentered ? 0 : range.zero + kOffset<form>;
-  for (int i = 0; i < kLanes; ++i) to[i] = rounded(x[i] * inverse, least, most) + add;
+EDGECOMP_SIMD inline Integers round_lanes(const float *x, const InputRange &range) {
+  Floats value;
+  std::memcpy(&value, x, sizeof value);
+  const Floats least = Floats{} + range.least(), most = Floats{} + range.most();
+  value *= range.inverse;
+  value = value > least ? value : least;
+  value = value < most ? value : most;
+  value += 12582912.0f;
+  return Integers(value) - (0x4b400000 - (form == InputForm::kCentered ? 0 : range.zero + kOffset<form>));
 }
 
 template <InputForm form>
 EDGECOMP_SIMD void quantize_rows(const InputBlock &b) {
   typedef typename Stored<form>::Type Type;
+  typedef Type Narrow __attribute__((vector_size(kLanes * sizeof(Type))));
   for (int p = 0; p < b.positions; ++p) {
     const float *x = b.x + p * b.position_stride;
     Type *to = static_cast<Type *>(b.to) + size_t(p) * b.padded;
-    int32_t values[kLanes];
     int c = 0;
     for (; c + kLanes <= b.columns; c += kLanes) {
-      round_lanes<form>(x + c, b.range, values);
-      for (int i = 0; i < kLanes; ++i) to[c + i] = Type(values[i]);
+      const Narrow values = __builtin_convertvector(round_lanes<form>(x + c, b.range), Narrow);
+      std::memcpy(to + c, &values, sizeof values);
     }
-    if (c < b.columns) {
-      float rest[kLanes] = {};
-      for (int i = c; i < b.columns; ++i) rest[i - c] = x[i];
-      round_lanes<form>(rest, b.range, values);
-    }
+    if (c == b.padded) continue;
+    float rest[kLanes] = {};
+    for (int i = c; i < b.columns; ++i) rest[i - c] = x[i];
+    const Integers values = round_lanes<form>(rest, b.range);
     for (int i = c; i < b.padded; ++i) to[i] = i < b.columns ? Type(values[i - c]) : Type(0);
   }
 }
 
-// Of channels first: a quad of channels of kLanes positions at a time, put together in registers.
+// A quad of columns of kLanes positions, put together in registers.
+template <InputForm form>
+EDGECOMP_SIMD inline void store_quads(const Integers *v, int count, int padded, void *to) {
+  typedef typename Stored<form>::Type Type;
+  Type *out = static_cast<Type *>(to);
+  if (sizeof(Type) == 1) {
+    const Integers quads = (v[0] & 255) | (v[1] & 255) << 8 | (v[2] & 255) << 16 | v[3] << 24;
+    alignas(64) int32_t words[kLanes];
+    std::memcpy(words, &quads, sizeof quads);
+    for (int i = 0; i < count; ++i, out += padded) std::memcpy(out, words + i, 4);
+  } else {
+    const Integers halves[2] = {(v[0] & 65535) | v[1] << 16, (v[2] & 65535) | v[3] << 16};
+    alignas(64) int32_t words[2][kLanes];
+    std::memcpy(words, halves, sizeof halves);
+    for (int i = 0; i < count; ++i, out += padded) {
+      std::memcpy(out, words[0] + i, 4);
+      std::memcpy(out + 2, words[1] + i, 4);
+    }
+  }
+}
+
+// Of channels first.
 template <InputForm form>
 EDGECOMP_SIMD void quantize_planes(const InputBlock &b) {
   typedef typename Stored<form>::Type Type;
-  constexpr int bits = 8 * sizeof(Type);
-  Type *const out = static_cast<Type *>(b.to);
-  for (int c = 0; c < b.padded; c += 4) {
-    const int there = std::clamp(b.columns - c, 0, 4);
-    for (int p = 0; p < b.positions; p += kLanes) {
-      const int count = std::min(kLanes, b.positions - p);
-      int32_t values[4][kLanes] = {};
-      for (int j = 0; j < there; ++j) {
-        const float *x = b.x + (c + j) * b.column_stride + p;
+  for (int p = 0; p < b.positions; p += kLanes) {
+    const int count = std::min(kLanes, b.positions - p);
+    Type *to = static_cast<Type *>(b.to) + size_t(p) * b.padded;
+    for (int c = 0; c < b.padded; c += 4, to += 4) {
+      const float *x = b.x + c * b.column_stride + p;
+      Integers values[4] = {};
+      for (int j = 0; j < 4; ++j, x += b.column_stride) {
+        if (c + j >= b.columns) break;
+        if (count == kLanes) {
+          values[j] = round_lanes<form>(x, b.range);
+          continue;
+        }
         float rest[kLanes] = {};
-        if (count < kLanes) std::copy_n(x, count, rest);
-        round_lanes<form>(count < kLanes ? rest : x, b.range, values[j]);
+        std::copy_n(x, count, rest);
+        values[j] = round_lanes<form>(rest, b.range);
       }
-      constexpr uint32_t mask = bits == 8 ? 0xffu : 0xffffu;
-      uint32_t words[2][kLanes];
-      for (int i = 0; i < kLanes; ++i)
-        if (bits == 8)
-          words[0][i] = (uint32_t(values[0][i]) & mask) | (uint32_t(values[1][i]) & mask) << 8 |
-                        (uint32_t(values[2][i]) & mask) << 16 | uint32_t(values[3][i]) << 24;
-        else
-          words[0][i] = (uint32_t(values[0][i]) & mask) | uint32_t(values[1][i]) << 16,
-          words[1][i] = (uint32_t(values[2][i]) & mask) | uint32_t(values[3][i]) << 16;
-      Type *to = out + size_t(p) * b.padded + c;
-      for (int i = 0; i < count; ++i, to += b.padded) {
-        std::memcpy(to, &words[0][i], 4);
-        if (bits == 16) std::memcpy(to + 2, &words[1][i], 4);
-      }
+      if (count == kLanes) store_quads<form>(values, kLanes, b.padded, to);
+      else store_quads<form>(values, count, b.padded, to);
     }
   }
 }
@@ -90,17 +109,21 @@ EDGECOMP_SIMD void quantize(const InputBlock &b) {
 }
 
 EDGECOMP_SIMD void range_of(const float *x, size_t count, float *low, float *high) {
-  float least[kLanes] = {}, most[kLanes] = {};
+  constexpr int kTogether = 4;  // registers of each
+  Floats least[kTogether] = {}, most[kTogether] = {};
   size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) {
-      const float value = x[i + j];
+  for (; i + kTogether * kLanes <= count; i += kTogether * kLanes)
+#pragma GCC unroll 4
+    for (int j = 0; j < kTogether; ++j) {
+      Floats value;
+      std::memcpy(&value, x + i + j * kLanes, sizeof value);
       least[j] = value < least[j] ? value : least[j];
       most[j] = value > most[j] ? value : most[j];
     }
-  for (; i < count; ++i) least[0] = x[i] < least[0] ? x[i] : least[0], most[0] = x[i] > most[0] ? x[i] : most[0];
-  for (int j = 1; j < kLanes; ++j) least[0] = std::min(least[0], least[j]), most[0] = std::max(most[0], most[j]);
-  *low = least[0], *high = most[0];
+  *low = *high = 0;
+  for (; i < count; ++i) *low = x[i] < *low ? x[i] : *low, *high = x[i] > *high ? x[i] : *high;
+  for (int j = 0; j < kTogether; ++j)
+    for (int l = 0; l < kLanes; ++l) *low = std::min(*low, least[j][l]), *high = std::max(*high, most[j][l]);
 }
 
 template <InputForm form, int rows, bool relu>
