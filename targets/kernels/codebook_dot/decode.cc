@@ -6,44 +6,60 @@ namespace {
 
 constexpr int kColumns = 64;  // decoded at a time
 
-// Codes of some lanes of a plane: `count` of them from `lane` on, in bytes side by side, with the same shift.
-template <int width>
-void add_plane(const uint8_t *bytes, int plane, int shift, int lane, int count, uint8_t *codes) {
-  const uint8_t *from = bytes + lane % plane;
-  const int right = width * (lane / plane);
-  for (int i = 0; i < count; ++i) {
-    const int value = ((from[i] >> right) & ((1 << width) - 1)) << shift;
-    codes[i] = uint8_t(shift ? codes[i] | value : value);
+// Reads codes of `count` lanes from `first` on: eight at a time where they fill whole parts of a tile.
+class LaneReader {
+ public:
+  LaneReader(const edgecomp_matrix &w, int first, int count)
+      : w_(w), bits_(edgecomp_bits(&w)), first_(first), count_(count), lanes_(edgecomp_divide_up(edgecomp_lanes(&w), w.tile) * w.tile) {
+    whole_ = count % 8 == 0 && first % count == 0 && w.tile % count == 0 && first < lanes_;
+    for (int width = 8; width >= 1; width /= 2) whole_ = whole_ && !((bits_ & width) && w.tile * width / 8 < count);
+    clamp_ = w.codewords < 1 << bits_;
   }
-}
 
-// Codes of `count` lanes from `first` on, whatever the tiles; 0 behind the last one.
-void unpack_lanes(const edgecomp_matrix &w, int bits, int block, int stage, int first, int count, uint8_t *codes) {
-  const int lanes = edgecomp_divide_up(edgecomp_lanes(&w), w.tile) * w.tile;
-  const int end = std::min(first + count, lanes);
-  for (int i = std::max(0, end - first); i < count; ++i) codes[i] = 0;
-  for (int at = first; at < end;) {
-    const uint8_t *bytes = cell(w, at / w.tile, block, stage);
-    const int lane = at % w.tile, here = std::min(end - at, w.tile - lane);
-    uint8_t *to = codes + (at - first);
-    int shift = 0;
-    for (int width = 8; width >= 1; width /= 2) {
-      if (!(bits & width)) continue;
-      const int plane = w.tile * width / 8;
-      for (int done = 0; done < here;) {
-        const int from = lane + done, run = std::min(here - done, plane - from % plane);
-        (width == 8 ? add_plane<8> : width == 4 ? add_plane<4> : width == 2 ? add_plane<2> : add_plane<1>)(
-            bytes, plane, shift, from, run, to + done);
-        done += run;
+  // Whether codes are nibbles of bytes side by side, those of the next block `pitch` further on.
+  bool is_shifted() const { return whole_ && bits_ == 4 && !clamp_; }
+  const uint8_t *bytes(int block) const { return cell(w_, first_ / w_.tile, block, 0) + first_ % w_.tile % (w_.tile / 2); }
+  size_t pitch() const { return w_.stages * edgecomp_cell_bytes(&w_); }
+  int shift() const { return 4 * (first_ % w_.tile / (w_.tile / 2)); }
+
+  void read(int block, int stage, uint8_t *codes) const {
+    if (whole_) read_whole(cell(w_, first_ / w_.tile, block, stage), codes);
+    else read_any(block, stage, codes);
+    if (clamp_)
+      for (int i = 0; i < count_; ++i) codes[i] = std::min<int>(codes[i], w_.codewords - 1);
+  }
+
+ private:
+  // Eight lanes at a time: none of them crosses a byte.
+  void read_whole(const uint8_t *bytes, uint8_t *codes) const {
+    const int lane = first_ % w_.tile;
+    uint64_t found[kColumns / 8] = {};
+    for (int width = 8, low = 0; width >= 1; width /= 2) {
+      if (!(bits_ & width)) continue;
+      const int plane = w_.tile * width / 8, right = width * (lane / plane);
+      const uint64_t mask = 0x0101010101010101u * ((1 << width) - 1);
+      for (int i = 0; i < count_ / 8; ++i) {
+        uint64_t eight;
+        std::memcpy(&eight, bytes + lane % plane + 8 * i, 8);
+        found[i] |= (eight >> right & mask) << low;
       }
       bytes += plane;
-      shift += width;
+      low += width;
     }
-    at += here;
+    std::memcpy(codes, found, count_);
   }
-  if (w.codewords < 1 << bits)
-    for (int i = 0; i < count; ++i) codes[i] = std::min<int>(codes[i], w.codewords - 1);
-}
+
+  void read_any(int block, int stage, uint8_t *codes) const {
+    for (int i = 0; i < count_; ++i) {
+      const int lane = first_ + i;  // behind the last one: 0
+      codes[i] = lane < lanes_ ? uint8_t(code_in_cell(w_, cell(w_, lane / w_.tile, block, stage), bits_, lane % w_.tile)) : 0;
+    }
+  }
+
+  const edgecomp_matrix &w_;
+  const int bits_, first_, count_, lanes_;
+  bool whole_, clamp_;
+};
 
 float value_at(const edgecomp_matrix &w, size_t index) {
   return w.codebook_is_half ? half_to_float(static_cast<const uint16_t *>(w.codebook)[index])
@@ -86,45 +102,57 @@ void DotWords::make(void *memory) {
 
 void DotWords::decode(int row, int column, int columns, int quads, int8_t *tile) const {
   const int rows = dot_.rows;
-  if (words_ && column % 4 == 0 && columns % 4 == 0) {
-    by_words(row, column, columns / 4, tile);
+  if (column % 4 == 0 && columns % 4 == 0 && w_.segment % 4 == 0 && by_quads(row, column, columns / 4, tile)) {
     std::fill_n(tile + columns * rows, size_t(4 * quads - columns) * rows, int8_t(0));
     return;
   }
   for (int done = 0; done < 4 * quads; done += kColumns) {
     alignas(64) int8_t made[kColumns * kMostDotRows];
     const int wanted = std::min(kColumns, 4 * quads - done), there = std::clamp(columns - done, 0, wanted);
-    if (there) by_columns(row, column + done, there, made);
+    if (there) (w_.axis == 0 ? along_rows(row, column + done, there, made) : down_columns(row, column + done, there, made));
     std::fill_n(made + there * rows, size_t(wanted - there) * rows, int8_t(0));
     dot_.interleave(made, wanted / 4, tile + size_t(done) * rows);
   }
 }
 
-// Where a quad is part of a codeword.
-void DotWords::by_words(int row, int column, int quads, int8_t *tile) const {
-  const int s = w_.segment, rows = dot_.rows, bits = edgecomp_bits(&w_), shared = edgecomp_blocks_per_group(&w_);
-  uint8_t codes[kMostDotRows];
-  for (int quad = 0, block_known = -1; quad < quads; ++quad, tile += 4 * rows) {
-    const int at = column + 4 * quad, block = at / s;
-    if (block != block_known) unpack_lanes(w_, bits, block, 0, row, rows, codes), block_known = block;
-    const int8_t *words = static_cast<const int8_t *>(memory_) + size_t(block / shared) * s * w_.codewords + at % s;
-    for (int r = 0; r < rows; ++r) std::memcpy(tile + 4 * r, words + size_t(codes[r]) * s, 4);
+// Where a quad is part of a codeword, and there is one for it; else false.
+bool DotWords::by_quads(int row, int column, int quads, int8_t *tile) const {
+  const int s = w_.segment, rows = dot_.rows, shared = edgecomp_blocks_per_group(&w_);
+  const LaneReader reader(w_, row, rows);
+  const bool look_up = dot_.look_up_quads && w_.axis == 0 && w_.stages == 1 && stride_ == kLookedUp && reader.is_shifted();
+  if (!words_ && !look_up) return false;
+  for (int quad = 0; quad < quads;) {
+    const int at = column + 4 * quad, block = at / s, in_block = at % s / 4, count = std::min(s / 4 - in_block, quads - quad);
+    const int8_t *words = static_cast<const int8_t *>(memory_) + size_t(block / shared) * s * stride_;
+    int8_t *to = tile + size_t(quad) * 4 * rows;
+    if (look_up) {
+      // As many blocks as lie whole in what is wanted and share a codebook, or have one each.
+      const int whole = in_block ? 1 : std::max(1, shared == 1 ? (quads - quad) / (s / 4) : std::min((quads - quad) / (s / 4), shared - block % shared));
+      const int here = whole > 1 ? s / 4 : count;
+      dot_.look_up_quads({reader.bytes(block), reader.pitch(), reader.shift(), words + in_block * 4 * kLookedUp,
+                          shared == 1 ? size_t(s) * kLookedUp : 0, whole, here, to});
+      quad += whole * here;
+      continue;
+    }
+    uint8_t codes[kMostDotRows];
+    reader.read(block, 0, codes);
+    for (int q = 0; q < count; ++q, to += 4 * rows)
+      for (int r = 0; r < rows; ++r) std::memcpy(to + 4 * r, words + size_t(codes[r]) * s + 4 * (in_block + q), 4);
+    quad += count;
   }
-}
-
-void DotWords::by_columns(int row, int column, int columns, int8_t *out) const {
-  w_.axis == 0 ? along_rows(row, column, columns, out) : down_columns(row, column, columns, out);
+  return true;
 }
 
 void DotWords::along_rows(int row, int column, int columns, int8_t *out) const {
-  const int s = w_.segment, rows = dot_.rows, bits = edgecomp_bits(&w_), shared = edgecomp_blocks_per_group(&w_);
+  const int s = w_.segment, rows = dot_.rows, shared = edgecomp_blocks_per_group(&w_);
+  const LaneReader reader(w_, row, rows);
   uint8_t codes[kMostDotRows];
   for (int at = column; at < column + columns;) {
     const int block = at / s, first = at % s, count = std::min(s - first, column + columns - at);
     int8_t *to = out + size_t(at - column) * rows;
     int16_t sums[64 * kMostDotRows];
     for (int stage = 0; stage < w_.stages; ++stage) {
-      unpack_lanes(w_, bits, block, stage, row, rows, codes);
+      reader.read(block, stage, codes);
       const size_t plane = ((size_t(stage) * w_.groups + block / shared) * s + first) * stride_;
       if (w_.stages > 1) {
         const int16_t *parts = static_cast<const int16_t *>(memory_) + plane;
@@ -152,15 +180,16 @@ void DotWords::along_rows(int row, int column, int columns, int8_t *out) const {
 }
 
 void DotWords::down_columns(int row, int column, int columns, int8_t *out) const {
-  const int s = w_.segment, rows = dot_.rows, bits = edgecomp_bits(&w_), shared = edgecomp_blocks_per_group(&w_);
+  const int s = w_.segment, rows = dot_.rows, shared = edgecomp_blocks_per_group(&w_);
+  const LaneReader reader(w_, column, columns);
   const int last = std::min(row + rows, w_.rows);
-  std::fill_n(out + 0, size_t(columns) * rows, int8_t(0));
+  std::fill_n(out, size_t(columns) * rows, int8_t(0));
   uint8_t codes[kColumns];
   for (int block = row / s; block * s < last; ++block) {
     int16_t sums[kColumns * kMostDotRows];
     const int begin = std::max(row, block * s), end = std::min(last, (block + 1) * s);
     for (int stage = 0; stage < w_.stages; ++stage) {
-      unpack_lanes(w_, bits, block, stage, column, columns, codes);
+      reader.read(block, stage, codes);
       for (int at = begin; at < end; ++at) {
         const size_t plane = ((size_t(stage) * w_.groups + block / shared) * s + at % s) * stride_;
         if (w_.stages > 1) {

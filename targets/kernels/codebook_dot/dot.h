@@ -24,6 +24,17 @@ struct InputBlock {
   void *to;
 };
 
+// Codes of 4 bits of some blocks, and the codewords they stand for, element by element, 16 side by side.
+struct QuadLookup {
+  const uint8_t *codes;     // of as many rows as a tile has
+  size_t pitch;             // bytes to those of the next block
+  int shift;                // 0 or 4
+  const int8_t *planes;
+  size_t planes_step;       // bytes to those of the next block
+  int blocks, quads;        // of each block
+  int8_t *tile;
+};
+
 // Some columns of the weights of a tile, and the inputs that meet them.
 struct DotRun {
   const void *weights;       // packed
@@ -58,6 +69,8 @@ struct Dot {
   void (*range)(const float *x, size_t count, float *low, float *high);
   // Up to 16 codewords: columns[element · rows + row] = planes[element · 16 + codes[row]].
   void (*look_up)(const int8_t *planes, int elements, const uint8_t *codes, int8_t *columns);
+  // The same into a tile; may be NULL.
+  void (*look_up_quads)(const QuadLookup &lookup);
   // Columns side by side become quads.
   void (*interleave)(const int8_t *columns, int quads, int8_t *tile);
   // Weights as `multiply` wants them, and their sums by row added to those there are. May work in place.
@@ -81,7 +94,7 @@ extern const Dot *dot_under_test;
 
 // What a file defines for another processor in place of its implementation.
 #define EDGECOMP_DOT_ABSENT(name) \
-  extern const Dot dot_##name = {#name, [] { return false; }, InputForm::kCentered, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  extern const Dot dot_##name = {#name, [] { return false; }, InputForm::kCentered, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 // Codewords as integers, made anew for every call: the codebooks are small.
 class DotWords {
@@ -95,8 +108,7 @@ class DotWords {
   void decode(int row, int column, int columns, int quads, int8_t *tile) const;
 
  private:
-  void by_words(int row, int column, int quads, int8_t *tile) const;
-  void by_columns(int row, int column, int columns, int8_t *out) const;
+  bool by_quads(int row, int column, int quads, int8_t *tile) const;
   void along_rows(int row, int column, int columns, int8_t *out) const;
   void down_columns(int row, int column, int columns, int8_t *out) const;
 

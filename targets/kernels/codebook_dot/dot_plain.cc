@@ -31,7 +31,7 @@ void multiply(const DotRun &run) {
 }  // namespace
 
 extern const Dot dot_plain = {"plain", [] { return true; }, InputForm::kUnsigned, kRows, kInputs, 1, 1,
-                              quantize<InputForm::kUnsigned>, range_of, look_up_plainly<kRows>, interleave_plainly<kRows>,
+                              quantize<InputForm::kUnsigned>, range_of, look_up_plainly<kRows>, nullptr, interleave_plainly<kRows>,
                               pack, multiply, finish<InputForm::kUnsigned, kRows>};
 
 }  // namespace edgecomp
