@@ -5,8 +5,8 @@
 
 namespace edgecomp {
 
-extern const Dot dot_avx2, dot_plain;
-const Dot *const dot_all[] = {&dot_avx2, &dot_plain, nullptr};
+extern const Dot dot_avx512vnni, dot_avxvnni, dot_avx2, dot_i8mm, dot_dotprod, dot_neon, dot_plain;
+const Dot *const dot_all[] = {&dot_avx512vnni, &dot_avxvnni, &dot_avx2, &dot_i8mm, &dot_dotprod, &dot_neon, &dot_plain, nullptr};
 
 const Dot *dot_under_test = nullptr;
 

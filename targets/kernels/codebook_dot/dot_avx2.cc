@@ -3,56 +3,14 @@
 #include "dot.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
 #define EDGECOMP_SIMD __attribute__((target("avx2,fma")))
 #define EDGECOMP_VECTOR_BYTES 32
-#include "dot_simd.h"
+#include "dot_x86.h"
 
 namespace edgecomp {
 namespace {
 
 constexpr int kRows = 16, kInputs = 6;
-
-EDGECOMP_SIMD void look_up(const int8_t *planes, int elements, const uint8_t *codes, int8_t *columns) {
-  const __m128i index = _mm_loadu_si128(reinterpret_cast<const __m128i *>(codes));
-  for (int e = 0; e < elements; ++e) {
-    const __m128i plane = _mm_load_si128(reinterpret_cast<const __m128i *>(planes + e * kLookedUp));
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(columns + e * kRows), _mm_shuffle_epi8(plane, index));
-  }
-}
-
-// Four columns of 16 rows become a quad of each row.
-EDGECOMP_SIMD inline void store_quad(const __m128i *c, int8_t *tile) {
-  const __m128i low01 = _mm_unpacklo_epi8(c[0], c[1]), low23 = _mm_unpacklo_epi8(c[2], c[3]);
-  const __m128i high01 = _mm_unpackhi_epi8(c[0], c[1]), high23 = _mm_unpackhi_epi8(c[2], c[3]);
-  __m128i *out = reinterpret_cast<__m128i *>(tile);
-  _mm_storeu_si128(out, _mm_unpacklo_epi16(low01, low23));
-  _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low01, low23));
-  _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(high01, high23));
-  _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(high01, high23));
-}
-
-EDGECOMP_SIMD void look_up_quads(const QuadLookup &l) {
-  const uint8_t *codes = l.codes;
-  const int8_t *planes = l.planes;
-  int8_t *tile = l.tile;
-  const __m128i right = _mm_cvtsi32_si128(l.shift);
-  for (int block = 0; block < l.blocks; ++block, codes += l.pitch, planes += l.planes_step) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(codes));
-    const __m128i index = _mm_and_si128(_mm_srl_epi16(bytes, right), _mm_set1_epi8(15));
-    const __m128i *plane = reinterpret_cast<const __m128i *>(planes);
-    for (int q = 0; q < l.quads; ++q, plane += 4, tile += 4 * kRows) {
-      const __m128i columns[4] = {_mm_shuffle_epi8(plane[0], index), _mm_shuffle_epi8(plane[1], index),
-                                  _mm_shuffle_epi8(plane[2], index), _mm_shuffle_epi8(plane[3], index)};
-      store_quad(columns, tile);
-    }
-  }
-}
-
-EDGECOMP_SIMD void interleave(const int8_t *columns, int quads, int8_t *tile) {
-  const __m128i *from = reinterpret_cast<const __m128i *>(columns);
-  for (int q = 0; q < quads; ++q, from += 4, tile += 4 * kRows) store_quad(from, tile);
-}
 
 // Of eight rows: the first two columns of a quad, then the other two.
 EDGECOMP_SIMD void pack(const int8_t *tile, int quads, void *packed, int32_t *) {
@@ -106,7 +64,7 @@ bool available() { return __builtin_cpu_supports("avx2") && __builtin_cpu_suppor
 }  // namespace
 
 extern const Dot dot_avx2 = {"avx2", available, InputForm::kCentered, kRows, kInputs, 1, 2,
-                             quantize<InputForm::kCentered>, range_of, look_up, look_up_quads, interleave, pack,
+                             quantize<InputForm::kCentered>, range_of, look_up<kRows>, look_up_quads<kRows>, interleave<kRows>, pack,
                              multiply_count<Multiply, kInputs>, finish<InputForm::kCentered, kRows>};
 
 }  // namespace edgecomp
