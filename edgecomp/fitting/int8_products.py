@@ -49,5 +49,7 @@ def positions(layer: Coded, x: Tensor) -> int:
     """How many inputs each weight meets when the layer is called with one of the samples x (N, …)."""
     if not isinstance(layer, CodebookConv2d):
         return x[0].numel() // layer.format.columns
-    with torch.no_grad():
-        return layer(x[:1].float())[0, 0].numel()
+    g, count = layer.geometry, 1
+    for i, size in enumerate(x.shape[2:]):
+        count *= (size + 2 * g["padding"][i] - g["dilation"][i] * (g["kernel"][i] - 1) - 1) // g["stride"][i] + 1
+    return count

@@ -23,6 +23,7 @@ LIMIT = 0.005  # relative error of a layer's outputs that tables, or products of
 _GROUPS: tuple[Literal[16, 32, 64], ...] = (64, 32, 16)  # the larger, the faster
 _SAMPLES = 64
 _ROWS, _LEAST_ROWS = 64, 16
+_IMAGES = 16  # rounded as a whole
 _PRODUCTS = 1 << 22  # at a time
 _LANES = 256
 _LEAST_INPUTS = 8  # of a weight, from which on decoding it to int8 pays
@@ -143,15 +144,12 @@ def _depends(part: Coded) -> bool:
 
 def _choice(layer: Coded, seen: list[Tensor], generator: torch.Generator) -> Tables:
     """Of a layer that is called with each of `seen` (N, …)."""
-    state = generator.get_state()
     rows = torch.cat([sampled_rows(layer, x, generator) for x in seen])
     if layer.tables is not None and layer.tables.bits == 8:
         (error,) = table_errors(layer, rows, (layer.tables.group,))
         return layer.tables.model_copy(update={"error": error})
     if layer.tables is not None or _dot_pays(layer, seen):
-        generator.set_state(state)  # the same rows
-        rounded = torch.cat([sampled_rows(layer, int8_products.rounded_inputs(layer, x), generator) for x in seen])
-        error = int8_products.relative_error(layer, rows, rounded)
+        error = int8_products.relative_error(layer, *_rows_and_rounded(layer, seen))
         if layer.tables is not None or error <= LIMIT:
             return Tables(bits=DOT, error=error)
     if layer.format.rounds:
@@ -159,6 +157,17 @@ def _choice(layer: Coded, seen: list[Tensor], generator: torch.Generator) -> Tab
             if error <= LIMIT:
                 return Tables(bits=8, group=group, error=error)
     return layer.format.tables
+
+
+def _rows_and_rounded(layer: Coded, seen: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Some rows of what a layer's matrix multiplies, and the same of inputs that are rounded to int8."""
+    found: tuple[list[Tensor], list[Tensor]] = [], []
+    generators = [torch.Generator().manual_seed(0) for _ in found]
+    for x in seen:
+        x = x[:_IMAGES].float() if isinstance(layer, CodebookConv2d) else sampled_rows(layer, x, generators[0])
+        for rows, generator, inputs in zip(found, generators, (x, int8_products.rounded_inputs(layer, x)), strict=True):
+            rows.append(sampled_rows(layer, inputs, generator) if isinstance(layer, CodebookConv2d) else inputs)
+    return torch.cat(found[0]), torch.cat(found[1])
 
 
 def _dot_pays(layer: Coded, seen: list[Tensor]) -> bool:
