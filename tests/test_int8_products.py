@@ -33,7 +33,6 @@ def test_kernels_round_as_foreseen(runtime, form, shape, tmp_path):
     layer.tables = Tables(bits=DOT)
     x, path = torch.randn(6, 1, *shape), tmp_path / f"m{discover.runtime(runtime).SUFFIX}"
     discover.runtime(runtime).export(nn.Sequential(layer), (x[0],), path)
-    got = run_on_host(runtime, path, [x], 6)
     inputs, matrix = int8_products.rounded_inputs(layer, x[:, 0]), int8_products.rounded_matrix(layer)
     with torch.no_grad():
         if conv:
@@ -43,20 +42,47 @@ def test_kernels_round_as_foreseen(runtime, form, shape, tmp_path):
         else:
             expected = F.linear(inputs, matrix, layer.bias)
         exact = layer(x[:, 0])
+    got = run_on_host(runtime, path, [x], expected[0].numel())
     # Neither library says how it divides by a scale: a value between two levels may go to either.
     assert (got.reshape(expected.shape) - expected).norm() <= 1e-3 * expected.norm()
     assert 1e-3 < ((expected - exact).norm() / exact.norm()).item() < 0.03
 
 
-@pytest.mark.parametrize("tokens,limit,bits", [(8, 0.05, DOT), (7, 0.05, 8), (8, 1e-6, 16)])
-def test_weights_that_meet_many_inputs_are_multiplied(tokens, limit, bits, monkeypatch):
+@pytest.mark.parametrize(
+    "form,tokens,limit,bits",
+    [
+        ({"k": 40}, 4, 0.05, DOT),
+        ({"k": 40}, 3, 0.05, 32),
+        ({"k": 40}, 4, 1e-6, 32),
+        ({"k": 16}, 8, 0.05, 8),  # bytes are faster still
+        ({"k": 16}, 8, 1e-6, 16),
+    ],
+)
+def test_weights_that_meet_many_inputs_are_multiplied(form, tokens, limit, bits, monkeypatch):
     monkeypatch.setattr(lookup, "LIMIT", limit)
-    layer = filled(CodeFormat(rows=64, columns=256, k=16, s=4))
+    layer = filled(CodeFormat(**{"rows": 64, "columns": 256, "s": 4, **form}))
     found = chosen(layer, torch.randn(20, tokens, 256))
-    assert found.bits == bits and (found.error is None) == (bits == 16)
-    layer = filled(CodeFormat(rows=64, columns=256, k=16, s=4))
-    layer.may_round = False
-    assert chosen(layer, torch.randn(20, tokens, 256)).bits != DOT
+    assert found.bits == bits and (found.error is None) == (bits >= 16)
+    layer.tables, layer.may_round = None, False
+    found = chosen(layer, torch.randn(20, tokens, 256))
+    assert found is None or found.bits != DOT
+
+
+@pytest.mark.parametrize("rows,bits", [(64, DOT), (128, 8)])
+def test_convolutions_of_few_outputs_are_multiplied_though_bytes_would_do(rows, bits, monkeypatch):
+    """Tables of a pixel are made for as many lookups as there are outputs."""
+    monkeypatch.setattr(lookup, "LIMIT", 0.05)
+    layer = filled(CodeFormat(rows=rows, columns=6 * 12, k=16, s=4), CodebookConv2d, GEOMETRY)
+    assert chosen(layer, torch.randn(8, 12, 9, 11)).bits == bits
+
+
+def test_what_bytes_are_too_coarse_for_is_multiplied(monkeypatch):
+    monkeypatch.setattr(lookup, "LIMIT", 0.05)
+    monkeypatch.setattr(lookup, "table_errors", lambda *_: (0.1, 0.1, 0.1))
+    layer = filled(CodeFormat(rows=128, columns=512, k=16, s=4))
+    assert chosen(layer, torch.randn(8, 9, 512)).bits == DOT
+    layer.tables = None
+    assert chosen(layer, torch.randn(8, 7, 512)).bits == 16
 
 
 def test_the_error_is_that_of_whole_images(monkeypatch):
@@ -66,7 +92,7 @@ def test_the_error_is_that_of_whole_images(monkeypatch):
     even = chosen(layer, x)
     layer.tables, x[:, 0, 9, 9] = None, 100
     assert even.bits == DOT and 1e-3 < even.error < 0.02
-    assert chosen(layer, x).error > 5 * even.error
+    assert chosen(layer, x).error > 2 * even.error
 
 
 def test_what_was_asked_for_is_taken_and_measured():

@@ -26,7 +26,7 @@ _ROWS, _LEAST_ROWS = 64, 16
 _IMAGES = 16  # rounded as a whole
 _PRODUCTS = 1 << 22  # at a time
 _LANES = 256
-_LEAST_INPUTS = 8  # of a weight, from which on decoding it to int8 pays
+_ROWS_FOR_BYTES = 128
 
 
 class TableConfig(Record):
@@ -148,15 +148,27 @@ def _choice(layer: Coded, seen: list[Tensor], generator: torch.Generator) -> Tab
     if layer.tables is not None and layer.tables.bits == 8:
         (error,) = table_errors(layer, rows, (layer.tables.group,))
         return layer.tables.model_copy(update={"error": error})
-    if layer.tables is not None or _dot_pays(layer, seen):
-        error = int8_products.relative_error(layer, *_rows_and_rounded(layer, seen))
-        if layer.tables is not None or error <= LIMIT:
-            return Tables(bits=DOT, error=error)
+    if layer.tables is not None:
+        return _dot(layer, seen)
+    many = _meets_many(layer, seen)
+    dot = _dot(layer, seen) if many and not _bytes_win(layer) else None
+    if dot and _is_exact_enough(dot):
+        return dot
     if layer.format.rounds:
         for group, error in zip(_GROUPS, table_errors(layer, rows), strict=True):
             if error <= LIMIT:
                 return Tables(bits=8, group=group, error=error)
-    return layer.format.tables
+    if many and dot is None:
+        dot = _dot(layer, seen)
+    return dot if dot and _is_exact_enough(dot) else layer.format.tables
+
+
+def _is_exact_enough(tables: Tables) -> bool:
+    return tables.error is not None and tables.error <= LIMIT
+
+
+def _dot(layer: Coded, seen: list[Tensor]) -> Tables:
+    return Tables(bits=DOT, error=int8_products.relative_error(layer, *_rows_and_rounded(layer, seen)))
 
 
 def _rows_and_rounded(layer: Coded, seen: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -170,12 +182,18 @@ def _rows_and_rounded(layer: Coded, seen: list[Tensor]) -> tuple[Tensor, Tensor]
     return torch.cat(found[0]), torch.cat(found[1])
 
 
-def _dot_pays(layer: Coded, seen: list[Tensor]) -> bool:
-    """Whether products of integers are the fastest, by how many inputs a weight meets."""
+def _meets_many(layer: Coded, seen: list[Tensor]) -> bool:
+    """Whether decoding weights to int8 pays: products of integers are faster than tables of 16 bits, or of fp32."""
     f = layer.format
     if not layer.may_round or f.columns > int8_products.MOST_COLUMNS:
         return False
-    return min(int8_products.positions(layer, x) for x in seen) >= _LEAST_INPUTS
+    return min(int8_products.positions(layer, x) for x in seen) >= (8 if f.rounds else 4)
+
+
+def _bytes_win(layer: Coded) -> bool:
+    """Whether tables of bytes, where they are exact enough, are as fast as products of integers: those of a pixel are made
+    for as many lookups as there are rows."""
+    return layer.format.rounds and (not isinstance(layer, CodebookConv2d) or layer.format.rows >= _ROWS_FOR_BYTES)
 
 
 def _products(layer: Coded, x: Tensor) -> Tensor:
