@@ -1,4 +1,4 @@
-"""Codes that are decoded to int8 and multiplied with inputs of int8: what kernels do is what is foreseen, and chosen so."""
+"""Codes that are decoded to int8 and multiplied with inputs of int8: kernels do what is foreseen, and chosen by."""
 
 import pytest
 import torch

@@ -1,9 +1,9 @@
-"""What the dot kernels do with codes, see `targets/kernels/codebook_dot/rounding.h`: weights are rounded to int8 with one
-scale for the matrix, inputs to 256 levels with a scale and a zero point for each row, or each image of a convolution."""
+"""What the dot kernels do with codes, see `targets/kernels/codebook_dot/rounding.h`: weights are rounded to int8 with
+one scale for the matrix, inputs to 256 levels with a scale and a zero point for each row, or each image of a
+convolution."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..layers import ops

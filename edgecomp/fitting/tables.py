@@ -191,8 +191,8 @@ def _meets_many(layer: Coded, seen: list[Tensor]) -> bool:
 
 
 def _bytes_win(layer: Coded) -> bool:
-    """Whether tables of bytes, where they are exact enough, are as fast as products of integers: those of a pixel are made
-    for as many lookups as there are rows."""
+    """Whether tables of bytes, where they are exact enough, are as fast as products of integers: those of a pixel are
+    made for as many lookups as there are rows."""
     return layer.format.rounds and (not isinstance(layer, CodebookConv2d) or layer.format.rows >= _ROWS_FOR_BYTES)
 
 

@@ -96,8 +96,8 @@ DOT: Literal[0] = 0  # of `Tables.bits`: none
 
 
 class Tables(Record):
-    """How a kernel looks up products of inputs and codewords; what there is for k from 9 to 16 along the rows. Or that it
-    does not: any codes can be decoded to int8 and multiplied with inputs rounded to int8.
+    """How a kernel looks up products of inputs and codewords; what there is for k from 9 to 16 along the rows. Or that
+    it does not: any codes can be decoded to int8 and multiplied with inputs rounded to int8.
 
     Attributes:
         bits: 8 or 16: products are rounded to integers that share a scale. 32: they are exact. DOT: weights and inputs
