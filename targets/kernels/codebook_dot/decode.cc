@@ -10,7 +10,8 @@ constexpr int kColumns = 64;  // decoded at a time
 class LaneReader {
  public:
   LaneReader(const edgecomp_matrix &w, int first, int count)
-      : w_(w), bits_(edgecomp_bits(&w)), first_(first), count_(count), lanes_(edgecomp_divide_up(edgecomp_lanes(&w), w.tile) * w.tile) {
+      : w_(w), bits_(edgecomp_bits(&w)), first_(first), count_(count),
+        lanes_(edgecomp_divide_up(edgecomp_lanes(&w), w.tile) * w.tile) {
     whole_ = count % 8 == 0 && first % count == 0 && w.tile % count == 0 && first < lanes_;
     for (int width = 8; width >= 1; width /= 2) whole_ = whole_ && !((bits_ & width) && w.tile * width / 8 < count);
     clamp_ = w.codewords < 1 << bits_;
@@ -18,7 +19,11 @@ class LaneReader {
 
   // Whether codes are nibbles of bytes side by side, those of the next block `pitch` further on.
   bool is_shifted() const { return whole_ && bits_ == 4 && !clamp_; }
-  const uint8_t *bytes(int block) const { return cell(w_, first_ / w_.tile, block, 0) + first_ % w_.tile % (w_.tile / 2); }
+  // Whether they are bytes.
+  bool is_bytes() const { return whole_ && bits_ == 8 && !clamp_; }
+  const uint8_t *bytes(int block) const {
+    return cell(w_, first_ / w_.tile, block, 0) + first_ % w_.tile % (w_.tile * bits_ / 8);
+  }
   size_t pitch() const { return w_.stages * edgecomp_cell_bytes(&w_); }
   int shift() const { return 4 * (first_ % w_.tile / (w_.tile / 2)); }
 
@@ -51,8 +56,9 @@ class LaneReader {
 
   void read_any(int block, int stage, uint8_t *codes) const {
     for (int i = 0; i < count_; ++i) {
-      const int lane = first_ + i;  // behind the last one: 0
-      codes[i] = lane < lanes_ ? uint8_t(code_in_cell(w_, cell(w_, lane / w_.tile, block, stage), bits_, lane % w_.tile)) : 0;
+      const int lane = first_ + i;
+      codes[i] = 0;  // behind the last one
+      if (lane < lanes_) codes[i] = uint8_t(code_in_cell(w_, cell(w_, lane / w_.tile, block, stage), bits_, lane % w_.tile));
     }
   }
 
@@ -61,9 +67,25 @@ class LaneReader {
   bool whole_, clamp_;
 };
 
-float value_at(const edgecomp_matrix &w, size_t index) {
-  return w.codebook_is_half ? half_to_float(static_cast<const uint16_t *>(w.codebook)[index])
-                            : static_cast<const float *>(w.codebook)[index];
+// An element of all codewords as fp32.
+void load_plane(const edgecomp_matrix &w, size_t first, float *values) {
+  if (!w.codebook_is_half) {
+    std::memcpy(values, static_cast<const float *>(w.codebook) + first, sizeof(float) * w.codewords);
+    return;
+  }
+  const uint16_t *halves = static_cast<const uint16_t *>(w.codebook) + first;
+  for (int c = 0; c < w.codewords; ++c) values[c] = half_to_float(halves[c]);
+}
+
+// Quads of the codewords of all rows: those of codeword `c` are `step` times `c` behind `words`.
+template <int rows>
+void gather_quads(const uint8_t *codes, const int8_t *words, size_t step, int quads, int8_t *tile) {
+  for (int q = 0; q < quads; ++q, words += 4, tile += 4 * rows)
+    for (int r = 0; r < rows; ++r) std::memcpy(tile + 4 * r, words + codes[r] * step, 4);
+}
+
+void gather_quads(int rows, const uint8_t *codes, const int8_t *words, size_t step, int quads, int8_t *tile) {
+  (rows == 8 ? gather_quads<8> : rows == 16 ? gather_quads<16> : gather_quads<32>)(codes, words, step, quads, tile);
 }
 
 }  // namespace
@@ -84,17 +106,23 @@ void DotWords::make(void *memory) {
   const size_t books = size_t(w_.stages) * w_.groups;
   for (size_t book = 0; book < books; ++book)
     for (int e = 0; e < s; ++e) {
-      const size_t from = (book * s + e) * k, to = (book * s + e) * stride_;
+      float values[256];
+      load_plane(w_, (book * s + e) * k, values);
+      const size_t to = (book * s + e) * stride_;
       if (w_.stages > 1) {
         int16_t *plane = static_cast<int16_t *>(memory) + to;
-        for (int c = 0; c < k; ++c) plane[c] = rounded_part(value_at(w_, from + c), inverse);
+        for (int c = 0; c < k; ++c) plane[c] = rounded_part(values[c], inverse);
         std::fill(plane + k, plane + stride_, int16_t(0));
-      } else if (words_) {
-        int8_t *words = static_cast<int8_t *>(memory) + book * s * k;
-        for (int c = 0; c < k; ++c) words[size_t(c) * s + e] = rounded_word(value_at(w_, from + c), inverse);
+        continue;
+      }
+      int8_t made[256];
+      for (int c = 0; c < k; ++c) made[c] = rounded_word(values[c], inverse);
+      if (words_) {
+        int8_t *words = static_cast<int8_t *>(memory) + book * s * k + e;
+        for (int c = 0; c < k; ++c) words[size_t(c) * s] = made[c];
       } else {
         int8_t *plane = static_cast<int8_t *>(memory) + to;
-        for (int c = 0; c < k; ++c) plane[c] = rounded_word(value_at(w_, from + c), inverse);
+        std::copy_n(made, k, plane);
         std::fill(plane + k, plane + stride_, int8_t(0));
       }
     }
@@ -119,25 +147,29 @@ void DotWords::decode(int row, int column, int columns, int quads, int8_t *tile)
 bool DotWords::by_quads(int row, int column, int quads, int8_t *tile) const {
   const int s = w_.segment, rows = dot_.rows, shared = edgecomp_blocks_per_group(&w_);
   const LaneReader reader(w_, row, rows);
-  const bool look_up = dot_.look_up_quads && w_.axis == 0 && w_.stages == 1 && stride_ == kLookedUp && reader.is_shifted();
+  const bool few = stride_ == kLookedUp && w_.axis == 0 && w_.stages == 1;
+  const bool look_up = few && dot_.look_up_quads && reader.is_shifted();
   if (!words_ && !look_up) return false;
   for (int quad = 0; quad < quads;) {
-    const int at = column + 4 * quad, block = at / s, in_block = at % s / 4, count = std::min(s / 4 - in_block, quads - quad);
+    const int at = column + 4 * quad, block = at / s, in_block = at % s / 4;
+    const int count = std::min(s / 4 - in_block, quads - quad);
     const int8_t *words = static_cast<const int8_t *>(memory_) + size_t(block / shared) * s * stride_;
     int8_t *to = tile + size_t(quad) * 4 * rows;
     if (look_up) {
       // As many blocks as lie whole in what is wanted and share a codebook, or have one each.
-      const int whole = in_block ? 1 : std::max(1, shared == 1 ? (quads - quad) / (s / 4) : std::min((quads - quad) / (s / 4), shared - block % shared));
+      int whole = in_block ? 1 : std::max(1, (quads - quad) / (s / 4));
+      if (shared > 1) whole = std::min(whole, shared - block % shared);
       const int here = whole > 1 ? s / 4 : count;
       dot_.look_up_quads({reader.bytes(block), reader.pitch(), reader.shift(), words + in_block * 4 * kLookedUp,
                           shared == 1 ? size_t(s) * kLookedUp : 0, whole, here, to});
       quad += whole * here;
       continue;
     }
-    uint8_t codes[kMostDotRows];
-    reader.read(block, 0, codes);
-    for (int q = 0; q < count; ++q, to += 4 * rows)
-      for (int r = 0; r < rows; ++r) std::memcpy(to + 4 * r, words + size_t(codes[r]) * s + 4 * (in_block + q), 4);
+    uint8_t read[kMostDotRows];
+    const uint8_t *codes = read;
+    if (reader.is_bytes()) codes = reader.bytes(block);
+    else reader.read(block, 0, read);
+    gather_quads(rows, codes, words + 4 * in_block, s, count, to);
     quad += count;
   }
   return true;

@@ -4,12 +4,30 @@
 
 #include "dot.h"
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#elif EDGECOMP_VECTOR_BYTES == 32
+#include <immintrin.h>
+#endif
+
 namespace edgecomp {
 namespace {
 
 constexpr int kLanes = EDGECOMP_VECTOR_BYTES / 4;
 typedef float Floats __attribute__((vector_size(EDGECOMP_VECTOR_BYTES)));
 typedef int32_t Integers __attribute__((vector_size(EDGECOMP_VECTOR_BYTES)));
+
+// a > b ? a : b and a < b ? a : b in one instruction where compilers need to be told; of what is no number, b.
+#if defined(__aarch64__)
+EDGECOMP_SIMD inline Floats larger(Floats a, Floats b) { return Floats(vmaxnmq_f32(float32x4_t(a), float32x4_t(b))); }
+EDGECOMP_SIMD inline Floats smaller(Floats a, Floats b) { return Floats(vminnmq_f32(float32x4_t(a), float32x4_t(b))); }
+#elif EDGECOMP_VECTOR_BYTES == 32
+EDGECOMP_SIMD inline Floats larger(Floats a, Floats b) { return Floats(_mm256_max_ps(__m256(a), __m256(b))); }
+EDGECOMP_SIMD inline Floats smaller(Floats a, Floats b) { return Floats(_mm256_min_ps(__m256(a), __m256(b))); }
+#else
+EDGECOMP_SIMD inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+EDGECOMP_SIMD inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
+#endif
 
 template <InputForm form>
 struct Stored {
@@ -30,8 +48,7 @@ EDGECOMP_SIMD inline Integers round_lanes(const float *x, const InputRange &rang
   std::memcpy(&value, x, sizeof value);
   const Floats least = Floats{} + range.least(), most = Floats{} + range.most();
   value *= range.inverse;
-  value = value > least ? value : least;
-  value = value < most ? value : most;
+  value = smaller(larger(value, least), most);
   value += 12582912.0f;
   return Integers(value) - (0x4b400000 - (form == InputForm::kCentered ? 0 : range.zero + kOffset<form>));
 }
@@ -117,8 +134,8 @@ EDGECOMP_SIMD void range_of(const float *x, size_t count, float *low, float *hig
     for (int j = 0; j < kTogether; ++j) {
       Floats value;
       std::memcpy(&value, x + i + j * kLanes, sizeof value);
-      least[j] = value < least[j] ? value : least[j];
-      most[j] = value > most[j] ? value : most[j];
+      least[j] = smaller(value, least[j]);
+      most[j] = larger(value, most[j]);
     }
   *low = *high = 0;
   for (; i < count; ++i) *low = x[i] < *low ? x[i] : *low, *high = x[i] > *high ? x[i] : *high;

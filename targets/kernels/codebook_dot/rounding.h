@@ -38,6 +38,28 @@ struct InputRange {
   float most() const { return kMostInput - float(zero); }
 };
 
+// The largest magnitude of `count` values, as bits that are compared like integers; those of what is no number are larger.
+template <class Bits>
+inline Bits largest_bits(const Bits *values, size_t count) {
+  constexpr Bits magnitude = Bits(~(Bits(1) << (8 * sizeof(Bits) - 1)));
+  Bits most = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const Bits size = Bits(values[i] & magnitude);
+    most = size > most ? size : most;
+  }
+  return most;
+}
+
+// The same of codewords; what is no number counts as infinite.
+inline float largest_codeword(const edgecomp_matrix &w, size_t first, size_t count) {
+  if (w.codebook_is_half)
+    return half_to_float(uint16_t(std::min<int16_t>(largest_bits(static_cast<const int16_t *>(w.codebook) + first, count), 0x7c00)));
+  const int32_t bits = std::min(largest_bits(static_cast<const int32_t *>(w.codebook) + first, count), 0x7f800000);
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
 // The largest magnitude a weight can have, less its row's scale.
 inline float largest_weight(const edgecomp_matrix &w) {
   float largest = 0;
@@ -45,14 +67,7 @@ inline float largest_weight(const edgecomp_matrix &w) {
     float sum = 0;
     for (int stage = 0; stage < w.stages; ++stage) {
       const size_t count = size_t(w.segment) * w.codewords, first = (size_t(stage) * w.groups + group) * count;
-      float most = 0;
-      for (size_t i = 0; i < count; ++i) {
-        const float value = w.codebook_is_half ? half_to_float(static_cast<const uint16_t *>(w.codebook)[first + i])
-                                               : static_cast<const float *>(w.codebook)[first + i];
-        const float size = value < 0 ? -value : value;
-        most = size > most ? size : most;
-      }
-      sum += most;
+      sum += largest_codeword(w, first, count);
     }
     largest = sum > largest ? sum : largest;
   }
