@@ -74,7 +74,9 @@ def _engine(request: Request) -> contextlib.AbstractContextManager[engines.Engin
 def dry_run(request: Request) -> Plan:
     """The plan alone; nothing is written but plan.json."""
     with Workspace(request.out) as work, _engine(request) as engine:
-        return make_plan(load(request), request, work, engine)
+        plan = make_plan(load(request), request, work, engine)
+        work.publish()
+        return plan
 
 
 def bench(request: Request) -> Report:

@@ -65,9 +65,11 @@ def options(
 
 def main() -> None:
     """Entry point: turns errors into a message on stderr and the exit code."""
+    from ..util import leftovers
     from ..util.progress import remember_interrupts
 
     remember_interrupts()
+    leftovers.clear()
     try:
         code = app(standalone_mode=False)  # that of typer.Exit, or None
     except EdgecompError as error:

@@ -10,14 +10,13 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 from ..errors import BuildError, DeviceError
 from ..util import compiler, progress
 from ..util.cache import key_of, remembered_folder
-from ..util.files import cache_folder, data_folder, sha256_file
+from ..util.files import cache_folder, data_folder, sha256_file, temporary_folder
 from .target import Sdk, Target
 
 BENCH = "edgecomp_bench"
@@ -66,7 +65,7 @@ def sdk(target: Target, runtime: str) -> Path:
 
     def unpack(folder: Path) -> None:
         progress.note(f"fetching {info.wheel}")
-        with tempfile.TemporaryDirectory() as temporary:
+        with temporary_folder() as temporary:
             wheel = _download_wheel(info, Path(temporary))
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(folder, [member for member in archive.namelist() if member.startswith(wanted)])

@@ -15,7 +15,6 @@ import importlib.metadata
 import io
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +35,7 @@ from ...layers.packing import pack_signed
 from ...layers.quantized import Arithmetic, Quantized
 from ...layers.recurrent import inside_recurrences
 from ...layers.transposed import Cropped
+from ...util.files import temporary_folder
 from .. import Constant
 from .file_net import FileNet
 
@@ -70,7 +70,7 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         try:
             convertible = _convertible(net)
             integers = plain_layers(convertible)
-            with tempfile.TemporaryDirectory() as temporary:
+            with temporary_folder() as temporary:
                 converted = Path(temporary, "converted")
                 litert_torch.convert(convertible, example_inputs).export(str(converted))
                 model = flatbuffer.read(converted)
