@@ -21,7 +21,10 @@ struct Event {
 class Runtime {
  public:
   virtual ~Runtime() = default;
-  // Loads a model with full verification; a profile costs time and memory. Returns what went wrong, or "".
+  // Whether `load` may be given any file: a damaged one is an error.
+  virtual bool verifies_files() const = 0;
+  // Loads a model, with full verification where there is any; a profile costs time and memory. Returns what went wrong,
+  // or "".
   virtual std::string load(const std::string &path, int threads, Profile profile) = 0;
   // The input buffers, to be filled before `run`.
   virtual std::vector<std::pair<void *, size_t>> inputs() = 0;

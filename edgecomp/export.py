@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import discover
-from .devices.bundle import make_bundle
+from .devices.bundle import add_model, make_bundle
 from .devices.host import outputs_on_host
 from .devices.target import find_target
 from .devices.tensors import Signature
@@ -121,7 +121,7 @@ def _bundle(plan: Plan, path: Path, bundle: Path) -> Path:
     """Fills the folder with all that runs on the device, the model among it."""
     with atomic_folder(bundle) as partial:
         make_bundle(find_target(plan.target), plan.runtime, partial)
-        (partial / path.name).hardlink_to(path)
+        add_model(partial, path)
     return bundle
 
 

@@ -26,6 +26,8 @@ std::string describe(const char *what, Error error) {
 
 class ExecuTorch : public Runtime {
  public:
+  bool verifies_files() const override { return true; }
+
   std::string load(const std::string &path, int threads, Profile profile) override {
     executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(uint32_t(threads));
     auto tracer = profile == Profile::kNone ? nullptr : std::make_unique<Tracer>(&events_, profile);

@@ -21,6 +21,8 @@ struct Buffer {
 
 class LiteRt : public Runtime {
  public:
+  bool verifies_files() const override { return false; }
+
   std::string load(const std::string &path, int threads, Profile profile) override {
     const LiteRtEnvOption cpu = {kLiteRtEnvOptionAutoRegisterAccelerators, kLiteRtAnyTypeInt, kLiteRtHwAcceleratorCpu};
     if (auto status = LiteRtCreateEnvironment(1, &cpu, &environment_)) return describe("creating the environment", status);
