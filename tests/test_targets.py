@@ -17,16 +17,19 @@ from edgecomp.util.files import data_folder
 
 KERNELS = data_folder("targets") / "kernels"
 LITERT = data_folder("targets") / "litert"
+EXECUTORCH = data_folder("targets") / "executorch"
 SOURCES = {  # beside the kernels
     "kernels": [KERNELS / "test_kernels.cc"],
     "litert_op": [LITERT / "op.cc", LITERT / "test/test_op.cc"],
     "litert_op_fuzz": [LITERT / "op.cc", LITERT / "test/fuzz_op.cc"],
+    "executorch_ops_fuzz": [EXECUTORCH / "ops.cc", EXECUTORCH / "test/fuzz_ops.cc"],
 }
 WARN = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
 FLAVOURS = {
     "sanitized": ["g++", *WARN, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"],
-    "arm64": ["aarch64-linux-gnu-g++", *WARN, "-O2", "-static"],
+    "arm64": ["aarch64-linux-gnu-g++", *WARN, "-O2"],
 }
+TARGETS = {"sanitized": "linux-x86_64", "arm64": "android-arm64"}
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -114,6 +117,18 @@ def test_the_code_for_apps_in_the_documentation_compiles_and_links(runtime, tmp_
     assert "edgecomp_linear" in subprocess.run(["nm", build / "libapp.so"], capture_output=True, text=True).stdout
 
 
+def runtime_flags(name, flavour):
+    """What a test program needs of a runtime; those without one are static where they are emulated."""
+    if not name.startswith("executorch"):
+        return ["-static"] if flavour == "arm64" else []
+    target = find_target(TARGETS[flavour])
+    info, sdk = target.runtimes["executorch"], bundle.sdk(target, "executorch")
+    flags = [argument for header in info.headers for argument in ("-isystem", sdk / header)]
+    flags += [flag for flag in info.flags if "THREADPOOL" not in flag]
+    library = sdk / info.folder
+    return [*flags, f"-L{library}", "-l:libexecutorch.so", f"-Wl,-rpath,{library}"]
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     """`program(name, flavour)`: a test program; the kernels are compiled once for all programs of a flavour."""
@@ -129,7 +144,8 @@ def program(tmp_path_factory):
     @functools.cache
     def made(name, flavour):
         path = folder / f"{name}-{flavour}"
-        subprocess.run([*FLAVOURS[flavour], *SOURCES[name], *kernels(flavour), "-o", path], check=True)
+        command = [*FLAVOURS[flavour], *SOURCES[name], *kernels(flavour), "-o", path]
+        subprocess.run(command + runtime_flags(name, flavour), check=True)
         return path
 
     return made
@@ -148,8 +164,8 @@ def test_native_code_is_right_under_the_sanitizers(name, program):
 @pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a76", "max"])
 def test_native_code_is_right_on_arm64(program, name, cpu):
     """The emulator is slow; the fuzzer makes fewer calls, others on each CPU."""
-    command = ["qemu-aarch64", "-cpu", cpu, program(name, "arm64")]
-    command += ["4000", str(sum(cpu.encode()))] if name == "litert_op_fuzz" else []
+    command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", cpu, program(name, "arm64")]
+    command += ["4000", str(sum(cpu.encode()))] if name.endswith("fuzz") else []
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 failures" in done.stdout

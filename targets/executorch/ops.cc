@@ -1,13 +1,13 @@
 // The ops `edgecomp::codebook_linear.out`, `…conv2d.out`, `…embedding.out` and `edgecomp::recurrence.out`: checks the
 // arguments, calls the kernels. Linking this file into a program registers them. A wrong argument is an error of the op,
 // never a crash.
-#include <executorch/extension/kernel_util/make_boxed_from_unboxed_functor.h>
 #include <executorch/runtime/kernel/thread_parallel_interface.h>
 
 #include "../kernels/codebook_conv2d/codebook_conv2d.h"
 #include "../kernels/codebook_embedding/codebook_embedding.h"
 #include "../kernels/codebook_linear/codebook_linear.h"
 #include "../kernels/recurrence/recurrence.h"
+#include "checked.h"
 
 namespace {
 
@@ -19,7 +19,7 @@ using executorch::runtime::KernelRuntimeContext;
 using std::optional;
 
 bool is_contiguous(const Tensor &t, ScalarType type) {
-  if (t.scalar_type() != type) return false;
+  if (t.scalar_type() != type || (t.numel() > 0 && !t.const_data_ptr())) return false;
   const auto order = t.dim_order();
   for (size_t i = 0; i < order.size(); ++i)
     if (order[i] != i) return false;
@@ -217,7 +217,7 @@ Tensor &recurrence(KernelRuntimeContext &context, const Tensor &xp, const Tensor
 
 }  // namespace
 
-EXECUTORCH_LIBRARY(edgecomp, "recurrence.out", recurrence);
-EXECUTORCH_LIBRARY(edgecomp, "codebook_linear.out", codebook_linear);
-EXECUTORCH_LIBRARY(edgecomp, "codebook_embedding.out", codebook_embedding);
-EXECUTORCH_LIBRARY(edgecomp, "codebook_conv2d.out", codebook_conv2d);
+EDGECOMP_OP(recurrence);
+EDGECOMP_OP(codebook_linear);
+EDGECOMP_OP(codebook_embedding);
+EDGECOMP_OP(codebook_conv2d);

@@ -12,37 +12,15 @@
 
 #include "../../kernels/codebook_conv2d/codebook_conv2d.h"
 #include "../../kernels/recurrence/recurrence.h"
+#include "../../kernels/test_bytes.h"
 #include "../op.h"
 
 using namespace edgecomp;
+using edgecomp_test::Bytes;
 
 namespace {
 
 constexpr int64_t kMostBytes = 1 << 16;  // of a tensor: larger ones show nothing new
-
-// Numbers out of bytes, zeros when they are used up.
-class Bytes {
- public:
-  Bytes(const uint8_t *data, size_t size) : data_(data), left_(size) {}
-
-  int next() { return left_ ? (--left_, *data_++) : 0; }
-  int from(std::initializer_list<int> choices) { return choices.begin()[next() % choices.size()]; }
-  int between(int low, int high) { return low + next() % (high - low + 1); }
-  bool seldom() { return next() > 247; }
-  // Mostly `value`; else one beside it, or anything.
-  int32_t mostly(int64_t value) {
-    if (!seldom()) return int32_t(value);
-    if (next() % 2) return int32_t(value) + between(-2, 2);
-    return int32_t(uint32_t(next()) << 24 | uint32_t(next()) << 12 | uint32_t(next()));
-  }
-  void fill(uint8_t *p, size_t size) {
-    for (size_t i = 0; i < size; ++i) p[i] = uint8_t(next());
-  }
-
- private:
-  const uint8_t *data_;
-  size_t left_;
-};
 
 int64_t bytes_of(ElementType type) {
   switch (type) {
@@ -185,17 +163,5 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
 #ifndef EDGECOMP_LIBFUZZER
 // fuzz_op [CALLS [SEED]]
-int main(int count, char **arguments) {
-  const int most = count > 1 ? std::atoi(arguments[1]) : 30000;
-  std::mt19937 generator(count > 2 ? std::atoi(arguments[2]) : 1);
-  int calls = 0, accepted = 0;
-  for (; calls < most; ++calls) {
-    std::vector<uint8_t> bytes(256 + generator() % 4096);
-    for (uint8_t &byte : bytes) byte = uint8_t(generator());
-    accepted += call(Bytes(bytes.data(), bytes.size()));
-  }
-  const bool both = accepted > calls / 10 && accepted < calls * 9 / 10;  // else the bytes reach too little
-  std::printf("%d calls, %d accepted, %d failures\n", calls, accepted, !both);
-  return both ? 0 : 1;
-}
+int main(int count, char **arguments) { return edgecomp_test::run_random(count, arguments, call); }
 #endif
