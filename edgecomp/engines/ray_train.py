@@ -80,7 +80,7 @@ def train(loop: Loop, task: Any, kept: Path, workers: int, told: Callable[[int, 
             train_loop_config=config,
             torch_config=TorchConfig(backend="gloo"),
             scaling_config=ScalingConfig(num_workers=(1, workers)),
-            run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=_FAILURES)),
+            run_config=RunConfig(storage_path=str(folder), failure_config=FailureConfig(max_failures=_FAILURES)),
         )
         # Not in the main thread, where it would take SIGINT for itself and end the program as if all were well.
         fit = threading.Thread(target=_fit, args=(trainer, failures), daemon=True)

@@ -82,10 +82,11 @@ class Workspace:
     def recall(self, stage: str, key: str) -> dict[str, Any] | None:
         """What `record` was given, if it was for the same key and the stage's files are still as it left them."""
         try:
-            record = json.loads((self.stages / f"{stage}.json").read_text())
-        except (OSError, ValueError):
+            record = json.loads((self.stages / f"{stage}.json").read_text(encoding="utf-8"))
+            digest = record.pop("sha256")
+        except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
             return None
-        if record.get("key") != key:
+        if digest != key_of(json.dumps(record, sort_keys=True)) or record["key"] != key:
             return None
         return record["result"] if all(self._found(*file) for file in record["files"].items()) else None
 
@@ -105,9 +106,9 @@ class Workspace:
     def record(self, stage: str, key: str, files: list[Path], result: dict[str, Any]) -> None:
         """Remembers that `stage` is done: its key, its files (by content) and its result (JSON)."""
         digests = {str(path.relative_to(self.folder)): sha256_file(path) for path in files}
-        write_text(
-            self.stages / f"{stage}.json", json.dumps({"key": key, "files": digests, "result": result}, indent=1)
-        )
+        record = json.loads(json.dumps({"key": key, "files": digests, "result": result}))  # as it is read back
+        record["sha256"] = key_of(json.dumps(record, sort_keys=True))
+        write_text(self.stages / f"{stage}.json", json.dumps(record, indent=1))
 
 
 def _link(path: Path, other: Path) -> None:
