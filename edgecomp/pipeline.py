@@ -2,11 +2,13 @@
 
 import contextlib
 from dataclasses import replace
+from pathlib import Path
 
 from . import auto, engines
 from .compress import compress
 from .devices import choose
 from .devices.base import DeviceOptions
+from .devices.host import HOST_TARGET
 from .devices.target import find_target
 from .discover import model_files
 from .errors import UsageError
@@ -18,7 +20,7 @@ from .plan import plan as plan_by_method
 from .records import Model, Plan, Report, Request
 from .recover import recover
 from .report import limits, read_report, remeasured, report
-from .util import sources
+from .util import compiler, sources
 from .util.workspace import Workspace
 
 
@@ -34,6 +36,16 @@ def check(request: Request) -> None:
     engines.check(request.engine, request.address, request.workers)
     names = choose.chosen(find_target(request.target), request.on, DeviceOptions.of(request))
     limits.check(request.limits, request.max_drop, names, request.max_error)
+
+
+def check_compilers(request: Request) -> None:
+    """Refuses what would have to be compiled and cannot be, before anything long begins.
+
+    Raises:
+        BuildError: a compiler is missing.
+    """
+    targets = (find_target(HOST_TARGET), find_target(request.target))
+    compiler.require(*(target.compiler.command for target in targets))
 
 
 def make_plan(model: Model, request: Request, work: Workspace, engine: engines.Engine | None = None) -> Plan:
@@ -55,7 +67,7 @@ def build(request: Request) -> Report:
     """
     with Workspace(request.out) as work, _engine(request) as engine:
         model = load(request)
-        sources.remember(model.source)
+        sources.remember(model.source, request.out)
         plan = make_plan(model, request, work, engine)
         compressed = compress(model, plan, work, engine)
         recovered = recover(model, plan, compressed, work, engine)
@@ -93,7 +105,7 @@ def bench(request: Request) -> Report:
     names = choose.chosen(find_target(plan.target), request.on, place)
     limits.check(plan.limits, plan.max_drop_points, names, plan.max_error_percent)
     with Workspace(request.out) as work:
-        model = load(replace(request, model=request.model or _source(old)))
+        model = load(replace(request, model=request.model or _source(old, request.out)))
         if model.sha256 != old.model.sha256:
             raise UsageError(
                 f"the weights of {model.source} are not those that {request.out} was built from", "Build it again."
@@ -102,9 +114,9 @@ def bench(request: Request) -> Report:
         return remeasured(old, plan, artifact, measure(model, plan, artifact, request), work)
 
 
-def _source(old: Report) -> str:
-    """The model that a report names, if no code of somebody else is run by loading it."""
-    source = old.model.source
+def _source(old: Report, folder: Path) -> str:
+    """The model that the report in a folder names, if no code of somebody else is run by loading it."""
+    source = sources.seen_from_here(old.model.source, folder)
     data = source.endswith((".pt2", ".tflite"))
     if data or source in map(str, model_files().values()) or sources.is_known(source):
         return source

@@ -70,6 +70,7 @@ def main() -> None:
 
     remember_interrupts()
     leftovers.clear()
+    failures.show_any_text()
     try:
         code = app(standalone_mode=False)  # that of typer.Exit, or None
     except EdgecompError as error:
@@ -82,6 +83,8 @@ def main() -> None:
         code = failures.unexpected(error.__cause__) if isinstance(error.__cause__, EOFError) else 130
     except KeyboardInterrupt:
         code = 130
+    except OSError as error:
+        code = failures.of_system(error)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors
             error.show()
@@ -89,7 +92,7 @@ def main() -> None:
         code = failures.unexpected(error)
     if code == 130:  # typer makes that of Ctrl-C
         print_message("[bold yellow]interrupted[/]: what is finished is kept; the same command goes on from there")
-    sys.exit(code)
+    sys.exit(failures.written(code))
 
 
 @app.command()
@@ -140,7 +143,7 @@ def build(
     from rich.console import Console
 
     from ..pipeline import build as run
-    from ..pipeline import check
+    from ..pipeline import check, check_compilers
     from ..pipeline import dry_run as show_plan
     from ..records import Request
     from ..report import print_report
@@ -176,6 +179,7 @@ def build(
         plan = show_plan(request)
         print(plan.model_dump_json(indent=1)) if json else print_plan(plan)
         return
+    check_compilers(request)
     report = run(request)
     if json:
         print(report.model_dump_json(indent=1, by_alias=True))
