@@ -1,4 +1,5 @@
-"""Odd surroundings, killed processes, builds that fail: nothing half-written is used or stays, and it is said what is."""
+"""Odd surroundings, killed processes, builds that fail: nothing half-written is used or stays, and what is wrong is
+said."""
 
 import os
 import signal
