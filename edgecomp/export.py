@@ -64,7 +64,7 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
         nets = {path: without_custom_ops(compressed.net, model.example_inputs)}
         if any(isinstance(layer, Builtin) for layer in nets[path].modules()):
             nets[custom_op_path] = compressed.net
-    else:
+    if custom_op_path not in nets:
         custom_op_path.unlink(missing_ok=True)  # of a build that was not finished
     digest = sha256_file(compressed.checkpoint)
     key = stage_key("export", digest, plan.runtime, runtime.version(), _shapes(model), plan.stock)

@@ -14,6 +14,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import threading
 import uuid
 from pathlib import Path
 from typing import TextIO
@@ -41,6 +42,7 @@ class _Journal:
 
     def begin(self) -> None:
         """Also in a process that is forked: the lock of its parent's journal is not its own."""
+        self._alone = threading.Lock()  # a second lock on the same journal would wait for the first
         self.end()
         self.token = uuid.uuid4().hex[:16]
 
@@ -58,12 +60,12 @@ class _Journal:
 
     def note(self, path: Path) -> None:
         folder = cache_folder("running")
-        if folder not in self._files:
-            clear()
-            self._files[folder] = self._opened(folder / self.token)
-        file = self._files[folder]
-        file.write(f"{path}\n")
-        file.flush()
+        with self._alone:
+            if folder not in self._files:
+                clear()
+                self._files[folder] = self._opened(folder / self.token)
+            self._files[folder].write(f"{path}\n")
+            self._files[folder].flush()
 
     @staticmethod
     def _opened(path: Path) -> TextIO:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -21,7 +22,8 @@ class Workspace:
     """`with Workspace(Path("out")) as work:` makes the folder, locks it, and clears what killed runs left.
 
     A build writes its results to `new(name)`. They take the place of an earlier build's when all of them are there, by
-    `publish`: one that fails leaves the earlier one whole, and its own stages to go on from.
+    `publish`: one that fails leaves the earlier one whole, and its own stages to go on from. Where there is no earlier
+    one, that of a device which fails last is worth having.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,8 +49,13 @@ class Workspace:
         remove_partials(self._unpublished)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is not None and not self.path("report.json").exists():
+                with contextlib.suppress(BuildError):
+                    self.publish()  # there is no earlier result that it could spoil
+        finally:
+            self._lock.close()
 
     def path(self, name: str) -> Path:
         return self.folder / name
