@@ -52,10 +52,12 @@ class _Journal:
         self._files.clear()
 
     def forget(self) -> None:
-        """The process ends and has removed all that it noted: so goes its journal."""
+        """The process ends and has removed all that it noted: so goes its journal, and those of its dead workers."""
         for folder in self._files:
             with contextlib.suppress(OSError):
                 (folder / self.token).unlink(missing_ok=True)
+        if self._files:
+            clear()  # of workers, which are ended by a signal
         self.end()
 
     def note(self, path: Path) -> None:
