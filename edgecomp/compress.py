@@ -17,7 +17,7 @@ from .errors import UsageError
 from .fitting import calibration, channel_order, tables
 from .fitting.calibration import CALIBRATION_SAMPLES, ENERGY_SAMPLES, Inputs, pooled
 from .graph.order import channel_producers, execution_order, upstream
-from .graph.trace import exported
+from .graph.trace import batch_of, exported
 from .graph.walk import Walk
 from .layers import checkpoint
 from .layers.layout import channels_last, contiguous
@@ -26,7 +26,9 @@ from .layers.quantized import static_parts
 from .layers.twins import twin
 from .pruning import stage as prune
 from .records import Compressed, Model, Plan, PlanEntry
+from .runtimes.litert.file_net import FileNet
 from .util import progress
+from .util.machine import processor
 from .util.workspace import Workspace, stage_key
 
 # With less, a layer with more inputs than there are samples moves far and then cannot be approximated: charnet, conv3.
@@ -94,7 +96,9 @@ def compress(model: Model, plan: Plan, work: Workspace, engine: Engine | None = 
             start = time.monotonic()
             left = prune.pruned(model, plan.pruning, plan.seed, work) if plan.pruning else model
             net, errors = _compressed_net(left, plan, engine)
+            threads = 1 if engine else torch.get_num_threads()
             done = {**errors, "calibration": data_name, "seconds": time.monotonic() - start}
+            done["made_on"] = f"{threads} thread{'s' * (threads > 1)} of {processor()}"
             checkpoint.save(net, path)
             work.record("compress", key, [path], done)
         notes = plan.pruning.notes if plan.pruning else ()
@@ -113,9 +117,11 @@ def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn
     # What factorized layers are to give: the same as here.
     original = copy.deepcopy(net) if any(_joint(entry) for entry in plan.entries) else None
     samples = calibration_samples(model) if model.data else None
-    # Workers of an engine get the samples as they are.
-    given = Walk(net, samples) if samples is not None and engine is None else samples
-    context, jobs = FitContext(net, original, given, plan.seed), _jobs(net, model, plan)
+    jobs = _jobs(net, model, plan)
+    if isinstance(net, FileNet) and samples is not None:
+        engine = None  # the file runs as a whole, for several layers at a time, with all threads
+    given = _on_their_way(net, samples, jobs, batch_of(model.example_inputs), engine)
+    context = FitContext(net, original, given, plan.seed)
     with progress.bar("layers", len(jobs)) as advance:
         fits: dict[int, LayerFit] = {}
         shared: list[Any] = []
@@ -132,6 +138,19 @@ def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn
         for name, layer in zip(job.names, fits[number].layers, strict=True):
             net.set_submodule(name, layer)
     return net, errors
+
+
+def _on_their_way(
+    net: nn.Module, samples: tuple[torch.Tensor, ...] | None, jobs: list[LayerJob], batch: int, engine: Engine | None
+) -> calibration.Samples | None:
+    """Calibration samples as layers of `net` are fitted to them in turn. Workers of an engine get them as they are."""
+    if samples is None or engine is not None:
+        return samples
+    if isinstance(net, FileNet):
+        from .runtimes.litert.recording import FileRecording
+
+        return FileRecording(net, samples, batch, [name for job in jobs for name in job.names])
+    return Walk(net, samples)
 
 
 def _jobs(net: nn.Module, model: Model, plan: Plan) -> list[LayerJob]:
@@ -152,11 +171,11 @@ def permute_channels(net: nn.Module, model: Model, plan: Plan) -> None:
     """Orders input channels by energy where the method wants it and the producer can give them out so."""
     alone = {entry.layers[0]: entry for entry in plan.entries if len(entry.layers) == 1}
     wanted = {name for name, entry in alone.items() if entry.method and entry.settings.get("permute")}
-    if model.data is None or not wanted:
+    if model.data is None or not wanted or isinstance(net, FileNet):
         return
     all_producers = channel_producers(exported(model.net, model.example_inputs, model.name))
     producers = {name: all_producers[name] for name in alone if name in wanted and all_producers.get(name) in alone}
-    channel_order.order_by_energy(net, producers, model.data.calibration.inputs[:ENERGY_SAMPLES])
+    channel_order.order_by_energy(net, producers, model.data.calibration.take(slice(ENERGY_SAMPLES)))
     for name, producer in producers.items():
         progress.note(f"{name}: input channels in the order of their energy, which {producer} takes on")
 
@@ -222,11 +241,11 @@ def _fit(job: LayerJob, context: FitContext) -> LayerFit:
     before, note = weight_matrix(layer).clone(), ""
     statistics = _statistics(layers, context)
     inputs = pooled(statistics) if statistics else None
-    if inputs is not None and context.original is not None and _joint(job.entry):
+    if inputs is not None and not inputs.unfit and context.original is not None and _joint(job.entry):
         plain = samples.samples if isinstance(samples, Walk) else samples
         aim_at_original(net, context.original, job.names[0], plain, inputs, seed)
-    if inputs is not None and inputs.constant:
-        note = "its inputs do not vary over the calibration samples, so that it was coded without them"
+    if inputs is not None and inputs.unfit:
+        note = f"{inputs.unfit}, so that it was coded without them"
     means = [inputs.mean for inputs in statistics] or [None] * len(layers)
     with torch.no_grad():
         made = replace_weights(layer, job.method, inputs, seed)
@@ -298,7 +317,7 @@ def replace_weights(layer: nn.Module, method: Chain | SharedFactors, inputs: Inp
     A bias makes up for the mean error of the outputs, so that weights need only be fitted to inputs less their mean.
     """
     corrected = inputs is not None and has_bias(layer)
-    fitted_to = None if inputs is None or inputs.constant else inputs.centered() if corrected else inputs
+    fitted_to = None if inputs is None or inputs.unfit else inputs.centered() if corrected else inputs
     compressed = method.compress(layer, fitted_to, seed)
     after = compressed.decode()
     if corrected:

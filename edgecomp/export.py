@@ -34,7 +34,7 @@ from .layers.ledger import ledger
 from .layers.quantized import Quantized
 from .layers.recurrent import inside_recurrences
 from .layers.transposed import with_plain_transposed
-from .records import Artifact, Compressed, Model, Plan, Proof, Report
+from .records import Artifact, Compressed, Model, Plan, Proof, Report, Split
 from .runtimes.litert.file_net import FileNet
 from .util import progress
 from .util.cache import remembered_folder
@@ -275,12 +275,12 @@ def _find(stored: set[bytes], forms: list[Tensor], what: str) -> None:
         raise BuildError(f"{what} ({len(forms_bytes[0])} bytes) are not in the exported file")
 
 
-def proof_inputs(model: Model) -> tuple[Tensors, str]:
-    """Samples (N, …) that fill whole records, and what they are."""
+def proof_inputs(model: Model, split: Split | None = None) -> tuple[Tensors, str]:
+    """Samples (N, …) that fill whole records, and what they are: of the split, else of calibration, else random."""
     batch = batch_of(model.example_inputs)
     count = -(-_PROOF_SAMPLES // batch) * batch
-    if model.data is not None and len(model.data.calibration) >= batch:
-        split = model.data.calibration
+    split = split or (model.data and model.data.calibration)
+    if split is not None and len(split) >= batch:
         count = min(count, len(split) // batch * batch)
         return split.take(slice(0, count)), f"{count} samples of {split.name}"
     made = records_for(model.example_inputs, count=count // batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from .discover import model_files
 from .errors import BuildError, EdgecompError, UsageError, unknown
 from .graph import archive
-from .graph.batches import records
+from .graph.batches import Tensors, records
 from .graph.canonical import batch_of, canonical, given_outputs, of_program, records_for
 from .graph.given import Given
 from .graph.net import CanonicalNet
 from .graph.order import note_image_sizes
 from .graph.precision import other_precision, single
 from .records import Data, Model, Request, Split
+from .runtimes.litert.file_net import FileNet
+from .training.arrays import folder_data
 from .training.splits import data_of, judged
 from .training.train import train
 from .util import progress
@@ -31,7 +33,8 @@ DEFAULT_MODEL = "fashion"
 
 
 def load(request: Request) -> Model:
-    """Loads the model that is asked for, with its trained weights, as a canonical net, see `edgecomp.graph`.
+    """Loads the model that is asked for, with its trained weights, as a canonical net, see `edgecomp.graph`; and data
+    for it, if some are named.
 
     Raises:
         UsageError: there is no such model.
@@ -40,20 +43,22 @@ def load(request: Request) -> Model:
     """
     reference = request.model or DEFAULT_MODEL
     with progress.stage("load", reference):
-        model = _from_anywhere(reference, request.quick)
+        model = _from_anywhere(reference, request)
+        if request.data is not None:
+            model = _with_data(model, request.data)
         progress.note(
             f"{model.name}: {model.parameters:,} parameters, {model.data.test.name if model.data else 'no data'}"
         )
         return model
 
 
-def _from_anywhere(reference: str, quick: bool) -> Model:
+def _from_anywhere(reference: str, request: Request) -> Model:
     refuse_foreign(Path(reference))
     if reference.endswith(".pt2"):
         return _from_archive(Path(reference))
     if reference.endswith(".tflite"):
         return _from_tflite(Path(reference))
-    return _from_module(reference, quick)
+    return _from_module(reference, request.quick, request.data is not None)
 
 
 def train_model(reference: str, quick: bool) -> tuple[Model, Path]:
@@ -75,11 +80,13 @@ def _train(module: ModuleType, net: nn.Module, data: Data, quick: bool) -> Path:
     return train(net, data, module.recipe, module.head_start() if hasattr(module, "head_start") else None)
 
 
-def _from_module(reference: str, quick: bool) -> Model:
+def _from_module(reference: str, quick: bool, other_data: bool) -> Model:
+    """other_data: its own are needed only if it must be trained."""
     module, source = _module(reference)
     net, (names, examples) = _build(module, source), _examples(module, source)
-    data = _data(module, source, net, names, examples)
     weights = getattr(module, "weights", None)
+    needed = not other_data or (weights is None and hasattr(module, "recipe"))
+    data = _data(module, source, net, names, examples) if needed else None
     if weights is not None:
         load_weights(net, Path(source).parent / weights)
     elif hasattr(module, "recipe") and data is not None:
@@ -169,7 +176,12 @@ def _import_factory(reference: str) -> ModuleType:
 def _call(module: ModuleType, source: str, name: str) -> Any:
     function = getattr(module, name, None)
     if not callable(function):
-        raise BuildError(f"{source} has no function {name}()", "A model file defines build() and example_inputs().")
+        defines = (
+            "A file of --data defines data()."
+            if name == "data"
+            else "A model file defines build() and example_inputs()."
+        )
+        raise BuildError(f"{source} has no function {name}()", defines)
     try:
         return function()
     except EdgecompError:
@@ -207,31 +219,36 @@ def _data(
     if not hasattr(module, "data"):
         return None
     data = data_of(_call(module, source, "data"), tuple(map(single, examples)), names, source)
-    checked = judged(data, _first_outputs(net, data.test, names, examples, source), source)
+    given = Given(net.eval(), names, tuple(x.dtype for x in examples))
+    return _with_metric(data, lambda record: given_outputs(given, record)[0], batch_of(examples), source)
+
+
+def _with_metric(data: Data, first: Callable[[Tensors], Tensor], batch: int, source: str) -> Data:
+    """The data with a metric that fits. first: what metrics see of the model's outputs for a record."""
+    checked = judged(data, _first_outputs(first, data.test, batch, source), source)
     if data.metric is None:
         progress.note(f"no metric is named; {checked.metric} is taken")
     return checked
 
 
-def _first_outputs(
-    net: nn.Module, test: Split, names: tuple[str, ...], examples: tuple[Tensor, ...], source: str
-) -> Tensor:
+def _first_outputs(first: Callable[[Tensors], Tensor], test: Split, count: int, source: str) -> Tensor:
     """What metrics see of the first samples, whatever the weights."""
-    count = batch_of(examples)
     (record,) = records(test.take(slice(count)), count)
     try:
-        first = given_outputs(Given(net.eval(), names, tuple(x.dtype for x in examples)), record)[0]
+        outputs = first(record)
+    except EdgecompError:
+        raise
     except Exception as error:
         raise BuildError(
             f"{source}: the model does not take the first samples of data(), test: {type(error).__name__}: {error}",
             "They should be what forward() takes, as example_inputs() are.",
         ) from error
-    if first.dim() == 0 or len(first) != count:
+    if outputs.dim() == 0 or len(outputs) != count:
         raise BuildError(
-            f"{source}: the model's first output has shape {tuple(first.shape)} for {count} samples",
+            f"{source}: the model's first output has shape {tuple(outputs.shape)} for {count} samples",
             "With data() it must be (N, …), one row a sample; leave out data() to build without a metric.",
         )
-    return first
+    return outputs
 
 
 def _require_finite(net: nn.Module, source: str) -> None:
@@ -246,6 +263,47 @@ def _require_finite(net: nn.Module, source: str) -> None:
                 f"{source}: {name} holds {bad} NaN or infinite values of {tensor.numel()}",
                 "The training has diverged; use an earlier checkpoint.",
             )
+
+
+# --- data that are not the model's own ---------------------------------------------------------------------
+
+
+def _with_data(model: Model, source: str) -> Model:
+    """The model with the data of a Python file, or of a folder, in place of its own.
+
+    Raises:
+        UsageError: it is neither.
+        BuildError: the data do not fit the model's inputs.
+    """
+    path, owner, batch = Path(source), Path(model.source).name, batch_of(model.example_inputs)
+    names = model.given.names if model.given is not None else _inputs_of(model.net, owner)
+    if path.is_dir():
+        data = folder_data(path, model.example_inputs, names, owner)
+    elif path.suffix == ".py" and path.is_file():
+        data = data_of(_call(_import_file(path), source, "data"), model.example_inputs, names, source, owner)
+    else:
+        what = "is neither a Python file nor a folder" if path.exists() else "does not exist"
+        raise UsageError(f"--data {source} {what}", "Name a Python file with data(), or a folder of .npy files.")
+    return replace(model, data=_with_metric(data, _first_of(model, batch), batch, source), data_source=source)
+
+
+def _inputs_of(net: nn.Module, owner: str) -> tuple[str, ...]:
+    """The names of a file's inputs, whose sizes must be known."""
+    from .runtimes.litert.reader import FIX_SIZES
+
+    assert isinstance(net, FileNet)
+    for name in (given.name for given in net.inputs if given.open):
+        raise BuildError(f"input {name} of {owner} leaves its size open", f"{FIX_SIZES[:1].upper()}{FIX_SIZES[1:]}.")
+    return tuple(given.name for given in net.inputs)
+
+
+def _first_of(model: Model, batch: int) -> Callable[[Tensors], Tensor]:
+    """What gives the model's first output for a record."""
+    if isinstance(model.net, FileNet):
+        from .runtimes.litert.interpreter import first_output
+
+        return lambda record: first_output(model.net, record, batch)  # type: ignore[arg-type]
+    return lambda record: given_outputs(model.given, record)[0]  # type: ignore[arg-type]
 
 
 # --- .tflite files ----------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
                     if name != "host":
                         check = _check(model, plan, artifact, device)
                     notes += [f"{device.name}: {remark}" for remark in device.remarks()]
-        notes += _warnings(error, accuracy)
+        notes += _warnings(error, accuracy if accuracy is not None and _tells(model, accuracy) else None)
         return Measured(tuple(measurements), accuracy, check, tuple(notes), error)
 
 
@@ -72,6 +72,11 @@ def _warnings(error: OutputError, accuracy: Accuracy | None) -> list[str]:
         return []
     off = "not finite in other places than" if error.percent is None else f"{error.percent:.3g} % off"
     return [f"outputs are {off} those of {error.reference} on {error.inputs}: this model is probably broken"]
+
+
+def _tells(model: Model, accuracy: Accuracy) -> bool:
+    """Whether the metric says what outputs are worth: not where it is but their distance from the original's."""
+    return accuracy.agreement is not None or (model.data is not None and model.data.test.targets is not None)
 
 
 def _accuracy(model: Model, plan: Plan, artifact: Artifact) -> Accuracy | None:
@@ -106,9 +111,10 @@ def outputs_on(model: Model, runtime: str, path: Path, inputs: tuple[Tensor, ...
 
 
 def output_error(model: Model, plan: Plan, artifact: Artifact) -> OutputError:
-    """How far all outputs of the compressed file are from those of the user's module, on calibration samples, or where
-    there are none on random or example inputs. A file has no module: then its own outputs are the reference."""
-    inputs, _ = proof_inputs(model)
+    """How far all outputs of the compressed file are from those of the user's module, on test samples, which no layer
+    was fitted to, or where there are none on random or example inputs. A file has no module: then its own outputs are
+    the reference."""
+    inputs, _ = proof_inputs(model, model.data and model.data.test)
     got = file_outputs(model, plan.runtime, artifact.path, inputs)
     if model.given is None:
         reference = "the original's file"
@@ -118,9 +124,7 @@ def output_error(model: Model, plan: Plan, artifact: Artifact) -> OutputError:
     off = 100 * distance(got, wanted)
     samples = len(inputs[0])
     random = all(x.is_floating_point() for x in inputs)
-    what = (
-        f"samples of {model.data.calibration.name}" if model.data else "random inputs" if random else "example inputs"
-    )
+    what = f"samples of {model.data.test.name}" if model.data else "random inputs" if random else "example inputs"
     percent = float(f"{off:.4g}") if math.isfinite(off) else None
     return OutputError(percent=percent, samples=samples, inputs=what, reference=reference, real=model.data is not None)
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import auto, engines
+from .auto.budgets import within_budget
+from .auto.finer import finer, ruined
 from .compress import compress
 from .devices import choose
 from .devices.base import DeviceOptions
@@ -20,7 +22,7 @@ from .plan import plan as plan_by_method
 from .records import Model, Plan, Report, Request
 from .recover import recover
 from .report import limits, read_report, remeasured, report
-from .util import compiler, sources
+from .util import compiler, progress, sources
 from .util.workspace import Workspace
 
 
@@ -56,7 +58,7 @@ def make_plan(model: Model, request: Request, work: Workspace, engine: engines.E
     """
     if request.method == AUTO:
         return auto.plan(model, request, work, engine)
-    return plan_by_method(model, request, work)
+    return plan_by_method(model, within_budget(model, request), work)
 
 
 def build(request: Request) -> Report:
@@ -67,9 +69,16 @@ def build(request: Request) -> Report:
     """
     with Workspace(request.out) as work, _engine(request) as engine:
         model = load(request)
-        sources.remember(model.source, request.out)
+        for program in (model.source, model.data_source):
+            sources.remember(program, request.out)
         plan = make_plan(model, request, work, engine)
         compressed = compress(model, plan, work, engine)
+        for wanted in finer(request):
+            if not (why := ruined(model, compressed.net)):
+                break
+            progress.note(f"{why}: finer codes instead, {' '.join(wanted.settings[len(request.settings) :])}")
+            plan = make_plan(model, wanted, work, engine)
+            compressed = compress(model, plan, work, engine)
         recovered = recover(model, plan, compressed, work, engine)
         artifact = export(model, plan, recovered, work)
         measured = measure(model, plan, artifact, request)
@@ -105,7 +114,8 @@ def bench(request: Request) -> Report:
     names = choose.chosen(find_target(plan.target), request.on, place)
     limits.check(plan.limits, plan.max_drop_points, names, plan.max_error_percent)
     with Workspace(request.out) as work:
-        model = load(replace(request, model=request.model or _source(old, request.out)))
+        source, data = request.model or _source(old, request.out), request.data or _data(old, request.out)
+        model = load(replace(request, model=source, data=data))
         if model.sha256 != old.model.sha256:
             raise UsageError(
                 f"the weights of {model.source} are not those that {request.out} was built from", "Build it again."
@@ -117,10 +127,21 @@ def bench(request: Request) -> Report:
 def _source(old: Report, folder: Path) -> str:
     """The model that the report in a folder names, if no code of somebody else is run by loading it."""
     source = sources.seen_from_here(old.model.source, folder)
-    data = source.endswith((".pt2", ".tflite"))
-    if data or source in map(str, model_files().values()) or sources.is_known(source):
+    if source.endswith((".pt2", ".tflite")) or source in map(str, model_files().values()) or sources.is_known(source):
         return source
-    raise UsageError(
-        f"the report names {source} as its model, which is a program, and not one that you have built as it is now",
-        "If you trust it, name it: edgecomp bench DIR --model FILE.",
+    raise _foreign(source, "its model", "model")
+
+
+def _data(old: Report, folder: Path) -> str | None:
+    """The same, the data that are not the model's own."""
+    source = sources.seen_from_here(old.model.data, folder) if old.model.data else ""
+    if not source or not source.endswith(".py") or sources.is_known(source):
+        return source or None
+    raise _foreign(source, "its data", "data")
+
+
+def _foreign(source: str, what: str, option: str) -> UsageError:
+    return UsageError(
+        f"the report names {source} as {what}, which is a program, and not one that you have built as it is now",
+        f"If you trust it, name it: edgecomp bench DIR --{option} FILE.",
     )

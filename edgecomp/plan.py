@@ -111,6 +111,11 @@ def runtime_and_chains(request: Request) -> tuple[str, list[Chain]]:
             f"--no-custom-ops cannot build {request.model}: layers of a finished file are replaced by custom ops alone",
             "Build from the torch model, or leave out --no-custom-ops.",
         )
+    if request.recover_epochs:
+        raise UsageError(
+            f"--recover trains nets of torch, and {request.model} is a finished file",
+            "Build from the torch model, or leave out --recover.",
+        )
     for name in (candidate.name for candidate in chains if not candidate.codes):
         fitting = [known for known in discover.method_names() if chain.parse(known)[0].codes]
         raise UsageError(

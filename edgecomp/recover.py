@@ -43,7 +43,7 @@ def recover(
         with progress.stage("recover", "nothing to train"), atomic_file(path) as partial:
             shutil.copyfile(compressed.checkpoint, partial)
         return compressed
-    if model.data is None:
+    if model.data is None or not len(model.data.train):
         raise UsageError("--recover trains on the model's data, and it has none", "Give the model file a data().")
     key = stage_key("recover", sha256_file(compressed.checkpoint), plan.recover_epochs, plan.seed)
     with progress.stage("recover", f"{plan.recover_epochs:g} epochs of {model.data.train.name}"):

@@ -253,7 +253,7 @@ def test_what_loses_too_much_is_no_answer_to_a_budget(edgecomp, right_model, tmp
 def test_an_interrupted_search_goes_on_where_it_was(edgecomp, starter, right_model, fresh_cache, tmp_path):
     folder = fresh_cache("single-layers")
     cache = {"EDGECOMP_CACHE": str(folder)}
-    arguments = ("build", right_model, "--method", "auto", "--budget", "40kB", "--on", "none", "-o", tmp_path / "out")
+    arguments = ("build", right_model, "--method", "auto", "--budget", "100kB", "--on", "none", "-o", tmp_path / "out")
     few = ("--set", "auto.samples=64", "--set", "auto.methods=kmeans,int8", "--set", "auto.rounds=1")
     first = starter.popen(*arguments, *few, cwd=tmp_path, **cache)
     found = folder / "auto"

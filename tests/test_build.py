@@ -120,6 +120,28 @@ def test_a_missed_budget_exits_1_and_keeps_everything(edgecomp, tiny_model, tmp_
     assert (tmp_path / "out" / "model.pte").exists()
 
 
+def test_a_budget_turns_the_knob_that_nobody_has(edgecomp, tiny_model, tmp_path):
+    """Where the default misses it the mildest setting that keeps to it is taken; what settings say stays."""
+    done = edgecomp("build", tiny_model, "--budget", "60kB", "--on", "none", "-o", "out")
+    assert done.returncode == 0 and "pq.s=6" in done.stderr
+    assert report_of(tmp_path / "out")["settings"]["s"] == 6
+    done = edgecomp("build", tiny_model, "--budget", "60kB", "--set", "s=4", "--dry-run")
+    assert "mildest" not in done.stderr
+    done = edgecomp("build", tiny_model, "--budget", "30kB", "--dry-run")
+    assert "keeps to no such budget: the smallest file it makes takes about" in " ".join(done.stderr.split())
+
+
+def test_codes_that_would_ruin_a_net_become_finer(edgecomp, tmp_path):
+    """Where neither a setting nor a budget decides; without data the error of the outputs tells."""
+    (tmp_path / "bare.py").write_text(TINY_MODEL)
+    done = edgecomp("build", "bare.py", "--on", "none", "-o", "out")
+    report = report_of(tmp_path / "out")
+    assert "finer codes instead" in done.stderr and report["settings"]["k"] == 256, done.stderr
+    assert report["error"]["percent"] <= 5 and [limit["name"] for limit in report["limits"]] == ["file"]
+    done = edgecomp("build", "bare.py", "--set", "s=4", "--set", "k=16", "--on", "none", "-o", "out")
+    assert "finer" not in done.stderr and done.returncode == 1
+
+
 def test_a_missed_drop_exits_1(edgecomp, tiny_model, tmp_path):
     done = edgecomp("build", tiny_model, "--budget", "1MB", "--max-drop", "-100", "--on", "host", "-o", "out")
     assert done.returncode == 1
@@ -128,7 +150,8 @@ def test_a_missed_drop_exits_1(edgecomp, tiny_model, tmp_path):
 
 def test_without_data_everything_still_works(edgecomp, tmp_path):
     (tmp_path / "bare.py").write_text(TINY_MODEL)
-    done = edgecomp("build", "bare.py", "--budget", "1MB", "--on", "host", "-o", "out", "--json")
+    limits = ("--budget", "1MB", "--max-error", "100")
+    done = edgecomp("build", "bare.py", *limits, "--on", "host", "-o", "out", "--json")
     assert done.returncode == 0, done.stderr
     r = json.loads(done.stdout)
     assert r["accuracy"] is None and r["calibration"] == "data-free"

@@ -186,7 +186,7 @@ def test_a_search_of_auto_survives_an_edit_of_the_command_line(right_model, fres
     for name in ("targets", "android_bench", "models"):
         (root / name).symlink_to(PACKAGE.parent / name)
     environment = {**os.environ, "EDGECOMP_CACHE": str(fresh_cache()), "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "edgecomp.cli", "build", str(right_model), "--method", "auto", "--budget", "60kB"]
+    command = [sys.executable, "-m", "edgecomp.cli", "build", str(right_model), "--method", "auto", "--budget", "100kB"]
     command += ["--set", "auto.samples=64", "--set", "auto.methods=kmeans,int8", "--set", "auto.rounds=1"]
     command += ["--on", "none", "--dry-run", "-o", str(tmp_path / "out")]
 

@@ -3,6 +3,7 @@
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,6 +13,7 @@ from edgecomp.errors import BuildError, UsageError
 from edgecomp.graph.canonical import canonical
 from edgecomp.graph.given import Given
 from edgecomp.load import load
+from edgecomp.pipeline import dry_run
 from edgecomp.records import Request
 from edgecomp.util.weights import load_weights
 
@@ -361,6 +363,29 @@ def test_torch_export_archive_gets_its_layers_back(tiny_model, tmp_path):
     assert isinstance(model.net.dense1, nn.Linear) and isinstance(model.net.conv2, nn.Conv2d)
     x = torch.rand(1, 1, 12, 12)
     assert torch.allclose(model.net(x), original.net(x), atol=1e-6)
+
+
+def test_data_for_an_archive_and_in_place_of_a_models_own(tiny_model, tmp_path):
+    original = load_file(tiny_model)
+    archive, shots, folder = tmp_path / "tiny.pt2", tmp_path / "shots.py", tmp_path / "shots"
+    torch.export.save(torch.export.export(original.net, original.example_inputs), archive)
+    shots.write_text(
+        "import torch\ndef data():\n    split = torch.rand(7, 1, 12, 12), torch.arange(7)\n"
+        "    return {'train': split, 'calibration': split, 'test': split}\n"
+    )
+    folder.mkdir()
+    np.save(folder / "any.npy", np.zeros((5, 1, 12, 12), np.float32))
+    tiny_model.write_text(tiny_model.read_text() + "\ndef data():\n    raise RuntimeError('not asked for')\n")
+    for path in (archive, tiny_model):
+        model = load_file(path, data=str(shots))
+        assert len(model.data.test) == 7 and model.data.metric == "top1" and model.data_source == str(shots)
+        model = load_file(path, data=str(folder))
+        assert [len(split) for split in model.data.splits] == [0, 5, 5] and model.data.metric == "agreement"
+    with pytest.raises(UsageError, match=r"no samples to train on.*\n.*data\(\), not a folder"):
+        dry_run(Request(model=str(tiny_model), data=str(folder), method="l1", out=tmp_path / "out", on="none"))
+    np.save(folder / "any.npy", np.zeros((5, 12, 12), np.float32))
+    with pytest.raises(BuildError, match=r"any\.npy for input 1: samples have .* that of tiny\.pt2 \(1, 12, 12\)"):
+        load_file(archive, data=str(folder))
 
 
 def test_archive_with_a_pickle_is_not_opened(tiny_model, tmp_path):

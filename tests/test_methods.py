@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from edgecomp import chain, discover
+from edgecomp.compress import replace_weights
 from edgecomp.errors import UsageError
+from edgecomp.fitting import calibration
 from edgecomp.fitting.calibration import Inputs
 from edgecomp.fitting.error_feedback import code_blocks, output_error, refine, upper_cholesky
 from edgecomp.layers.matrix import kind_of, parameter_bytes, weight_matrix
@@ -268,3 +270,16 @@ def test_settings_reach_the_methods_they_are_for():
     first, second = chain.parse("svd:pq+kmeans", ("k=8", "kmeans.k=4", "rank=7", "kmeans.kinds=conv"))
     assert first.settings["pq.k"] == 8 and second.settings["k"] == 4 and first.settings["svd.rank"] == 7
     assert first.kinds == ("dense", "embedding") and second.kinds == ("conv",)
+
+
+def test_no_moments_are_kept_of_very_many_inputs(monkeypatch):
+    """Their square would take the memory of the machine. The layer is coded without them, but for its bias."""
+    monkeypatch.setattr(calibration, "_WIDEST", 63)
+    layer, x = nn.Linear(64, 32).eval(), torch.randn(200, 64) + 3
+    net = nn.Sequential(layer)
+    inputs = calibration.gather(net, layer, x)
+    assert inputs.covariance.numel() == 0 and "64 inputs" in inputs.unfit
+    assert torch.allclose(calibration.pooled([inputs, inputs]).mean, inputs.mean)
+    expected = layer(x)
+    made = replace_weights(layer, chain.parse("pq", ())[0], inputs, 0)
+    assert ((made(x) - expected).mean(0).abs() < 1e-3).all()

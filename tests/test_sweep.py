@@ -12,10 +12,11 @@ import pytest
 from conftest import TINY_MODEL
 
 from edgecomp import engines, plan
+from edgecomp.auto import budgets
 from edgecomp.discover import method, method_names, prunes
 from edgecomp.load import load
 from edgecomp.records import Accuracy, Measurement, Request, SweepPoint, SweepRequest
-from edgecomp.sweep import budgets, sweep
+from edgecomp.sweep import sweep
 from edgecomp.sweep.page import front
 from edgecomp.util.files import sha256_file
 

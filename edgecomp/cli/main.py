@@ -14,6 +14,7 @@ from .options import (
     Address,
     Budget,
     Cores,
+    DataSource,
     EngineName,
     Host,
     Layers,
@@ -98,6 +99,7 @@ def main() -> None:
 @app.command()
 def build(
     model: ModelArgument = None,
+    data: DataSource = None,
     target: TargetName = "android-arm64",
     method: Method = "pq",
     runtime: Annotated[
@@ -151,6 +153,7 @@ def build(
 
     request = Request(
         model=model,
+        data=data,
         target=target,
         method=method,
         runtime=runtime,
@@ -192,6 +195,7 @@ def build(
 @app.command()
 def sweep(
     model: ModelArgument = None,
+    data: DataSource = None,
     methods: Annotated[
         str, typer.Option("--methods", metavar="METHOD,…", help="Compression methods and chains of them.")
     ] = "pq,kmeans,svd:pq,int8",
@@ -227,6 +231,7 @@ def sweep(
 
     base = Request(
         model=model,
+        data=data,
         target=target,
         runtime=runtime,
         on=on,
@@ -266,6 +271,7 @@ def bench(
     model: Annotated[
         str | None, typer.Option("--model", metavar="FILE", help="The model, where it is not one that you have built.")
     ] = None,
+    data: DataSource = None,
     baseline: Annotated[
         Path | None, typer.Option(metavar="REPORT", help="report.json to compare with; exits 1 if a figure is worse.")
     ] = None,
@@ -274,6 +280,8 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print the report, or the comparison, as JSON.")] = False,
 ) -> None:
     """Measure a build again and write its report anew; with --baseline say what became better or worse."""
+    from dataclasses import replace
+
     from rich.console import Console
 
     from ..pipeline import bench as run
@@ -283,7 +291,8 @@ def bench(
     from ..util.units import parse_share
 
     share, before = parse_share(tolerance), read_report(baseline) if baseline else None
-    result = run(Request(model=model, on=on, serial=serial, host=host, cores=cores, max_temp_c=max_temp, out=folder))
+    request = Request(model=model, data=data, on=on, serial=serial, host=host, cores=cores, max_temp_c=max_temp)
+    result = run(replace(request, out=folder))
     if before is None:
         print(result.model_dump_json(indent=1, by_alias=True)) if json else print_report(result, Console())
         raise typer.Exit(result.exit_code)

@@ -15,6 +15,12 @@ ModelArgument = Annotated[
         autocompletion=complete.model,
     ),
 ]
+DataSource = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="FILE|FOLDER", help="Python file with data(), which is run, or a folder of .npy to calibrate."
+    ),
+]
 Method = Annotated[
     str,
     typer.Option("--method", help="Compression method; `edgecomp methods` lists them.", autocompletion=complete.method),

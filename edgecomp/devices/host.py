@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..records import Evidence
+from ..util.machine import processor
 from .base import BenchRun, UnmanagedDevice
 from .bench import bench_arguments, run_bench, to_run
 from .bundle import host_bundle
@@ -25,7 +26,7 @@ class Host(UnmanagedDevice):
     tells_time = True
 
     def describe(self) -> dict[str, Any]:
-        return {"name": "host", "machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()}
+        return {"name": "host", "machine": platform.machine(), "processor": processor(), "cores": os.cpu_count()}
 
     def state(self) -> dict[str, Any]:
         done = subprocess.run(["sh", "-c", SCRIPT], capture_output=True, text=True, errors="replace")
@@ -37,14 +38,6 @@ class Host(UnmanagedDevice):
 
     def empty_rss_bytes(self, bundle: Path) -> int:
         return run_bench([str(bundle / "run.sh")], "this machine", None)["peak_rss_bytes"]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 HOST_TARGET = "linux-x86_64"

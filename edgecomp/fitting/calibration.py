@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ..graph.walk import Walk
 from ..layers.hooks import Enough, capture
 from ..layers.layout import laid_out
-from ..layers.matrix import input_rows
+from ..layers.matrix import input_rows, weight_matrix
 from ..layers.quantized import Quantized, static_parts
 from ..layers.recurrent import Recurrence, recurrence_around
 from ..util.cache import key_of
@@ -21,11 +22,11 @@ from .error_feedback import damped, upper_cholesky
 CALIBRATION_SAMPLES = 3072
 ENERGY_SAMPLES = 1024  # enough for variances
 
-Samples = Tensor | tuple[Tensor, ...] | Walk  # (N, …) each; or on their way through the net
-
-_BATCH = 256
-_ROWS_PER_BATCH = 4096
-_ROWS_PER_PRODUCT = 2048
+BATCH = 256
+ROWS_PER_BATCH = 4096
+ROWS_PER_PRODUCT = 2048
+_WIDEST = 10_000  # columns; their covariance, damped and factored, takes 1.6 GB
+_NUMBERS = 1 << 26  # in the rows of a batch
 _STRIP = 1024
 _SAMPLE = 512
 
@@ -35,7 +36,7 @@ class Inputs:
     """Calibration statistics of one layer, over all its calls.
 
     Attributes:
-        covariance: of the inputs X (N, n), (n, n) fp32.
+        covariance: of the inputs X (N, n), (n, n) fp32; empty for more columns than memory is spent on.
         sample: some of the rows of X, (≤ 512, n).
         mean: of the rows of X, (n,).
         rows: N.
@@ -58,10 +59,14 @@ class Inputs:
         return self.cached("second moment", lambda: self.covariance + torch.outer(self.mean, self.mean))
 
     @property
-    def constant(self) -> bool:
-        """The inputs never vary, but for rounding: there is nothing to fit weights to."""
-        size = self.covariance.diagonal().mean() + self.mean.square().mean()
-        return not self.covariance.diagonal().mean() > 1e-12 * size
+    def unfit(self) -> str:
+        """Why weights are not fitted to them; empty if they are."""
+        if not len(self.covariance):
+            return f"its {len(self.mean):,} inputs are more than moments are kept of ({_WIDEST:,})"
+        variance = self.covariance.diagonal().mean()
+        if not variance > 1e-12 * (variance + self.mean.square().mean()):  # but for rounding
+            return "its inputs do not vary over the calibration samples"
+        return ""
 
     def cached(self, what: str, make: Callable[[], Any], matrix: Tensor | None = None) -> Any:
         """What `make` gives, which depends on these inputs alone, and on the weights W if given: made once, for several
@@ -94,8 +99,25 @@ class Inputs:
         return Inputs(matrix @ self.covariance @ matrix.T, self.sample @ matrix.T, matrix @ self.mean, self.rows)
 
 
+class Recording(ABC):
+    """Inputs of layers of a net that torch cannot run, from what can."""
+
+    @abstractmethod
+    def statistics(self, net: nn.Module, layer: nn.Module, seed: int) -> Inputs:
+        """The moments of the inputs that `layer` gets where the layers before it are as they are in `net`."""
+
+    @abstractmethod
+    def inputs(self, net: nn.Module, layer: nn.Module) -> Tensor:
+        """What `layer` is called with, of some samples."""
+
+
+Samples = Tensor | tuple[Tensor, ...] | Walk | Recording  # (N, …) each; or on their way through the net
+
+
 def gather(net: nn.Module, layer: nn.Module, samples: Samples, seed: int = 0) -> Inputs:
     """Runs `samples` through `net` as far as `layer` is called, and accumulates the moments of its inputs."""
+    if isinstance(samples, Recording):
+        return samples.statistics(net, layer, seed)
     return _moments(_rows(net, layer, samples, seed))
 
 
@@ -107,7 +129,7 @@ def pooled(statistics: list[Inputs]) -> Inputs:
     shares = [inputs.rows / rows for inputs in statistics]
     mean = sum(share * inputs.mean for share, inputs in zip(shares, statistics, strict=True))
     covariance = torch.zeros_like(statistics[0].covariance)
-    for share, inputs in zip(shares, statistics, strict=True):
+    for share, inputs in zip(shares, statistics, strict=True) if len(covariance) else ():
         apart = inputs.mean - mean
         covariance += share * (inputs.covariance + torch.outer(apart, apart))
     sample = torch.cat([inputs.sample for inputs in statistics])
@@ -115,24 +137,43 @@ def pooled(statistics: list[Inputs]) -> Inputs:
 
 
 def _moments(matrices: Iterator[Tensor]) -> Inputs:
-    """Sums of products are taken about a point near the mean: about zero the covariance of inputs that hardly vary
-    would be lost in rounding."""
-    moment = total = sample = pivot = torch.empty(0)
-    rows = 0
+    moments = Moments()
     for matrix in matrices:
-        if rows == 0:
-            n, pivot = matrix.shape[1], matrix.mean(0)
-            moment, total, sample = torch.zeros(n, n), torch.zeros(n), matrix[:: -(-len(matrix) // _SAMPLE)].clone()
-        rows += len(matrix)
-        apart = matrix - pivot
-        for start in range(0, len(moment), _STRIP):  # the part below the diagonal is enough
+        moments.add(matrix)
+    return moments.inputs()
+
+
+class Moments:
+    """Accumulates them over rows. Sums of products are taken about a point near the mean: about zero the covariance of
+    inputs that hardly vary would be lost in rounding."""
+
+    def __init__(self) -> None:
+        self._moment = self._total = self._sample = self._pivot = torch.empty(0)
+        self._rows = 0
+
+    def add(self, matrix: Tensor) -> None:
+        """Rows (N, n). The sample is taken from those that come first."""
+        if self._rows == 0:
+            n, self._pivot = matrix.shape[1], matrix.mean(0)
+            kept = n if n <= _WIDEST else 0
+            self._moment, self._total = torch.zeros(kept, kept), torch.zeros(n)
+            self._sample = matrix[:: -(-len(matrix) // _SAMPLE)].clone()
+        self._rows += len(matrix)
+        apart = matrix - self._pivot
+        for start in range(0, len(self._moment), _STRIP):  # the part below the diagonal is enough
             stop = start + _STRIP
-            moment[start:stop, :stop].addmm_(apart[:, start:stop].T, apart[:, :stop])
-        total += apart.sum(0)
-    if rows == 0:
-        raise ValueError("no rows to take statistics of")
-    moment, apart = moment.tril_().div_(rows), total.div_(rows)
-    return Inputs((moment + moment.tril(-1).T).addr_(apart, apart, alpha=-1), sample, pivot + apart, rows)
+            self._moment[start:stop, :stop].addmm_(apart[:, start:stop].T, apart[:, :stop])
+        self._total += apart.sum(0)
+
+    def inputs(self) -> Inputs:
+        """Those of all rows. Once: the sums are used up."""
+        if self._rows == 0:
+            raise ValueError("no rows to take statistics of")
+        moment, apart = self._moment.tril_().div_(self._rows), self._total.div_(self._rows)
+        covariance = moment + moment.tril(-1).T
+        if len(covariance):
+            covariance.addr_(apart, apart, alpha=-1)
+        return Inputs(covariance, self._sample, self._pivot + apart, self._rows)
 
 
 def cross_moment(
@@ -190,8 +231,9 @@ def _last(replacement: nn.Module) -> nn.Module:
 def _rows(net: nn.Module, layer: nn.Module, samples: Samples, seed: int) -> Iterator[Tensor]:
     """The inputs of a layer as rows of what its matrix multiplies; the same seed takes the same rows."""
     generator = torch.Generator().manual_seed(seed)
-    matrices = (input_rows(layer, x.float(), _ROWS_PER_BATCH, generator) for x in inputs_of(net, layer, samples))
-    return _large(matrices, _ROWS_PER_PRODUCT * calls_of(net, layer))
+    limit = max(1, min(ROWS_PER_BATCH, _NUMBERS // weight_matrix(layer).shape[1]))
+    matrices = (input_rows(layer, x.float(), limit, generator) for x in inputs_of(net, layer, samples))
+    return _large(matrices, ROWS_PER_PRODUCT * calls_of(net, layer))
 
 
 def _large(matrices: Iterator[Tensor], least: int) -> Iterator[Tensor]:
@@ -216,6 +258,9 @@ def inputs_of(net: nn.Module, layer: nn.Module, samples: Samples, most: int | No
     if isinstance(samples, Walk):
         yield from _inputs_on(samples, layer, most)
         return
+    if isinstance(samples, Recording):
+        yield samples.inputs(net, layer)
+        return
     tensors = tuple(x[:most] for x in (samples if isinstance(samples, tuple) else (samples,)))
     recurrence, calls = recurrence_around(net, layer), calls_of(net, layer)
     caught: list[Tensor] = []
@@ -232,7 +277,7 @@ def inputs_of(net: nn.Module, layer: nn.Module, samples: Samples, most: int | No
         if ended == calls:
             raise Enough
 
-    for batch in zip(*(x.split(getattr(net, "batch", None) or _BATCH) for x in tensors), strict=True):
+    for batch in zip(*(x.split(getattr(net, "batch", None) or BATCH) for x in tensors), strict=True):
         ended = 0
         around = {} if recurrence is None else {"": recurrence}
         with torch.no_grad(), capture(around, end), capture({"": layer}, catch, before=True):
@@ -266,7 +311,7 @@ def _within(module: nn.Module, layer: nn.Module, arguments: tuple[Tensor, ...]) 
 
 def _some_rows(rows: Tensor) -> Tensor:
     """As many as are looked at, from everywhere."""
-    return rows[:: -(-len(rows) // _ROWS_PER_BATCH)]
+    return rows[:: -(-len(rows) // ROWS_PER_BATCH)]
 
 
 def calls_of(net: nn.Module, layer: nn.Module) -> int:

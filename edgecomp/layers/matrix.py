@@ -50,15 +50,18 @@ def input_rows(layer: nn.Module, x: Tensor, limit: int, generator: torch.Generat
     """
     if kind_of(layer) == "dense":
         return x.reshape(-1, x.shape[-1])[:limit]
-    patches = F.unfold(
-        x, layer.kernel_size, padding=explicit_padding(layer), stride=layer.stride, dilation=layer.dilation
-    )  # (N, S·h·w, pixels)
-    pixels = patches.shape[-1]
-    per_image = max(1, min(pixels, limit // len(x)))
-    chosen = torch.randperm(pixels, generator=generator)[:per_image]
-    rows = patches[:, :, chosen].transpose(1, 2).flatten(0, 1)
-    taps = layer.kernel_size[0] * layer.kernel_size[1]
-    return rows.unflatten(1, (-1, taps)).transpose(1, 2).flatten(1)
+    (top, left), (tall, wide), (down, across) = explicit_padding(layer), layer.kernel_size, layer.dilation
+    padded = F.pad(x, (left, left, top, top))
+    height, width = (
+        (size - d * (k - 1) - 1) // step + 1
+        for size, d, k, step in zip(padded.shape[2:], layer.dilation, layer.kernel_size, layer.stride, strict=True)
+    )
+    per_image = max(1, min(height * width, limit // len(x)))
+    chosen = torch.randperm(height * width, generator=generator)[:per_image]
+    rows = (chosen // width * layer.stride[0])[:, None] + down * torch.arange(tall)
+    columns = (chosen % width * layer.stride[1])[:, None] + across * torch.arange(wide)
+    patches = padded[:, :, rows[:, :, None], columns[:, None, :]]  # (N, S, pixels, h, w)
+    return patches.permute(0, 2, 3, 4, 1).reshape(len(x) * per_image, -1)
 
 
 def unsupported(layer: nn.Module) -> str:

@@ -5,7 +5,8 @@
 - `CANDIDATES`: the settings that `auto` tries, as after `--set`; its defaults alone if there is no such list,
 - `CODES = True` if what it makes are codebook layers, which can take the place of a layer in a finished file,
 - `Config`: a frozen record of its settings, with defaults that work; its `KNOB`, if there is one, is the setting that
-  decides how many bytes the layer takes (see `records.Knob`),
+  decides how many bytes the layer takes (see `records.Knob`); its `FINER` are two steps of finer settings, for nets
+  that the defaults would ruin (see `auto.finer`),
 - `predict(layer, config) -> Cost`: what the compressed layer stores and computes; exact for bytes,
 - `compress(layer, config, inputs, seed) -> nn.Module`: the layer that takes its place; `inputs` may be None,
 - `refuse(layer, config) -> str`: why it cannot take a layer, empty if it can.

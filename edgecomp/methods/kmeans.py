@@ -21,6 +21,7 @@ CANDIDATES = ("k=2", "k=4", "k=8", "k=16", "k=64", "k=256")
 
 class Config(Fitting):
     KNOB: ClassVar[Knob] = Knob("k", (256, 128, 64, 32, 16, 8, 4, 2))
+    FINER: ClassVar = ("k=64", "k=256")
 
     k: int = Field(16, ge=2, le=256, description="Values that a weight can have; it takes ⌈log2 k⌉ bits.")
     rows: Literal["all"] | Annotated[int, Field(ge=1)] = Field(

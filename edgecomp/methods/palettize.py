@@ -21,6 +21,7 @@ CANDIDATES = ()  # kmeans has the same
 
 class Config(Fitting):
     KNOB: ClassVar[Knob] = Knob("bits", (8, 7, 6, 5, 4, 3, 2, 1))
+    FINER: ClassVar = ("bits=6", "bits=8")
 
     bits: int = Field(4, ge=1, le=8, description="Bits of a weight: the palette has 2^bits values.")
     channels: Literal["all"] | Annotated[int, Field(ge=1)] = Field(

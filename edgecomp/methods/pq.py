@@ -26,6 +26,7 @@ CANDIDATES = (
 
 class Config(Fitting):
     KNOB: ClassVar[Knob] = Knob("s", tuple(range(1, 65)))
+    FINER: ClassVar = ("s=2 k=256 codebooks=shared", "s=1 k=256 codebooks=shared")
 
     k: Codewords = 16
     s: SegmentLength = 4

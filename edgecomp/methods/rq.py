@@ -21,6 +21,7 @@ CANDIDATES = ("s=4 t=2", "s=8 t=2", "s=16 t=2")
 
 class Config(Fitting):
     KNOB: ClassVar[Knob] = Knob("s", tuple(range(1, 65)))
+    FINER: ClassVar = ("s=2 k=64 codebooks=shared", "s=2 k=256 codebooks=shared")
 
     k: Codewords = 16
     s: SegmentLength = 8

@@ -48,6 +48,11 @@ def plan_channels(model: Model, chain: Chain, request: Request, work: Workspace,
     method, config = discover.method(chain.name), chain.configs[0]
     if model.data is None and getattr(method, "NEEDS_DATA", True):
         raise UsageError(f"{chain.name} looks at data, and the model has none", "Give it a data(), or use l1.")
+    if model.data is not None and not len(model.data.train) and (config.epochs or getattr(method, "NEEDS_DATA", True)):
+        raise UsageError(
+            f"{chain.name} trains what is left, and there are no samples to train on",
+            "Give a Python file with data(), not a folder.",
+        )
     net = _trained(model)
     groups = [_judged(model, group, chain, request) for group in find_groups(net, model.example_inputs)]
     groups = [proven(net, group, _random_like(model.example_inputs)) for group in groups]

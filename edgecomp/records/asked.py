@@ -33,6 +33,7 @@ class Request:
 
     model: str | None = None
     target: str = "android-arm64"
+    data: str | None = None  # a Python file with data(), or a folder of .npy; in place of the model's own
     method: str = "pq"
     runtime: str | None = None  # that of the model where it is a runtime's file, else executorch
     budget_bytes: int | None = None
@@ -121,7 +122,7 @@ class Data:
 @dataclass(frozen=True)
 class Model:
     """A trained network, ready to compress: `net` is canonical (see `edgecomp.graph`), `given` calls the user's module;
-    None for a file. The digest is of the net's tensors and its program."""
+    None for a file. The digest is of the net's tensors and its program. `data_source`: of data that are not its own."""
 
     name: str
     source: str
@@ -130,6 +131,7 @@ class Model:
     data: Data | None
     sha256: str
     given: torch.nn.Module | None = None
+    data_source: str = ""
 
     @property
     def trained(self) -> torch.nn.Module | None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Compressed:
     """The network with its layers replaced; how far the weights of each are from the old ones, and its outputs from
-    those of the layer it replaced, given the same calibration inputs."""
+    those of the layer it replaced, given the same calibration inputs; and `made_on` how many threads of what processor:
+    sums in another order differ in their last bits, and so may codes."""
 
     net: torch.nn.Module
     checkpoint: Path
@@ -25,6 +26,7 @@ class Compressed:
     output_errors: dict[str, float]
     calibration: str
     seconds: float
+    made_on: str = ""
     notes: tuple[str, ...] = ()
 
 

@@ -14,10 +14,13 @@ from .planned import ChannelGroup, PlanEntry, Search
 
 
 class ModelReport(Record):
+    """`data`: where data that are not the model's own came from."""
+
     name: str
     source: str
     sha256: str
     parameters: int
+    data: str = ""
 
 
 class BudgetReport(Record):
@@ -68,7 +71,8 @@ class Environment(Record):
 class Report(Record):
     """`report.json`. Fields may be added, never renamed. `limits`: all of them, those of `budget` too. `measure_notes`:
     those of the notes that belong to the figures of the last measuring. `search`, `plan`: where `auto` found the plan,
-    how, and with what runners-up."""
+    how, and with what runners-up. `compressed_on`: the threads and the processor that the file's very bytes depend on,
+    beside the versions in `environment`."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -95,6 +99,7 @@ class Report(Record):
     plan: list[PlanEntry] = Field(default_factory=list)
     proof: Proof
     compress_seconds: float
+    compressed_on: str = ""
     calibration: str
     notes: list[str]
     measure_notes: list[str] = Field(default_factory=list)

@@ -54,7 +54,13 @@ def report(
     settings = next(iter(taken.values()), {}) if len(taken) < 2 else taken
     judged = limits.judge(plan, size, measured)
     result = Report(
-        model=ModelReport(name=model.name, source=model.source, sha256=model.sha256, parameters=model.parameters),
+        model=ModelReport(
+            name=model.name,
+            source=model.source,
+            sha256=model.sha256,
+            parameters=model.parameters,
+            data=model.data_source,
+        ),
         target=plan.target,
         runtime=plan.runtime,
         method=plan.method,
@@ -76,6 +82,7 @@ def report(
         search=plan.search,
         plan=list(plan.entries) if plan.search else [],
         compress_seconds=round(compressed.seconds, 2),
+        compressed_on=compressed.made_on,
         calibration=compressed.calibration,
         notes=[*compressed.notes, *measured.notes, *_about_outputs(artifact.proof)],
         measure_notes=list(measured.notes),

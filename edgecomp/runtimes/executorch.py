@@ -22,6 +22,7 @@ from ..layers.quantized import Arithmetic, Quantized, exportable
 from ..layers.recurrent import inside_recurrences
 from ..util.files import atomic_file
 from . import Constant
+from ._composites import looked_up_once
 
 SUFFIX = ".pte"
 
@@ -45,7 +46,7 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
             raise BuildError(f"ExecuTorch cannot be imported: {error}", "pip install 'edgecomp[executorch]'") from error
         try:
             apart = inside_recurrences(net)
-            with exportable(net, apart):
+            with exportable(net, apart), looked_up_once():
                 program = torch.export.export(net.eval(), example_inputs)
             fuse_relus(program)
             # What is rounded at run time must come from outside of the graph: a maximum before it within fails there.
@@ -57,11 +58,12 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
                 # Else what is not its own is decomposed before the second one sees it: pooling would be slow.
                 first.ops_to_not_decompose = partitioners[0].ops_to_not_decompose
                 partitioners.insert(0, first)
-            edge = to_edge_transform_and_lower(
-                program,
-                partitioner=partitioners,
-                compile_config=EdgeCompileConfig(_check_ir_validity=False),  # our ops are not in the core ATen set
-            )
+            with _needed_patterns(program), looked_up_once():
+                edge = to_edge_transform_and_lower(
+                    program,
+                    partitioner=partitioners,
+                    compile_config=EdgeCompileConfig(_check_ir_validity=False),  # our ops are not in the core ATen set
+                )
             written = edge.to_executorch()
         except Exception as error:
             raise BuildError(f"ExecuTorch cannot export the model: {type(error).__name__}: {error}") from error
@@ -130,6 +132,26 @@ def operators(path: Path) -> set[str]:
     plans = deserialize_pte_binary(path.read_bytes()).program.execution_plan
     names = {f"{op.name}.{op.overload}" for plan in plans for op in plan.operators}
     return names | {delegate.id for plan in plans for delegate in plan.delegates}
+
+
+@contextlib.contextmanager
+def _needed_patterns(program: torch.export.ExportedProgram) -> Iterator[None]:
+    """XNNPACK exports six small nets, for ten seconds, as patterns of attention and of bilinear upsampling. There is
+    nothing to look for in a program without a softmax, or without an index."""
+    from executorch.backends.xnnpack.partition.graphs import bilinear_2d, sdpa
+
+    called = " ".join({str(node.target) for node in program.graph.nodes if node.op == "call_function"})
+    has_attention = "softmax" in called or "scaled_dot_product" in called
+    has_upsampling = "index" in called or "upsample" in called
+    kept = sdpa.get_graphs, bilinear_2d.get_graphs_dict
+    if not has_attention:
+        sdpa.get_graphs = list
+    if not has_upsampling:
+        bilinear_2d.get_graphs_dict = dict
+    try:
+        yield
+    finally:
+        sdpa.get_graphs, bilinear_2d.get_graphs_dict = kept
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import discover, measure, pipeline, plan
+from ..auto import budgets
+from ..auto.budgets import Ladder
 from ..devices import bundle
 from ..devices.host import HOST_TARGET
 from ..devices.target import find_target
@@ -30,8 +32,6 @@ from ..util.cache import key_of
 from ..util.files import atomic_file, write_text
 from ..util.units import format_bytes
 from ..util.workspace import Workspace, stage_key
-from . import budgets
-from .budgets import Ladder
 from .page import drop_text, front, to_page
 from .point import POINT_CODE, Built, SharedInputs, Wanted, build_point
 from .timing import measured_files

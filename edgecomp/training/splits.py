@@ -19,13 +19,16 @@ _NAMES = ("train", "calibration", "test")
 _REMEDY = "Return {'train': (inputs, targets), 'calibration': …, 'test': …, 'metric': 'top1'}; targets may be None."
 
 
-def data_of(returned: Any, examples: tuple[Tensor, ...], names: tuple[str, ...], source: str) -> Data:
+def data_of(
+    returned: Any, examples: tuple[Tensor, ...], names: tuple[str, ...], source: str, owner: str = "example_inputs()"
+) -> Data:
     """`Data` of what a model file's data() gave: splits by name, each inputs, or inputs and targets. Inputs are a
     tensor, a tuple of them, or a dict by the names of the model's arguments.
 
     Args:
         examples: the model's example inputs; every sample is to be like the samples in them.
         names: of the model's arguments, where example_inputs() gave a dict.
+        owner: whose inputs they are, for messages.
 
     Raises:
         BuildError: what is wrong, in which split, with the number that says so.
@@ -42,7 +45,7 @@ def data_of(returned: Any, examples: tuple[Tensor, ...], names: tuple[str, ...],
         raise BuildError(
             f"{source}: data() returns {type(returned).__name__}, neither edgecomp.Data nor a dict of splits", _REMEDY
         )
-    made = {name: _checked(split, examples, names, f"{source}: data(), {name}") for name, split in splits.items()}
+    made = {name: checked(split, examples, names, f"{source}: data(), {name}", owner) for name, split in splits.items()}
     return Data(**made, metric=metric)
 
 
@@ -87,21 +90,22 @@ def _split(name: str, given: Any, source: str) -> Split:
     raise BuildError(f"{source}: data(), {name}: {what}, where (inputs, targets) is expected", _REMEDY)
 
 
-def _checked(split: Split, examples: tuple[Tensor, ...], names: tuple[str, ...], where: str) -> Split:
+def checked(split: Split, examples: tuple[Tensor, ...], names: tuple[str, ...], where: str, owner: str) -> Split:
+    """The split with its inputs as a tuple in the order of `names`, where it names them; see `data_of`."""
     if split.names and set(split.names) != set(names):
         raise BuildError(
-            f"{where}: inputs are named {', '.join(split.names)}, example_inputs() {', '.join(names) or 'has no names'}"
+            f"{where}: inputs are named {', '.join(split.names)}, those of {owner} {', '.join(names) or 'are not'}"
         )
     inputs = split.inputs
     if split.names:
         inputs = tuple(inputs[split.names.index(name)] for name in names)
     if len(inputs) != len(examples):
         raise BuildError(
-            f"{where}: {len(inputs)} inputs, example_inputs() has {len(examples)}",
+            f"{where}: {len(inputs)} inputs, {owner} has {len(examples)}",
             "Several inputs are a tuple beside their targets: ((ids, mask), targets).",
         )
     titles = names or tuple(f"input {i + 1}" for i in range(len(inputs)))
-    taken = [_input(x, e, f"{where}, {title}") for x, e, title in zip(inputs, examples, titles, strict=True)]
+    taken = [_input(x, e, f"{where}, {title}", owner) for x, e, title in zip(inputs, examples, titles, strict=True)]
     targets = None if split.targets is None else _tensor(split.targets, f"{where}, targets")
     lengths = {title: len(x) for title, x in zip(titles, taken, strict=True)}
     if targets is not None:
@@ -123,11 +127,11 @@ def _tensor(value: Any, where: str) -> Tensor:
     return value.detach().cpu()
 
 
-def _input(given: Any, example: Tensor, where: str) -> Tensor:
+def _input(given: Any, example: Tensor, where: str, owner: str) -> Tensor:
     x = _tensor(given, where)
     if x.dim() == 0 or x.shape[1:] != example.shape[1:]:
         raise BuildError(
-            f"{where}: samples have shape {tuple(x.shape[1:])}, that of example_inputs() {tuple(example.shape[1:])}",
+            f"{where}: samples have shape {tuple(x.shape[1:])}, that of {owner} {tuple(example.shape[1:])}",
             "Inputs are (N, …), N samples of what the exported file is to take.",
         )
     if x.dtype != example.dtype:
@@ -135,9 +139,7 @@ def _input(given: Any, example: Tensor, where: str) -> Tensor:
         same_kind = floats[0] == floats[1] and torch.bool not in (x.dtype, example.dtype)
         converted = x.to(example.dtype) if same_kind else x
         if not same_kind or not (floats[0] or torch.equal(converted.to(x.dtype), x)):
-            raise BuildError(
-                f"{where}: is {x.dtype}, example_inputs() has {example.dtype}", "Convert it as the app will."
-            )
+            raise BuildError(f"{where}: is {x.dtype}, {owner} has {example.dtype}", "Convert it as the app will.")
         x = converted
     if not example.is_floating_point() or example.isfinite().all():
         _require_finite(x, where)

@@ -14,21 +14,19 @@ def remember(source: str, folder: Path) -> None:
     path = Path(source)
     if not path.is_file():
         return
-    keep(cache_folder("sources"), _folder_key(folder), str(path.resolve()))
+    keep(cache_folder("sources"), _place_key(path, folder), str(path.resolve()))
     if path.suffix == ".py":
         keep(cache_folder("sources"), key_of(sha256_file(path)), True)
 
 
 def seen_from_here(source: str, folder: Path) -> str:
-    """The path of the model that the report in `folder` names, which was relative to where the user built it."""
-    built = recall(cache_folder("sources"), _folder_key(folder))
-    if not Path(source).exists() and isinstance(built, str) and Path(built).name == Path(source).name:
-        return built
-    return source
+    """The path of a file that the report in `folder` names, which was relative to where the user built it."""
+    built = recall(cache_folder("sources"), _place_key(Path(source), folder))
+    return built if isinstance(built, str) and not Path(source).exists() else source
 
 
-def _folder_key(folder: Path) -> str:
-    return key_of("folder", str(folder.resolve()))
+def _place_key(path: Path, folder: Path) -> str:
+    return key_of(path.name, str(folder.resolve()))
 
 
 def is_known(source: str) -> bool:

@@ -19,11 +19,10 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs, width, stride=1):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
         self.downsample = nn.Conv2d(inputs, width, 1, stride) if stride != 1 or inputs != width else None
 
     def forward(self, x):
-        y = self.bn2(self.conv2(F.relu_(self.bn1(self.conv1(x)))))
+        y = self.bn1(self.conv1(x))
         y += x if self.downsample is None else self.downsample(x)
         return F.relu(y)
 
@@ -33,7 +32,6 @@ class Detector(nn.Module):
         super().__init__()
         self.layer1, self.layer2 = Bottleneck(3, 24, 2), Bottleneck(24, 48, 2)
         self.lateral1, self.lateral2 = nn.Conv2d(24, 32, 1), nn.Conv2d(48, 32, 1)
-        self.smooth = nn.Conv2d(32, 32, 3, padding=1)
         self.tower = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.GroupNorm(4, 32), nn.ReLU())
         self.cls, self.reg = nn.Conv2d(32, 6, 3, padding=1), nn.Conv2d(32, 4, 3, padding=1)
         self.scales = nn.Parameter(torch.tensor([1.0, 1.5]))
@@ -46,7 +44,7 @@ class Detector(nn.Module):
         p1 = self.lateral1(c1) + F.interpolate(p2, size=c1.shape[-2:], mode="bilinear", align_corners=False)
         logits, boxes = [], []
         for i, level in enumerate((p1, p2)):
-            t = self.tower(self.smooth(level))
+            t = self.tower(level)
             logits.append(self.cls(t).permute(0, 2, 3, 1).reshape(t.shape[0], -1, 6))
             boxes.append(F.softplus(self.reg(t) * self.scales[i]).permute(0, 2, 3, 1).reshape(t.shape[0], -1, 4))
         pooled = c2.mean((-2, -1))

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm as new_weight_norm
 class ResBlock(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        convs = (nn.Conv1d(channels, channels, 3, dilation=d, padding="same") for d in (1, 3, 5))
+        convs = (nn.Conv1d(channels, channels, 3, dilation=d, padding="same") for d in (1, 3))
         self.convs = nn.ModuleList(new_weight_norm(conv) for conv in convs)
 
     def forward(self, x):

@@ -37,6 +37,7 @@ from ...layers.recurrent import inside_recurrences
 from ...layers.transposed import Cropped
 from ...util.files import temporary_folder
 from .. import Constant
+from .._composites import looked_up_once
 from .file_net import FileNet
 
 SUFFIX = ".tflite"
@@ -72,7 +73,8 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
             integers = plain_layers(convertible)
             with temporary_folder() as temporary:
                 converted = Path(temporary, "converted")
-                litert_torch.convert(convertible, example_inputs).export(str(converted))
+                with looked_up_once():
+                    litert_torch.convert(convertible, example_inputs).export(str(converted))
                 model = flatbuffer.read(converted)
         except Exception as error:
             raise BuildError(f"LiteRT cannot export the model: {type(error).__name__}: {error}") from error

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.codebook import Coded
+from ...layers.matrix import has_bias, weight_matrix
+
+
+class FileInput(NamedTuple):
+    """An input of a file: its name, the index of its tensor in the main graph, and whether more sizes than that of the
+    batch are left open. Those are 1 then, as in the runtime."""
+
+    name: str
+    tensor: int
+    open: bool = False
 
 
 @dataclass(frozen=True)
@@ -18,6 +30,7 @@ class Site:
 
     Attributes:
         operator: its index among the operators of the main graph.
+        given: the tensor of what the layer is called with.
         weight, bias: the tensors that store them, perhaps in fp16 for a DEQUANTIZE; -1 for no bias.
         shape: of the zeros to run the layer on, as torch wants them: (1, columns) or (1, channels, height, width).
         padding: zeros to put above, below, left and right of images before the layer; it pads by itself otherwise.
@@ -25,6 +38,7 @@ class Site:
     """
 
     operator: int
+    given: int
     weight: int
     bias: int
     shape: tuple[int, ...]
@@ -64,12 +78,13 @@ class FileNet(nn.Module):
     Attributes:
         source: the file's path, for messages. file: its bytes.
         sites: by name of a layer; what is `Kept` has none.
+        inputs: in the order of the runtime.
         outputs: how many fp32 values the file gives at first, over all outputs up to one of another dtype.
     """
 
-    def __init__(self, source: str, file: bytes, outputs: int) -> None:
+    def __init__(self, source: str, file: bytes, inputs: tuple[FileInput, ...], outputs: int) -> None:
         super().__init__()
-        self.source, self.file, self.outputs = source, file, outputs
+        self.source, self.file, self.inputs, self.outputs = source, file, inputs, outputs
         self.sites: dict[str, Site] = {}
 
     def add(self, name: str, layer: nn.Module, site: Site | None = None) -> None:
@@ -90,11 +105,17 @@ class FileNet(nn.Module):
 
     def decoded(self) -> FileNet:
         """The same without codes: as dense layers, also of convolutions, of the matrices that they stand for."""
+        coded = [name for name, layer in self.named_children() if isinstance(layer, Coded)]
+        return self.plain(coded)
+
+    def plain(self, names: Iterable[str]) -> FileNet:
+        """The same with some layers as dense ones in fp32, of the matrices that they are now, or stand for."""
         net = copy.deepcopy(self)
-        for name, layer in list(net.named_children()):
-            if isinstance(layer, Coded):
-                plain = nn.Linear(layer.format.columns, layer.format.rows, bias=False, device="meta")
-                plain.weight = nn.Parameter(layer.decode())
-                plain.bias = layer.bias
-                net.set_submodule(name, plain)
+        for name in names:
+            layer = net.get_submodule(name)
+            matrix = layer.decode() if isinstance(layer, Coded) else weight_matrix(layer)
+            plain = nn.Linear(*matrix.T.shape, bias=False, device="meta")
+            plain.weight = nn.Parameter(matrix)
+            plain.bias = nn.Parameter(layer.bias.detach().float()) if has_bias(layer) else None
+            net.set_submodule(name, plain)
         return net

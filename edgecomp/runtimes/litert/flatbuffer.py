@@ -27,7 +27,7 @@ IDENTIFIER = b"TFL3"
 _ALIGNMENT = 64  # LiteRT refuses to hand a custom op a constant that lies anywhere else
 
 
-_REMEDY = "Fetch or convert it again; `Interpreter(path).allocate_tensors()` of ai_edge_litert must work on it."
+_REMEDY = "Fetch it again, or convert it again, with fixed sizes; `Interpreter(path).allocate_tensors()` must work."
 
 _SECONDS = 25  # and as many more for every 100 MB: what takes longer does not come to an end
 
@@ -85,8 +85,9 @@ def verified(data: bytes, source: str) -> Any:
 
 
 def signature(path: Path) -> Signature:
-    """What the file takes and gives; nothing else of it is read."""
-    graph = schema.Model.GetRootAs(np.memmap(path, np.uint8, "r")).Subgraphs(0)
+    """What the file takes and gives, in the order of its graph, which is the runtime's; nothing else of it is read."""
+    model = schema.Model.GetRootAs(np.memmap(path, np.uint8, "r"))
+    graph = model.Subgraphs(model.SignatureDefs(0).SubgraphIndex() if model.SignatureDefsLength() else 0)
 
     def spec(index: int) -> TensorSpec:
         tensor = graph.Tensors(index)

@@ -20,7 +20,7 @@ from ...errors import BuildError, UsageError
 from ...records import Model
 from ...util.files import sha256_file
 from . import flatbuffer
-from .file_net import FileNet, Kept, Site, StoredConv2d, StoredLinear
+from .file_net import FileInput, FileNet, Kept, Site, StoredConv2d, StoredLinear
 from .flatbuffer import schema
 
 _LISTED_BYTES = 1024  # smaller constants of other operators are not worth a line of the report
@@ -35,6 +35,7 @@ FUSED = {"NONE": None, "RELU": "RELU", "RELU_N1_TO_1": "RELU_N1_TO_1", "RELU6": 
 _OPERATION = re.compile(
     r"(MatMul|Conv2D|BiasAdd|Relu6?|Add|ReadVariableOp|[Kk]ernel|weights?|convolution|Const|Read)(_?\d+)?"
 )
+FIX_SIZES = "convert it with a fixed size: the input of a Keras model as keras.Input((224, 224, 3), batch_size=1)"
 _NAMELESS = re.compile(r"((arith|tfl|std|mhlo|stablehlo)\.\w+)?\d*")
 
 
@@ -49,7 +50,7 @@ def load_file(path: Path) -> Model:
         raise UsageError(f"model file {path} does not exist")
     data = path.read_bytes()
     reader = _Reader(flatbuffer.verified(data, str(path)), str(path))
-    net = FileNet(str(path), data, reader.float_outputs())
+    net = FileNet(str(path), data, reader.inputs(), reader.float_outputs())
     for name, layer, site in reader.layers():
         net.add(name, layer, site)
     return Model(path.stem, str(path), net.eval(), reader.examples(), None, sha256_file(path))
@@ -118,8 +119,8 @@ class _Reader:
         rows, *kernel, channels = weight.shape
         given, made = self._shapes(op)
         stride, dilation = (options.strideH, options.strideW), (options.dilationHFactor, options.dilationWFactor)
-        if len(given) != 4 or not _fixed(self._tensor(op, 0), (1, 2, 3)):
-            raise NotCoded("the file does not say how large its images are")
+        if len(given) != 4 or not _fixed(self._tensor(op, 0)):
+            raise NotCoded(f"the file leaves the size of its images open; {FIX_SIZES}")
         if given[3] != channels:
             raise NotCoded(f"a convolution in {given[3] / channels:g} groups has no single matrix")
         if min(*stride, *dilation) < 1:
@@ -138,7 +139,7 @@ class _Reader:
         return _filled(layer, weight.permute(0, 3, 1, 2), bias), site
 
     def _site(self, index: int, op: Any, shape: tuple[int, ...], **more: Any) -> Site:
-        return Site(index, self._stored(op, 1), self._stored(op, 2), shape, **more)
+        return Site(index, int(op.inputs[0]), self._stored(op, 1), self._stored(op, 2), shape, **more)
 
     def _weights(self, op: Any, rank: int, options: Any) -> tuple[Tensor, Tensor | None]:
         """Weights and bias of a layer that can be coded, as they are stored."""
@@ -163,7 +164,7 @@ class _Reader:
             raise NotCoded(f"its activation {activation} cannot be split off")
         values = self._array(weight)
         if values is None or values.ndim != rank or not values.size:
-            raise NotCoded(f"its weights do not have the shape {_shape(weight)} that the file says")
+            raise NotCoded(f"its weights do not have the shape {shape_of(weight)} that the file says")
         offsets = None if bias is None else self._array(bias)
         if bias is not None and (offsets is None or offsets.shape != values.shape[:1]):
             raise NotCoded(f"its bias is not {len(values)} constants")
@@ -171,7 +172,7 @@ class _Reader:
 
     def _shapes(self, op: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Those of the images or rows that come in and go out."""
-        given, made = _shape(self._tensor(op, 0)), _shape(self.graph.tensors[op.outputs[0]])
+        given, made = shape_of(self._tensor(op, 0)), shape_of(self.graph.tensors[op.outputs[0]])
         for shape in (given, made):
             if not shape or min(shape) < 1 or math.prod(shape) > _LARGEST:
                 raise NotCoded(f"the shape {shape} in the file makes no sense")
@@ -204,8 +205,8 @@ class _Reader:
         """Random inputs, with seed 0: normal numbers, and zeros and ones where integers are wanted."""
         chance = np.random.default_rng(0)
         examples = []
-        for tensor in self._ends("inputs"):
-            name, shape = flatbuffer.name_of(schema.TensorType, tensor.type), _shape(tensor)
+        for tensor in (self.graph.tensors[given.tensor] for given in self.inputs()):
+            name, shape = flatbuffer.name_of(schema.TensorType, tensor.type), shape_of(tensor)
             if name not in _DTYPES or math.prod(shape) > _LARGEST or min(shape, default=1) < 1:
                 raise BuildError(
                     f"{self.source}: input {flatbuffer.text(tensor.name)} is {name} {shape}, "
@@ -215,25 +216,33 @@ class _Reader:
             examples.append(torch.from_numpy(np.asarray(values, _DTYPES[name])))
         return tuple(examples)
 
+    def inputs(self) -> tuple[FileInput, ...]:
+        """In the order of the graph, the runtime's too; by name in the signature, else by their tensors' names."""
+        mapped = () if self.signature is None else self.signature.inputs or ()
+        names = {int(entry.tensorIndex): flatbuffer.text(entry.name) for entry in mapped}
+        indices = [int(index) for index in self.graph.inputs]
+        tensors = [self.graph.tensors[index] for index in indices]
+        return tuple(
+            FileInput(names.get(index) or flatbuffer.text(tensor.name), index, not _fixed(tensor))
+            for index, tensor in zip(indices, tensors, strict=True)
+        )
+
     def float_outputs(self) -> int:
         """How many fp32 values there are in the outputs up to the first one of another type."""
+        mapped = [] if self.signature is None else self.signature.outputs or []
+        if not {int(entry.tensorIndex) for entry in mapped} <= {int(index) for index in self.graph.outputs}:
+            raise BuildError(f"{self.source} is damaged: its signature has outputs that its graph does not give")
         count = 0
-        for tensor in self._ends("outputs"):
+        for tensor in (self.graph.tensors[index] for index in self.graph.outputs):
             if tensor.type != schema.TensorType.FLOAT32:
                 break
-            count += math.prod(_shape(tensor))
+            count += math.prod(shape_of(tensor))
         if not 0 < count <= _LARGEST:
             raise BuildError(
                 f"{self.source}: its first output is not FLOAT32, and a coded file is proven by what it gives there",
                 "Convert the model without what comes behind its last layer (an ArgMax, a quantization).",
             )
         return count
-
-    def _ends(self, which: str) -> list[Any]:
-        """Tensors that go in or come out, in the order of the runtime."""
-        if self.signature is not None:
-            return [self.graph.tensors[entry.tensorIndex] for entry in getattr(self.signature, which) or ()]
-        return [self.graph.tensors[index] for index in getattr(self.graph, which)]
 
     # --- the tree -----------------------------------------------------------------------------------------
 
@@ -276,9 +285,9 @@ class _Reader:
     def _array(self, tensor: Any) -> np.ndarray | None:
         """A copy of a constant as the file says it is; None if its bytes are not so many."""
         data, dtype = self._constant(tensor), _DTYPES.get(flatbuffer.name_of(schema.TensorType, tensor.type))
-        if data is None or dtype is None or len(data) != np.dtype(dtype).itemsize * math.prod(_shape(tensor)):
+        if data is None or dtype is None or len(data) != np.dtype(dtype).itemsize * math.prod(shape_of(tensor)):
             return None
-        return np.frombuffer(bytes(data), dtype).reshape(_shape(tensor)).copy()
+        return np.frombuffer(bytes(data), dtype).reshape(shape_of(tensor)).copy()
 
 
 def main_graph(model: Any) -> int:
@@ -302,14 +311,15 @@ def _misfit(given: tuple[int, ...], weight: Tensor, made: tuple[int, ...]) -> No
     return NotCoded(f"inputs {given}, weights {tuple(weight.shape)} and outputs {made} do not fit together")
 
 
-def _shape(tensor: Any) -> tuple[int, ...]:
+def shape_of(tensor: Any) -> tuple[int, ...]:
     """(1, 224, 224, 3); a size that is left open is 1."""
     return () if tensor is None or tensor.shape is None else tuple(int(size) for size in tensor.shape)
 
 
-def _fixed(tensor: Any, dimensions: tuple[int, ...]) -> bool:
+def _fixed(tensor: Any) -> bool:
+    """Whether no size but the first, which may be that of the batch, is left open."""
     signature = tensor.shapeSignature
-    return signature is None or not len(signature) or all(signature[i] >= 0 for i in dimensions)
+    return signature is None or all(size >= 0 for size in signature[1:])
 
 
 def _same(size: int, reach: int, stride: int) -> tuple[int, int]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .. import discover, plan
-from ..auto.options import Options
 from ..chain import names_in
+from ..export import original_file
 from ..plan import AUTO
 from ..records import Knob, Model, PlanEntry, Request
 from ..util import progress
 from ..util.units import format_bytes
+from .options import Options
+
+_PER_LAYER = 700  # bytes that a file takes for a coded layer beside its weights, at most
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,31 @@ def ladder(model: Model, request: Request, groups: list[tuple[str, ...]]) -> Lad
                 reasons = _reasons(entries)
             advance()
     return Ladder(request.method, tuple(steps), "" if steps else f"it takes no layer: {reasons}")
+
+
+def within_budget(model: Model, request: Request) -> Request:
+    """The request with the mildest value of the method's knob that keeps to its budget, where the default would not;
+    as it is where nothing does, or the settings decide."""
+    if request.budget_bytes is None or knob_of(request.method, request.settings) is None:
+        return request
+    runtime, chains = plan.runtime_and_chains(request)
+    if chains[0].prunes:
+        return request
+    groups = plan.tied_groups(model)
+    asked, entries = (plan.decide(model, groups, methods, request) for methods in (chains, []))
+    size = original_file(model, runtime).stat().st_size
+    container = size - sum(entry.original_bytes for entry in entries)
+    container += _PER_LAYER * sum(1 for entry in asked if entry.method)
+    if sum(entry.predicted_bytes for entry in asked) + container <= request.budget_bytes:
+        return request
+    steps = ladder(model, request, groups)
+    step = steps.fitting(request.budget_bytes - container)
+    if step is None:
+        if steps.steps:
+            progress.note(f"{request.method} keeps to no such budget: {steps.falls_short(container)}")
+        return request
+    progress.note(f"{step.setting}: the mildest with which the file takes at most {format_bytes(request.budget_bytes)}")
+    return replace(request, settings=(*request.settings, step.setting))
 
 
 def _reasons(entries: tuple[PlanEntry, ...]) -> str:
