@@ -27,6 +27,7 @@ import torch
 from campaigns.readers import SECONDS, File, good_files
 
 from edgecomp.errors import EdgecompError
+from edgecomp.util import progress
 
 OUTCOMES = ("refused", "same", "other", "traceback", "hang", "signal")
 FAULTS = OUTCOMES[3:]
@@ -89,6 +90,7 @@ def run(
     files: list[File], folder: Path, seed: int, minutes: float, cases: int | None
 ) -> dict[str, collections.Counter]:
     """Cases of all files in turns, as many of each as its share; how they ended, by the name of the kind."""
+    progress.console.quiet = True  # of stages, which thousands of cases go through
     counts: dict[str, collections.Counter[str]] = {file.kind: collections.Counter() for file in files}
     expected = {file.kind: file.read(file.copied(folder)) for file in files}
     end, number, done = time.monotonic() + 60 * minutes, 0, 0

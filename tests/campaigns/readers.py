@@ -18,6 +18,7 @@ from torch import nn
 
 from edgecomp import discover
 from edgecomp.devices import bundle, target
+from edgecomp.devices.host import HOST_TARGET
 from edgecomp.devices.target import find_target
 from edgecomp.devices.tensors import write_records
 from edgecomp.errors import DeviceError
@@ -149,7 +150,8 @@ def _of_builds(folder: Path) -> list[File]:
     (folder / "bare.py").write_text(TINY_MODEL)
     out = {runtime: folder / runtime for runtime in ("executorch", "litert")}
     for runtime, path in out.items():
-        build(Request(model=str(folder / "bare.py"), method="pq", runtime=runtime, on="none", out=path))
+        asked = {"method": "pq", "runtime": runtime, "target": HOST_TARGET, "on": "none", "out": path}
+        build(Request(model=str(folder / "bare.py"), **asked))
     model = load(Request(model=str(folder / "bare.py")))
     base = stage.base(model, None)
     records = folder / "records"
