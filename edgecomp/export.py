@@ -236,7 +236,7 @@ def _find_codes(runtime: ModuleType, net: nn.Module, path: Path) -> tuple[list[C
 
 def _lookup_error(layer: Coded) -> float:
     """At most, of the layer's outputs."""
-    tables = layer.lookup
+    tables = layer.effective_tables
     known = tables.error is not None and tables.error <= LIMIT
     return _LOOKUP if tables.bits > 8 or known else _BYTES
 

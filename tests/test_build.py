@@ -156,7 +156,7 @@ def test_without_data_everything_still_works(edgecomp, tmp_path):
     r = json.loads(done.stdout)
     assert r["accuracy"] is None and r["calibration"] == "data-free"
     assert any("no data" in note for note in r["notes"])
-    limited = edgecomp("build", "bare.py", "--budget", "1MB", "--max-drop", "1", "--on", "host", "-o", "out")
+    limited = edgecomp("build", "bare.py", *limits, "--max-drop", "1", "--on", "host", "-o", "out")
     assert limited.returncode == 5
 
 

@@ -83,7 +83,11 @@ def test_kernels_add_what_was_foreseen(runtime, layer, shape, method, config, tm
     rows = x.flatten(1) if len(shape) == 1 else x[:, 0].permute(0, 2, 3, 1).flatten(1)
     exact, path = rows @ made.decode().T, tmp_path / f"m{discover.runtime(runtime).SUFFIX}"
     foreseen = zip((64, 32, 16), lookup.table_errors(made, rows), strict=True)
-    for tables, error in [*((Tables(bits=8, group=g), e) for g, e in foreseen), (made.lookup, 0), (Tables(bits=16), 0)]:
+    for tables, error in [
+        *((Tables(bits=8, group=g), e) for g, e in foreseen),
+        (made.effective_tables, 0),
+        (Tables(bits=16), 0),
+    ]:
         made.tables = tables
         discover.runtime(runtime).export(nn.Sequential(made).eval(), (x[0],), path)
         got = run_on_host(runtime, path, [x], 64)
@@ -135,9 +139,9 @@ def test_where_bytes_are_too_coarse_or_no_kernel_has_them(form, tables):
     x[:, ::16] *= 100
     codebook = layer.codebook.float() * torch.rand(layer.codebook.shape) ** 4
     layer.codebook.copy_(codebook)
-    assert layer.lookup == tables
+    assert layer.effective_tables == tables
     found = chosen(layer, x)
-    assert found in (None, tables) and layer.lookup == tables
+    assert found in (None, tables) and layer.effective_tables == tables
 
 
 def test_what_was_asked_for_is_taken_and_measured():
@@ -159,7 +163,7 @@ def test_parts_get_tables_by_what_they_are_called_with():
     lookup.choose_tables(nn.Sequential(layer), layer, made, x)
     assert None not in [part.tables for part in made]
     second = F.linear(x[:64], made[0].decode())
-    assert made[1].lookup.bits == 16 or made[1].tables.error == pytest.approx(
+    assert made[1].effective_tables.bits == 16 or made[1].tables.error == pytest.approx(
         next(lookup.table_errors(made[1], second, (made[1].tables.group,))), rel=0.2
     )
     embedding = nn.Embedding(40, 64)
@@ -181,7 +185,7 @@ def test_a_checkpoint_keeps_them_and_older_ones_have_none(tmp_path):
     assert [layer.tables for layer in restored] == [layer.tables for layer in net]
     structure = net[0].structure()
     del structure["tables"]
-    assert CodebookLinear.from_structure(structure).lookup == Tables(bits=16)
+    assert CodebookLinear.from_structure(structure).effective_tables == Tables(bits=16)
 
 
 @pytest.mark.slow

@@ -90,9 +90,9 @@ class Inputs:
         return self.cached("damped", lambda: damped(self.second_moment))
 
     @property
-    def triangle(self) -> Tensor:
+    def upper_factor(self) -> Tensor:
         """R, upper triangular, of the damped H = RRᵀ."""
-        return self.cached("triangle", lambda: upper_cholesky(self.damped))
+        return self.cached("upper factor", lambda: upper_cholesky(self.damped))
 
     def through(self, matrix: Tensor) -> Inputs:
         """The same for X·matrixᵀ: what a layer after a dense one sees."""

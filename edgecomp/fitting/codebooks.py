@@ -21,7 +21,7 @@ from ..records import Cost
 from . import kmeans
 from .calibration import Inputs
 from .error_feedback import DAMPING, Passes, code_blocks, refine
-from .tables import Lookup
+from .tables import TableConfig
 
 _SAMPLE = 1 << 20  # segments from which a codebook that many blocks share is fitted
 
@@ -36,7 +36,7 @@ Codebooks = Annotated[
 ]
 
 
-class Fitting(Lookup):
+class Fitting(TableConfig):
     """Settings of every method that fits codes."""
 
     codebook_dtype: Literal["float16", "float32"] = Field("float16", description="Data type of the stored codewords.")
@@ -117,7 +117,7 @@ def fit(matrix: Tensor, form: CodeFormat, fitting: Fitting, inputs: Inputs | Non
     if moment is None or fitting.fit == "metric":
         coder.code_independently(matrix, factors)
     else:
-        factor = _padded(inputs.triangle, padding, DAMPING**0.5) if padding else inputs.triangle  # type: ignore[union-attr]
+        factor = _padded(inputs.upper_factor, padding, DAMPING**0.5) if padding else inputs.upper_factor  # type: ignore[union-attr]
         coded = code_blocks(matrix, factor, width, coder.code)
         for _ in range(fitting.passes):
             coder.update()

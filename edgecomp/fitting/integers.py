@@ -68,7 +68,7 @@ def interface(bits: int) -> tuple[Callable[..., str], Callable[..., Cost], Calla
             codes, scale = plain(matrix, bits)
             if inputs is not None and config.fit == "feedback":
                 codes, scale = code_rows(
-                    matrix, inputs.damped, inputs.triangle, codes, scale, _rounder(bits), config.passes
+                    matrix, inputs.damped, inputs.upper_factor, codes, scale, _rounder(bits), config.passes
                 )
                 scale = _spread(scale)
         if kind_of(layer) == "embedding":

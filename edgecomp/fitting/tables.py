@@ -26,7 +26,7 @@ _PRODUCTS = 1 << 22  # at a time
 _LANES = 256
 
 
-class Lookup(Record):
+class TableConfig(Record):
     """What every codebook method lets one set."""
 
     tables: Literal["auto", "8", "16", "exact"] = Field(

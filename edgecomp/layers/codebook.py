@@ -161,12 +161,12 @@ class Coded(nn.Module):
         return unpack(self.codes, f.stages, f.blocks, f.lanes, f.bits, f.tile)
 
     @property
-    def lookup(self) -> Tables:
+    def effective_tables(self) -> Tables:
         """The tables, or what stands for them until they are chosen."""
         return self.tables or self.format.tables
 
     def _matrix_arguments(self) -> tuple[Any, ...]:
-        f, tables = self.format, self.lookup
+        f, tables = self.format, self.effective_tables
         lookup = (tables.bits, tables.group, False)
         return self.codes, self.codebook, self.scale, self.bias, f.rows, f.axis, f.tile, *lookup
 

@@ -59,7 +59,7 @@ def ledger(plan: Plan, model: Model, compressed: Compressed, path: Path, origina
 
 def _tables(made: nn.Module) -> str:
     coded = [part for part in made.modules() if isinstance(part, Coded) and not isinstance(part, CodebookEmbedding)]
-    return "; ".join(dict.fromkeys(part.lookup.text for part in coded))
+    return "; ".join(dict.fromkeys(part.effective_tables.text for part in coded))
 
 
 def _remarks(made: nn.Module) -> list[str]:

@@ -127,7 +127,7 @@ def _described(part: nn.Module) -> tuple[list[Tensor | None], list[int]]:
     """What the op holds of a dense layer beside its bias, and its settings in the order of `recurrence.h`."""
     biased = int(part.bias is not None)  # type: ignore[union-attr]
     if isinstance(part, CodebookLinear):
-        f, tables = part.format, part.lookup
+        f, tables = part.format, part.effective_tables
         form = [f.axis, f.tile, f.stages, f.groups, f.s, f.k, int(f.half), tables.bits, tables.group]
         return [part.codes, part.codebook, part.scale], [0, f.rows, f.columns, *form, int(f.scaled), biased]
     if isinstance(part, QuantizedLinear):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..fitting.calibration import Inputs
 from ..fitting.error_feedback import Fit, Passes, code_rows
-from ..fitting.tables import Lookup
+from ..fitting.tables import TableConfig
 from ..layers import CodeFormat
 from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
 from ..records import Cost, Knob
@@ -24,7 +24,7 @@ CANDIDATES = ("ternary=false", "ternary=true")
 _ROUNDS = 5  # of threshold and scale, for ternary weights without inputs
 
 
-class Config(Lookup):
+class Config(TableConfig):
     KNOB: ClassVar[Knob] = Knob("ternary", (True, False))
 
     ternary: bool = Field(False, description="Weights may also be 0, which takes 2 bits instead of 1.")
@@ -72,7 +72,7 @@ def _calibrated(matrix: Tensor, inputs: Inputs, config: Config) -> tuple[Tensor,
     def rounded(target: Tensor, scale: Tensor) -> Tensor:
         return _signs(target, scale, config.ternary)
 
-    return code_rows(matrix, inputs.damped, inputs.triangle, signs, scale, rounded, config.passes)
+    return code_rows(matrix, inputs.damped, inputs.upper_factor, signs, scale, rounded, config.passes)
 
 
 def _signs(matrix: Tensor, scale: Tensor, ternary: bool) -> Tensor:

@@ -94,7 +94,7 @@ class ConvBench:
         """CharNet, with results kept under the paper's name. quick: after a quick training, with fewer samples."""
         model = load(Request(model="charnet", quick=quick))
         results = cache_folder("reproduce", paper)
-        return cls(model, results, 0.1, 1000, 300) if quick else cls(model, results, epochs)
+        return cls(model, results, 0.02, 1000, 300) if quick else cls(model, results, epochs)
 
     def __post_init__(self) -> None:
         assert self.model.data is not None

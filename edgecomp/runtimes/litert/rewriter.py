@@ -120,7 +120,7 @@ class _Writer:
             bias = self._constant(f"{name}/bias", np.zeros(f.rows, np.float32))
         if bias != -1:
             inputs.append(bias)
-        geometry, sizes, lookup = [], {}, (layer.lookup.bits, layer.lookup.group, relu)
+        geometry, sizes, lookup = [], {}, (layer.effective_tables.bits, layer.effective_tables.group, relu)
         if isinstance(layer, CodebookConv2d):
             geometry = [n for key in ("kernel", "stride", "padding", "dilation") for n in layer.geometry[key]]
             sizes = dict(zip(("height", "width"), made[1:3], strict=True))
