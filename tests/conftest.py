@@ -209,6 +209,14 @@ def right_model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def keras(tmp_path: Path) -> Path:
+    """A .tflite with every layer that can be coded, and every reason why one cannot."""
+    from tflite_files import keras_like
+
+    return keras_like(tmp_path / "keras.tflite")
+
+
+@pytest.fixture
 def fresh_cache(tmp_path: Path):
     """`fresh_cache("weights")`: a folder for EDGECOMP_CACHE in which nothing is known but the programs and SDKs that
     other tests compiled and fetched, and what is named."""

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from edgecomp import pipeline
+from edgecomp.records import Request
 from edgecomp.runtimes.litert import flatbuffer
 
 
@@ -124,3 +126,11 @@ def keras_like(path: Path) -> Path:
     x = b.dense("head", x, weight, -1, 20)
     inputs = [("extra", extra), ("images", images)]
     return b.write(path, inputs, [("features", total), ("output_0", x)])
+
+
+def build(path, method="pq", *settings, **request):
+    """The report of a build of every layer, and the folder it is in."""
+    out = path.parent / "out"
+    settings = ("kinds=dense,conv", *settings)
+    request = {"on": "none", "layers": ("*",), **request}
+    return pipeline.build(Request(model=str(path), method=method, settings=settings, out=out, **request)), out

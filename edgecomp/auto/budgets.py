@@ -6,7 +6,9 @@ of the original's file, and then of every file that has been built.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from .. import discover, plan
 from ..chain import names_in
@@ -46,7 +48,7 @@ class Ladder:
 
     def falls_short(self, container_bytes: int) -> str:
         """Why no step fits."""
-        step = min(self.steps, key=lambda step: step.predicted_bytes)
+        step = self.smallest
         size = format_bytes(step.predicted_bytes + container_bytes)
         return f"the smallest file it makes takes about {size}" + (f", with {step.setting}" if step.setting else "")
 
@@ -54,16 +56,23 @@ class Ladder:
 def knob_of(method: str, settings: tuple[str, ...]) -> tuple[str, Knob] | None:
     """The knob that the budget turns: that of the first method in the expression that has one, unless the settings
     decide it already. With it the name of the method."""
-    names = names_in(method)
-    keys = {text.partition("=")[0] for text in settings}
-    for name in names:
+    for name in names_in(method):
         knob: Knob | None = getattr(discover.method(name).Config, "KNOB", None)
-        decided = {knob.setting, *knob.rivals} if knob else set()
-        if knob and not any(key in keys or f"{name}.{key}" in keys for key in decided):
-            return name, knob
         if knob:
-            return None
+            return None if stated(settings, name, (knob.setting, *knob.rivals)) else (name, knob)
     return None
+
+
+def stated(settings: tuple[str, ...], method: str, fields: Iterable[str]) -> bool:
+    """Whether settings say what some fields of a method are, with its name before them or without."""
+    keys = {text.partition("=")[0] for text in settings}
+    return any(field in keys or f"{method}.{field}" in keys for field in fields)
+
+
+def container_bytes(model: Model, groups: list[tuple[str, ...]], request: Request, original: Path) -> int:
+    """What the original's file has beside the weights of the layers."""
+    entries = plan.decide(model, groups, [], request)
+    return original.stat().st_size - sum(entry.original_bytes for entry in entries)
 
 
 def settings_for(method: str, settings: tuple[str, ...]) -> tuple[str, ...]:
@@ -114,9 +123,8 @@ def within_budget(model: Model, request: Request) -> Request:
     if chains[0].prunes:
         return request
     groups = plan.tied_groups(model)
-    asked, entries = (plan.decide(model, groups, methods, request) for methods in (chains, []))
-    size = original_file(model, runtime).stat().st_size
-    container = size - sum(entry.original_bytes for entry in entries)
+    asked = plan.decide(model, groups, chains, request)
+    container = container_bytes(model, groups, request, original_file(model, runtime))
     container += _PER_LAYER * sum(1 for entry in asked if entry.method)
     if sum(entry.predicted_bytes for entry in asked) + container <= request.budget_bytes:
         return request

@@ -11,28 +11,30 @@ from torch import Tensor, nn
 
 from .. import discover
 from ..chain import names_in
+from ..export import proof_inputs
 from ..graph.given import distance
+from ..plan import AUTO
 from ..records import Model, Request, Split
 from ..runtimes.litert.file_net import FileNet
 from ..training.outputs import predict_all
 from ..training.scores import compare_answers
+from .budgets import stated
 
 _SAMPLES = 512
 _MOST_DROP = 3.0  # points of a metric in percent, of which chance has less than the original by ten
 _CHANCE = 10.0
-_MOST_ERROR = 5.0  # percent of the outputs, where no such metric tells what they are worth
+_MOST_ERROR = 2.0  # percent of the outputs, where no such metric tells what they are worth
 
 
 def finer(request: Request) -> Iterator[Request]:
     """The same request with finer settings of its methods, `FINER` of their configs, one after the other."""
-    if request.method == "auto" or request.budget_bytes is not None or request.recover_epochs:
+    if request.method == AUTO or request.budget_bytes is not None or request.recover_epochs:
         return
-    keys = {text.partition("=")[0] for text in request.settings}
     steps: list[list[str]] = [[], []]
     for name in names_in(request.method):
         for step, text in zip(steps, getattr(discover.method(name).Config, "FINER", ()), strict=False):
             parts = text.split()
-            if not any({part.partition("=")[0], f"{name}.{part.partition('=')[0]}"} & keys for part in parts):
+            if not stated(request.settings, name, (part.partition("=")[0] for part in parts)):
                 step += [f"{name}.{part}" for part in parts]
     for step in filter(None, steps):
         yield replace(request, settings=(*request.settings, *step))
@@ -61,8 +63,6 @@ def _inputs(model: Model, batch: int) -> tuple[tuple[Tensor, ...], Split | None]
         split = model.data.calibration
         split = split.first(min(_SAMPLES, len(split)) // batch * batch or batch)
         return split.inputs, split
-    from ..export import proof_inputs
-
     return proof_inputs(model)[0], None
 
 

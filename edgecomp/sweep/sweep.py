@@ -113,8 +113,8 @@ class SweepRun:
         size = self.original.stat().st_size
         self.budgets = request.budgets_bytes or tuple(size // by for by in _DEFAULT_BUDGETS)
         self.groups = plan.tied_groups(model)
-        layers = plan.decide(model, self.groups, [], request.base)
-        self.containers = dict.fromkeys(request.methods, size - sum(entry.original_bytes for entry in layers))
+        container = budgets.container_bytes(model, self.groups, request.base, self.original)
+        self.containers = dict.fromkeys(request.methods, container)
         judged_by = validation.name if validation else ""
         asked = _asked(request.base)
         self._identity = key_of(model.sha256, repr(model.net), _data_parts(model), self.runtime, judged_by, asked)

@@ -28,10 +28,11 @@ inline bool is_kind<ArrayRef<int64_t>>(EValue &value) { return value.tryToIntLis
 template <>
 inline bool is_kind<ArrayRef<Tensor>>(EValue &value) { return value.tryToTensorList().ok(); }
 
+// A program repeats the output behind the arguments, as what the op returns.
 template <class... T>
 bool are_kinds(executorch::runtime::Span<EValue *> values, executorch::extension::kernel_util_internal::typelist<T...> *) {
   size_t i = 0;
-  return values.size() == sizeof...(T) && (is_kind<T>(*values[i++]) && ...);
+  return values.size() >= sizeof...(T) && (is_kind<T>(*values[i++]) && ...);
 }
 
 // The op as the runtime calls it. `Function`: what EXECUTORCH_FN makes of one.
