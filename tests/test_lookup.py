@@ -190,7 +190,7 @@ def test_a_checkpoint_keeps_them_and_older_ones_have_none(tmp_path):
 
 @pytest.mark.slow
 def test_the_report_says_which(tiny_model, tmp_path):
-    request = {"model": str(tiny_model), "on": "none", "settings": ("kinds=dense,conv",), "layers": ("*",)}
+    request = {"model": str(tiny_model), "on": "none", "settings": ("kinds=dense,conv", "k=16"), "layers": ("*",)}
     result = pipeline.build(Request(**request, out=tmp_path / "auto"))
     lines = {line.name: line for line in result.layers}
     assert lines["dense1"].tables == "16-bit" or lines["dense1"].tables.startswith("8-bit, groups of ")
