@@ -22,7 +22,7 @@
 #include <cstring>
 #include <string>
 
-#include "runtime.h"
+#include "../targets/runtime.h"
 #include "sha256.h"
 
 #if defined(__aarch64__)
@@ -39,7 +39,7 @@ namespace {
 
 struct Options {
   std::string model, inputs, outputs;
-  int threads = 1, warmup = 0, repeat = 1, least_ms = 0, profile = 0, trust = 0;
+  int threads = 1, warmup = 0, repeat = 1, least_ms = 0, profile = 0, trust = 0, info = 0;
 };
 
 bool counting_readings = false;
@@ -70,6 +70,7 @@ Options parse(int argc, char **argv) {
     else if (name == "--least_ms") options.least_ms = std::atoi(value.c_str());
     else if (name == "--profile") options.profile = std::atoi(value.c_str());
     else if (name == "--trust") options.trust = std::atoi(value.c_str());
+    else if (name == "--info") options.info = std::atoi(value.c_str());
     else fail("unknown option " + name);
   }
   if (argc % 2 == 0 || options.model.empty() || options.inputs.empty()) fail("--model and --inputs are needed");
@@ -135,6 +136,17 @@ void print_events(Runtime &runtime) {
                 (unsigned long long)event.end);
 }
 
+void print_info(const char *what, const std::vector<TensorInfo> &tensors) {
+  std::printf("{\"%s\": [", what);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    std::printf("%s{\"name\": \"%s\", \"dtype\": \"%s\", \"shape\": [", i ? ", " : "", escape(tensors[i].name).c_str(),
+                tensors[i].dtype.c_str());
+    for (size_t j = 0; j < tensors[i].shape.size(); ++j) std::printf(j ? ", %d" : "%d", int(tensors[i].shape[j]));
+    std::printf("]}");
+  }
+  std::printf("]}\n");
+}
+
 void print_memory() {
   std::printf("{\"peak_rss_bytes\": %lld, \"rss_anon_bytes\": %lld}\n", memory_bytes("VmHWM"), memory_bytes("RssAnon"));
 }
@@ -169,6 +181,8 @@ int main(int argc, char **argv) {
   const std::string error = runtime->load(options.model, options.threads, Profile(options.profile));
   if (!error.empty()) fail(error);
   std::printf("{\"load_ms\": %.6f}\n", milliseconds_since(start));
+
+  if (options.info) print_info("takes", runtime->input_info()), print_info("gives", runtime->output_info());
 
   for (int record = 0; read_record(inputs, *runtime); ++record) {
     for (int i = 0; record == 0 && i < options.warmup; ++i)

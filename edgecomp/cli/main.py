@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import EdgecompError
-from . import complete, failures, listings
+from . import app_module, complete, failures, listings
 from .options import (
     Address,
     Budget,
@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 
 app.add_typer(listings.app)
+app.add_typer(app_module.app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-// Loads and runs a .pte: the ExecuTorch side of android_bench/runtime.h.
+// Loads and runs a .pte: the ExecuTorch side of targets/runtime.h.
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
 #include <executorch/extension/threadpool/threadpool_guard.h>
@@ -24,6 +24,26 @@ std::string describe(const char *what, Error error) {
   return std::string(what) + " failed with ExecuTorch error " + std::to_string(static_cast<int>(error));
 }
 
+const char *dtype_of(executorch::aten::ScalarType type) {
+  using executorch::aten::ScalarType;
+  switch (type) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Bool: return "bool";
+    default: return "unknown";
+  }
+}
+
+TensorInfo info_of(const executorch::runtime::TensorInfo &tensor) {
+  return {"", dtype_of(tensor.scalar_type()), {tensor.sizes().begin(), tensor.sizes().end()}};
+}
+
 class ExecuTorch : public Runtime {
  public:
   bool verifies_files() const override { return true; }
@@ -42,11 +62,17 @@ class ExecuTorch : public Runtime {
       auto input = meta->input_tensor_meta(i);
       if (!input.ok()) return "input " + std::to_string(i) + " is not a tensor";
       const std::vector<executorch::aten::SizesType> sizes(input->sizes().begin(), input->sizes().end());
+      input_info_.push_back(info_of(*input));
       buffers_.emplace_back(input->nbytes());
       tensors_.push_back(executorch::extension::make_tensor_ptr(sizes, buffers_.back().data(), input->scalar_type()));
     }
+    for (size_t i = 0; i < meta->num_outputs(); ++i)
+      if (auto output = meta->output_tensor_meta(i); output.ok()) output_info_.push_back(info_of(*output));
     return "";
   }
+
+  std::vector<TensorInfo> input_info() override { return input_info_; }
+  std::vector<TensorInfo> output_info() override { return output_info_; }
 
   std::vector<std::pair<void *, size_t>> inputs() override {
     std::vector<std::pair<void *, size_t>> spans;
@@ -73,6 +99,7 @@ class ExecuTorch : public Runtime {
   std::vector<Event> events() override { return events_; }
 
  private:
+  std::vector<TensorInfo> input_info_, output_info_;
   std::vector<Event> events_;
   std::unique_ptr<Module> module_;
   std::vector<std::vector<uint8_t>> buffers_;

@@ -1,0 +1,14 @@
+package dev.edgecomp;
+
+import androidx.annotation.NonNull;
+
+/** A model cannot be loaded, or does not run; the message says why. */
+public final class EdgecompException extends RuntimeException {
+  EdgecompException(@NonNull String message) {
+    super(message);
+  }
+
+  EdgecompException(@NonNull String message, @NonNull Throwable cause) {
+    super(message, cause);
+  }
+}
