@@ -20,6 +20,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef struct edgecomp_model edgecomp_model;
 
@@ -63,6 +64,7 @@ const char *edgecomp_error(const edgecomp_model *model);
 /* Frees a model and all that belongs to it; NULL is allowed. */
 void edgecomp_free(edgecomp_model *model);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -4,6 +4,8 @@ import androidx.annotation.NonNull;
 
 /** A model cannot be loaded, or does not run; the message says why. */
 public final class EdgecompException extends RuntimeException {
+  private static final long serialVersionUID = 1;
+
   EdgecompException(@NonNull String message) {
     super(message);
   }
