@@ -38,7 +38,8 @@ typedef struct {
   size_t rank;
 } edgecomp_tensor;
 
-/* Loads a .tflite or a .pte, whichever this library was built for, to be run by so many threads (at least 1).
+/* Loads a .tflite or a .pte, whichever this library was built for, to be run by so many threads (at least 1; ExecuTorch
+ * has one pool for all models of a process, and the first one decides).
  * NULL if that fails; `error`, if it is not NULL, then holds why, cut to `size` bytes. */
 edgecomp_model *edgecomp_load(const char *path, int threads, char *error, size_t size);
 

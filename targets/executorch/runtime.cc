@@ -3,6 +3,8 @@
 #include <executorch/extension/tensor/tensor.h>
 #include <executorch/extension/threadpool/threadpool_guard.h>
 
+#include <mutex>
+
 #include "tracer.h"
 
 // The pool is in the SDK's library, its header is not in the package: what is used of it, declared.
@@ -44,12 +46,20 @@ TensorInfo info_of(const executorch::runtime::TensorInfo &tensor) {
   return {"", dtype_of(tensor.scalar_type()), {tensor.sizes().begin(), tensor.sizes().end()}};
 }
 
+// All models of a process share a pool, and those that are loaded hold it: the first one decides.
+void set_threads(int threads) {
+  static std::once_flag done;
+  std::call_once(done, [&] {
+    executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(uint32_t(threads));
+  });
+}
+
 class ExecuTorch : public Runtime {
  public:
   bool verifies_files() const override { return true; }
 
   std::string load(const std::string &path, int threads, Profile profile) override {
-    executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(uint32_t(threads));
+    set_threads(threads);
     auto tracer = profile == Profile::kNone ? nullptr : std::make_unique<Tracer>(&events_, profile);
     module_ = std::make_unique<Module>(path, Module::LoadMode::Mmap, std::move(tracer));
     // Full verification: a damaged file must be an error here, not a crash later.

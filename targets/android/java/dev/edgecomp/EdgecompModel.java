@@ -48,8 +48,8 @@ public final class EdgecompModel implements AutoCloseable {
   }
 
   /**
-   * The same with more threads. The file is copied out of the APK once, for runtimes map files, and an asset lies
-   * anywhere in its APK.
+   * The same with more threads; of ExecuTorch's models the first one decides for all. The file is copied out of the APK
+   * once, for runtimes map files, and an asset lies anywhere in its APK.
    */
   @NonNull
   public static EdgecompModel load(@NonNull Context context, @NonNull String asset, int threads) {
