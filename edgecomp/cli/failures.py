@@ -66,7 +66,8 @@ def show_any_text() -> None:
     """A terminal or file of another encoding than UTF-8 gets escapes for what it cannot show."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # of a stream that became a pipe after it was opened
+                stream.reconfigure(errors="backslashreplace")
 
 
 def written(code: int | None) -> int | None:
