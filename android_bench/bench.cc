@@ -2,7 +2,7 @@
 // phone. It computes no statistics: every sample is printed.
 //
 //   bench --model FILE --inputs FILE [--outputs FILE] [--threads N] [--warmup N] [--repeat N] [--least_ms N]
-//         [--profile 0|1|2]
+//         [--profile 0|1|2] [--trust 0|1]
 //   bench                                                      the same program without a model: what itself takes
 //
 // The inputs file holds one record after the other, each the bytes of all inputs of one inference. Every record is run
@@ -10,6 +10,9 @@
 // outputs file. Memory is constant in the number of records. Around every inference stand two marker instructions for
 // the instruction counter (count.c); where they mean nothing, they do nothing. `--profile 1` prints what every
 // operator took; 2 is for the instruction counter.
+//
+// A runtime that does not verify a file dies of a damaged one, or worse. It is given only the file whose SHA-256 is in
+// `proven.sha256` beside this program; any other one with `--trust 1`.
 #include <dlfcn.h>
 #include <time.h>
 
@@ -19,7 +22,8 @@
 #include <cstring>
 #include <string>
 
-#include "runtime.h"
+#include "../targets/runtime.h"
+#include "sha256.h"
 
 #if defined(__aarch64__)
 #define BEGIN_INFERENCE() __asm__ volatile("hint #80" ::: "memory")
@@ -35,7 +39,7 @@ namespace {
 
 struct Options {
   std::string model, inputs, outputs;
-  int threads = 1, warmup = 0, repeat = 1, least_ms = 0, profile = 0;
+  int threads = 1, warmup = 0, repeat = 1, least_ms = 0, profile = 0, trust = 0, info = 0;
 };
 
 bool counting_readings = false;
@@ -65,6 +69,8 @@ Options parse(int argc, char **argv) {
     else if (name == "--repeat") options.repeat = std::atoi(value.c_str());
     else if (name == "--least_ms") options.least_ms = std::atoi(value.c_str());
     else if (name == "--profile") options.profile = std::atoi(value.c_str());
+    else if (name == "--trust") options.trust = std::atoi(value.c_str());
+    else if (name == "--info") options.info = std::atoi(value.c_str());
     else fail("unknown option " + name);
   }
   if (argc % 2 == 0 || options.model.empty() || options.inputs.empty()) fail("--model and --inputs are needed");
@@ -72,6 +78,19 @@ Options parse(int argc, char **argv) {
       options.profile > 2)
     fail("a count is out of range");
   return options;
+}
+
+// Ends the program if the model is not the one that is known to be whole.
+void check_model(const std::string &program, const std::string &model) {
+  const std::string digest = sha256_of_file(model), folder = program.substr(0, program.rfind('/') + 1);
+  if (digest.empty()) fail("cannot read " + model);
+  char proven[65] = "";
+  FILE *file = std::fopen((folder + "proven.sha256").c_str(), "r");
+  if (file && std::fscanf(file, "%64s", proven) != 1) proven[0] = 0;
+  if (file) std::fclose(file);
+  if (digest != proven)
+    fail(model + " has the SHA-256 " + digest + (proven[0] ? ", not that of the file which this bundle was made for" : "") +
+         ": this runtime does not verify files, and may die of a damaged one. If you trust it, add --trust 1.");
 }
 
 double milliseconds_since(std::chrono::steady_clock::time_point start) {
@@ -117,6 +136,17 @@ void print_events(Runtime &runtime) {
                 (unsigned long long)event.end);
 }
 
+void print_info(const char *what, const std::vector<TensorInfo> &tensors) {
+  std::printf("{\"%s\": [", what);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    std::printf("%s{\"name\": \"%s\", \"dtype\": \"%s\", \"shape\": [", i ? ", " : "", escape(tensors[i].name).c_str(),
+                tensors[i].dtype.c_str());
+    for (size_t j = 0; j < tensors[i].shape.size(); ++j) std::printf(j ? ", %d" : "%d", int(tensors[i].shape[j]));
+    std::printf("]}");
+  }
+  std::printf("]}\n");
+}
+
 void print_memory() {
   std::printf("{\"peak_rss_bytes\": %lld, \"rss_anon_bytes\": %lld}\n", memory_bytes("VmHWM"), memory_bytes("RssAnon"));
 }
@@ -146,10 +176,13 @@ int main(int argc, char **argv) {
   if (!options.outputs.empty() && !outputs) fail("cannot write " + options.outputs);
 
   auto runtime = make_runtime();
+  if (!runtime->verifies_files() && !options.trust) check_model(argv[0], options.model);
   const auto start = std::chrono::steady_clock::now();
   const std::string error = runtime->load(options.model, options.threads, Profile(options.profile));
   if (!error.empty()) fail(error);
   std::printf("{\"load_ms\": %.6f}\n", milliseconds_since(start));
+
+  if (options.info) print_info("takes", runtime->input_info()), print_info("gives", runtime->output_info());
 
   for (int record = 0; read_record(inputs, *runtime); ++record) {
     for (int i = 0; record == 0 && i < options.warmup; ++i)

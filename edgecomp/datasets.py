@@ -2,5 +2,6 @@
 
 from .training.characters import characters
 from .training.datasets import fashion_mnist
+from .training.photographs import photographs
 
-__all__ = ["characters", "fashion_mnist"]
+__all__ = ["characters", "fashion_mnist", "photographs"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import discover
-from .devices.bundle import make_bundle
+from .devices.bundle import add_model, make_bundle
 from .devices.host import outputs_on_host
 from .devices.target import find_target
 from .devices.tensors import Signature
@@ -39,7 +38,7 @@ from .records import Artifact, Compressed, Model, Plan, Proof, Report, Split
 from .runtimes.litert.file_net import FileNet
 from .util import progress
 from .util.cache import remembered_folder
-from .util.files import atomic_folder, cache_folder, sha256_file
+from .util.files import atomic_folder, cache_folder, sha256_file, temporary_folder
 from .util.workspace import Workspace, stage_key
 
 _PROOF_SAMPLES = 32
@@ -59,15 +58,14 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
         BuildError: the runtime cannot express the net, or the proof fails.
     """
     runtime = discover.runtime(plan.runtime)
-    path = work.path(f"model{runtime.SUFFIX}")
-    custom_op_path = work.path(f"custom-op{runtime.SUFFIX}")
+    path, custom_op_path = work.new(f"model{runtime.SUFFIX}"), work.new(f"custom-op{runtime.SUFFIX}")
     nets = {path: compressed.net}
     if plan.stock:
         nets = {path: without_custom_ops(compressed.net, model.example_inputs)}
         if any(isinstance(layer, Builtin) for layer in nets[path].modules()):
             nets[custom_op_path] = compressed.net
-    else:
-        custom_op_path.unlink(missing_ok=True)  # of an earlier build
+    if custom_op_path not in nets:
+        custom_op_path.unlink(missing_ok=True)  # of a build that was not finished
     digest = sha256_file(compressed.checkpoint)
     key = stage_key("export", digest, plan.runtime, runtime.version(), _shapes(model), plan.stock)
     with progress.stage("export", plan.runtime):
@@ -84,7 +82,7 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
         return Artifact(
             path=path,
             original_path=original,
-            bundle=_bundle(plan, path, work),
+            bundle=_bundle(plan, path, work.new("bundle")),
             layers=ledger(plan, model, replace(compressed, net=nets[path]), path, original),
             proof=Proof(**done["proof"]),
             runtime_version=runtime.version(),
@@ -111,7 +109,7 @@ def reopen(model: Model, plan: Plan, result: Report, work: Workspace) -> Artifac
     return Artifact(
         path=path,
         original_path=original_file(model, plan.runtime),
-        bundle=_bundle(plan, path, work),
+        bundle=_bundle(plan, path, work.path("bundle")),
         layers=tuple(result.layers),
         proof=result.proof,
         runtime_version=discover.runtime(plan.runtime).version(),
@@ -119,12 +117,11 @@ def reopen(model: Model, plan: Plan, result: Report, work: Workspace) -> Artifac
     )
 
 
-def _bundle(plan: Plan, path: Path, work: Workspace) -> Path:
-    """The folder with all that runs on the device, the model among it."""
-    bundle = work.path("bundle")
+def _bundle(plan: Plan, path: Path, bundle: Path) -> Path:
+    """Fills the folder with all that runs on the device, the model among it."""
     with atomic_folder(bundle) as partial:
         make_bundle(find_target(plan.target), plan.runtime, partial)
-        (partial / path.name).hardlink_to(path)
+        add_model(partial, path)
     return bundle
 
 
@@ -257,7 +254,7 @@ def _expected(model: Model, runtime_name: str, net: nn.Module, inputs: Tensors, 
     if parameters is not None:
         return outputs_with(model.given, parameters, inputs, batch), "the model with decoded weights"
     if isinstance(net, FileNet):
-        with tempfile.TemporaryDirectory() as temporary:
+        with temporary_folder() as temporary:
             path = Path(temporary, "decoded")
             discover.runtime(runtime_name).export(net.decoded(), model.example_inputs, path)
             return file_outputs(model, runtime_name, path, inputs), "the file with decoded weights"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ from .training.metrics import answers_agree
 from .training.scores import compare_answers
 from .util import progress
 from .util.cache import key_of, remembered_tensors
-from .util.files import cache_folder, sha256_file
+from .util.files import cache_folder, sha256_file, temporary_folder
 from .util.units import format_score
 
 _EMULATED_SAMPLES, _DEVICE_SAMPLES = 32, 500  # of the test split, for the check
@@ -50,7 +49,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
         accuracy = _accuracy(model, plan, artifact)
         notes = [] if accuracy else ["no data: accuracy was not measured, inputs of the timing are the example inputs"]
         measurements, check = [], None
-        with tempfile.TemporaryDirectory() as temporary:
+        with temporary_folder() as temporary:
             records = Path(temporary, "inputs")
             what = write_timed_inputs(model, plan.runtime, artifact.path, records)
             for name in names:

@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import replace
+from pathlib import Path
 
 from . import auto, engines
 from .auto.budgets import within_budget
@@ -9,6 +10,7 @@ from .auto.finer import finer, ruined
 from .compress import compress
 from .devices import choose
 from .devices.base import DeviceOptions
+from .devices.host import HOST_TARGET
 from .devices.target import find_target
 from .discover import model_files
 from .errors import UsageError
@@ -20,7 +22,7 @@ from .plan import plan as plan_by_method
 from .records import Model, Plan, Report, Request
 from .recover import recover
 from .report import limits, read_report, remeasured, report
-from .util import progress, sources
+from .util import compiler, progress, sources
 from .util.workspace import Workspace
 
 
@@ -36,6 +38,16 @@ def check(request: Request) -> None:
     engines.check(request.engine, request.address, request.workers)
     names = choose.chosen(find_target(request.target), request.on, DeviceOptions.of(request))
     limits.check(request.limits, request.max_drop, names, request.max_error)
+
+
+def check_compilers(request: Request) -> None:
+    """Refuses what would have to be compiled and cannot be, before anything long begins.
+
+    Raises:
+        BuildError: a compiler is missing.
+    """
+    targets = (find_target(HOST_TARGET), find_target(request.target))
+    compiler.require(*(target.compiler.command for target in targets))
 
 
 def make_plan(model: Model, request: Request, work: Workspace, engine: engines.Engine | None = None) -> Plan:
@@ -58,7 +70,7 @@ def build(request: Request) -> Report:
     with Workspace(request.out) as work, _engine(request) as engine:
         model = load(request)
         for program in (model.source, model.data_source):
-            sources.remember(program)
+            sources.remember(program, request.out)
         plan = make_plan(model, request, work, engine)
         compressed = compress(model, plan, work, engine)
         for wanted in finer(request):
@@ -83,7 +95,9 @@ def _engine(request: Request) -> contextlib.AbstractContextManager[engines.Engin
 def dry_run(request: Request) -> Plan:
     """The plan alone; nothing is written but plan.json."""
     with Workspace(request.out) as work, _engine(request) as engine:
-        return make_plan(load(request), request, work, engine)
+        plan = make_plan(load(request), request, work, engine)
+        work.publish()
+        return plan
 
 
 def bench(request: Request) -> Report:
@@ -100,7 +114,8 @@ def bench(request: Request) -> Report:
     names = choose.chosen(find_target(plan.target), request.on, place)
     limits.check(plan.limits, plan.max_drop_points, names, plan.max_error_percent)
     with Workspace(request.out) as work:
-        model = load(replace(request, model=request.model or _source(old), data=request.data or _data(old)))
+        source, data = request.model or _source(old, request.out), request.data or _data(old, request.out)
+        model = load(replace(request, model=source, data=data))
         if model.sha256 != old.model.sha256:
             raise UsageError(
                 f"the weights of {model.source} are not those that {request.out} was built from", "Build it again."
@@ -109,17 +124,17 @@ def bench(request: Request) -> Report:
         return remeasured(old, plan, artifact, measure(model, plan, artifact, request), work)
 
 
-def _source(old: Report) -> str:
-    """The model that a report names, if no code of somebody else is run by loading it."""
-    source = old.model.source
+def _source(old: Report, folder: Path) -> str:
+    """The model that the report in a folder names, if no code of somebody else is run by loading it."""
+    source = sources.seen_from_here(old.model.source, folder)
     if source.endswith((".pt2", ".tflite")) or source in map(str, model_files().values()) or sources.is_known(source):
         return source
     raise _foreign(source, "its model", "model")
 
 
-def _data(old: Report) -> str | None:
+def _data(old: Report, folder: Path) -> str | None:
     """The same, the data that are not the model's own."""
-    source = old.model.data
+    source = sources.seen_from_here(old.model.data, folder) if old.model.data else ""
     if not source or not source.endswith(".py") or sources.is_known(source):
         return source or None
     raise _foreign(source, "its data", "data")

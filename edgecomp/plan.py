@@ -76,7 +76,7 @@ def written(plan: Plan, groups: list[tuple[str, ...]], work: Workspace, tell: bo
     taken = [names[0] for entry in plan.entries if entry.method for names in entry.units]
     if tell:
         progress.note(f"{len(taken)} of {len(groups)} layers: {', '.join(taken) or 'none'}")
-    write_text(work.path("plan.json"), plan.model_dump_json(indent=1) + "\n")
+    write_text(work.new("plan.json"), plan.model_dump_json(indent=1) + "\n")
     return plan
 
 

@@ -1,4 +1,4 @@
-"""Stage 4, recover: trains what codes leave free, with the original net as teacher, and publishes `model.safetensors`.
+"""Stage 4, recover: trains what codes leave free, with the original net as teacher, and writes `model.safetensors`.
 
 Codebooks, row scales and all biases learn to give the original's outputs on the training split (docs/methods.md §1):
 the loss is the Kullback–Leibler divergence of the class probabilities. Codes stay as they are: those that a gradient
@@ -30,7 +30,7 @@ from .util.workspace import Workspace, stage_key
 def recover(
     model: Model, plan: Plan, compressed: Compressed, work: Workspace, engine: Engine | None = None
 ) -> Compressed:
-    """Trains for `plan.recover_epochs`; without any it only publishes the checkpoint.
+    """Trains for `plan.recover_epochs`; without any it only writes the checkpoint.
 
     Args:
         engine: if it is Ray, its workers train together; else this process does, with all its threads.
@@ -38,7 +38,7 @@ def recover(
     Raises:
         UsageError: training is asked for, and the model has no data.
     """
-    path = work.path("model.safetensors")
+    path = work.new("model.safetensors")
     if not plan.recover_epochs:
         with progress.stage("recover", "nothing to train"), atomic_file(path) as partial:
             shutil.copyfile(compressed.checkpoint, partial)

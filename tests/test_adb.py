@@ -348,3 +348,17 @@ def test_facts_of_phones():
     assert Facts.parse("== online\n0-2,5").online == [0, 1, 2, 5]
     nothing = Facts.parse("")
     assert nothing.describe() == nothing.state() == {} and nothing.temperature is None
+
+
+def test_a_checkup_of_a_phone(phone, edgecomp):
+    done = edgecomp("doctor", "--phone", *at(phone)[:2], "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = {check["what"]: check for check in json.loads(done.stdout)}
+    assert checks["phone"]["state"] == "Example Peer 1, 14 (SDK 34), ARM A76x2"
+    assert {"executorch program", "litert program", "temperature", "battery", "cores", "clocks"} <= set(checks)
+    assert phone.left == []
+    phone.set_temperature(60)
+    done = edgecomp("doctor", "--phone", *at(phone)[:2])
+    assert done.returncode == 4 and "--max-temp" in done.stdout
+    done = edgecomp("doctor", "--phone", "--serial", "other")
+    assert done.returncode == 4 and "no phone other" in done.stdout

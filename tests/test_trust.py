@@ -237,10 +237,27 @@ def test_a_model_file_is_run_again_only_as_it_was_built(tmp_path, monkeypatch):
     path = tmp_path / "net.py"
     path.write_text("x = 1\n")
     assert not sources.is_known(str(path))
-    sources.remember(str(path))
+    sources.remember(str(path), tmp_path / "out")
     assert sources.is_known(str(path))
     path.write_text("x = 2\n")
     assert not sources.is_known(str(path)) and not sources.is_known("os:system")
+
+
+def test_bench_finds_the_model_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGECOMP_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("net.py").write_text("x = 1\n")
+    sources.remember("net.py", Path("out"))
+    named = SimpleNamespace(model=SimpleNamespace(source="net.py"))
+    assert pipeline._source(named, Path("out")) == "net.py"
+    monkeypatch.chdir(tmp_path)
+    assert pipeline._source(named, Path("here/out")) == str(tmp_path / "here/net.py")
+    with pytest.raises(UsageError, match="--model FILE"):
+        pipeline._source(named, Path("other"))
+    (tmp_path / "here/net.py").write_text("x = 2\n")
+    with pytest.raises(UsageError, match="--model FILE"):
+        pipeline._source(named, Path("here/out"))
 
 
 @pytest.mark.parametrize("source", ["evil.py", "os:getcwd", "../models/fashion.py"])
@@ -250,10 +267,10 @@ def test_bench_does_not_run_what_a_report_names(tmp_path, monkeypatch, canary, s
     (tmp_path / "evil.py").write_text(f"open({str(canary)!r}, 'w')\n")
     named = SimpleNamespace(model=SimpleNamespace(source=source))
     with pytest.raises(UsageError, match="--model FILE"):
-        pipeline._source(named)
+        pipeline._source(named, tmp_path)
     assert not canary.exists()
     for data in ("net.pt2", "net.tflite", str(model_files()["fashion"])):
-        assert pipeline._source(SimpleNamespace(model=SimpleNamespace(source=data))) == data
+        assert pipeline._source(SimpleNamespace(model=SimpleNamespace(source=data)), tmp_path) == data
 
 
 def ended(monkeypatch, capsys, raised: BaseException) -> tuple[int, str]:

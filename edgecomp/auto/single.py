@@ -8,7 +8,6 @@ one: a smaller one of the same kind takes as many per multiply-add. What was fou
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from ..graph.order import note_image_sizes
 from ..layers.matrix import kind_of
 from ..layers.quantized import static_parts
 from ..util.cache import RUNNING, key_of, remembered
-from ..util.files import cache_folder
+from ..util.files import cache_folder, temporary_folder
 from .candidates import Candidate
 
 _CODE = (*RUNNING, "auto.single")
@@ -46,7 +45,7 @@ def container_bytes(layer: nn.Module, candidate: Candidate, runtime: str) -> int
             made, method = _made(small, candidate, runtime, x)
             weights += method.predict(small).bytes if method else lowrank.cost(small, [small]).bytes
             modules += [made, nn.ReLU()]
-            with tempfile.TemporaryDirectory() as folder:
+            with temporary_folder() as folder:
                 beside.append(_exported(nn.Sequential(*modules), x, runtime, folder).stat().st_size - weights)
             if kind == "embedding":  # none takes another's outputs
                 return beside[0]
@@ -69,7 +68,7 @@ def instructions_per_mac(layer: nn.Module, x: Tensor, candidate: Candidate, runt
     key = key_of("instructions", runtime, version, target, shape, candidate.method, settings, code=_CODE)
 
     def count() -> float:
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             made, method = _made(small, candidate, runtime, x)
             macs = method.predict(small).macs if method else lowrank.cost(small, [small]).macs
             figures = probe.measured(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import os
 import sys
 import tempfile
@@ -10,6 +13,7 @@ import traceback
 from pathlib import Path
 
 EXIT_STATUS = 3
+_PIPE_STATUS = 141  # what shells say of a program whose reader is gone
 _MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
@@ -37,6 +41,44 @@ def unexpected(error: BaseException) -> int:
     if os.environ.get("EDGECOMP_DEBUG") == "1":
         print(printable(text, 1_000_000, lines=True), file=sys.stderr)
     return EXIT_STATUS
+
+
+def of_system(error: OSError) -> int:
+    """The same for an error of the operating system, of which some are no fault of edgecomp.
+
+    Returns:
+        The exit code.
+    """
+    from ..util.text import printable
+
+    if error.errno == errno.ENAMETOOLONG:
+        print(f"error: a path is too long: {printable(str(error.filename), 80)}", file=sys.stderr)
+        return 2
+    if isinstance(error, BrokenPipeError):
+        return _PIPE_STATUS
+    if error.errno == errno.ENOSPC and error.filename is None:
+        print("error: no space is left where the output or a file goes\n  Make room, and start again.", file=sys.stderr)
+        return EXIT_STATUS
+    return unexpected(error)
+
+
+def show_any_text() -> None:
+    """A terminal or file of another encoding than UTF-8 gets escapes for what it cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError):  # of a stream that became a pipe after it was opened
+                stream.reconfigure(errors="backslashreplace")
+
+
+def written(code: int | None) -> int | None:
+    """The exit code of a program whose output is complete; else it says that it is not."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # nothing more is written there, also not by Python at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code if code else of_system(error)
+    return code
 
 
 def is_memory(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import unknown
 from . import complete
+from .options import Serial
 from .printing import print_json, print_table
 
 if TYPE_CHECKING:
@@ -77,19 +78,36 @@ def list_devices(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Say what is installed, what is missing and how to get it. Exits 4 if a build would miss something."""
+def doctor(
+    phone: Annotated[bool, typer.Option("--phone", help="Look at the connected phone instead.")] = False,
+    serial: Serial = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is installed, what is missing and how to get it; of a phone, whether it is ready to be measured on.
+
+    Exits 4 if a build would miss something."""
+    findings = _of_phone(serial) if phone else _of_machine()
+    if as_json:
+        print_json(findings)
+    else:
+        rows = [("ok" if f["ok"] else "–", f["what"], f["state"], f["remedy"]) for f in findings]
+        print_table(("", "what", "state", "what to do" if phone else "how to get it"), rows)
+    raise typer.Exit(0 if all(f["ok"] or f.get("optional") for f in findings) else 4)
+
+
+def _of_machine() -> list[dict[str, Any]]:
     from dataclasses import asdict
 
     from .doctor import examine
 
-    findings = examine()
-    if as_json:
-        print_json([asdict(finding) for finding in findings])
-    else:
-        rows = [("ok" if f.ok else "–", f.what, f.state, f.remedy) for f in findings]
-        print_table(("", "what", "state", "how to get it"), rows)
-    raise typer.Exit(0 if all(f.ok or f.optional for f in findings) else 4)
+    return [asdict(finding) for finding in examine()]
+
+
+def _of_phone(serial: str | None) -> list[dict[str, Any]]:
+    from ..devices.checkup import checkup
+    from ..devices.target import find_target
+
+    return [check._asdict() for check in checkup(find_target("android-arm64"), serial)]
 
 
 def _print_methods(known: dict[str, dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import EdgecompError
-from . import complete, failures, listings
+from . import app_module, complete, failures, listings
 from .options import (
     Address,
     Budget,
@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 
 app.add_typer(listings.app)
+app.add_typer(app_module.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -66,9 +67,12 @@ def options(
 
 def main() -> None:
     """Entry point: turns errors into a message on stderr and the exit code."""
+    from ..util import leftovers
     from ..util.progress import remember_interrupts
 
     remember_interrupts()
+    leftovers.clear()
+    failures.show_any_text()
     try:
         code = app(standalone_mode=False)  # that of typer.Exit, or None
     except EdgecompError as error:
@@ -81,6 +85,8 @@ def main() -> None:
         code = failures.unexpected(error.__cause__) if isinstance(error.__cause__, EOFError) else 130
     except KeyboardInterrupt:
         code = 130
+    except OSError as error:
+        code = failures.of_system(error)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors
             error.show()
@@ -88,7 +94,7 @@ def main() -> None:
         code = failures.unexpected(error)
     if code == 130:  # typer makes that of Ctrl-C
         print_message("[bold yellow]interrupted[/]: what is finished is kept; the same command goes on from there")
-    sys.exit(code)
+    sys.exit(failures.written(code))
 
 
 @app.command()
@@ -140,7 +146,7 @@ def build(
     from rich.console import Console
 
     from ..pipeline import build as run
-    from ..pipeline import check
+    from ..pipeline import check, check_compilers
     from ..pipeline import dry_run as show_plan
     from ..records import Request
     from ..report import print_report
@@ -177,6 +183,7 @@ def build(
         plan = show_plan(request)
         print(plan.model_dump_json(indent=1)) if json else print_plan(plan)
         return
+    check_compilers(request)
     report = run(request)
     if json:
         print(report.model_dump_json(indent=1, by_alias=True))

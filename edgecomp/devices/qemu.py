@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ..records import Evidence
 from ..util import compiler
-from ..util.files import data_folder
+from ..util.files import data_folder, temporary_folder
 from .base import BenchRun, UnmanagedDevice
 from .bench import bench_arguments, run_bench, to_run
 from .bundle import BENCH
@@ -50,7 +49,7 @@ class Qemu(UnmanagedDevice):
     def _run(self, bundle: Path, arguments: list[str], model: Path | None) -> tuple[dict[str, Any], list[str]]:
         """The program's JSON lines, and those of the instruction counter (count.c)."""
         plugin = compiler.shared_library([data_folder("android_bench") / "count.c"], "libedgecomp_count.so")
-        with tempfile.TemporaryDirectory() as temporary:
+        with temporary_folder() as temporary:
             root, counts = Path(temporary, "root"), Path(temporary, "counts")
             (root / "proc").mkdir(parents=True)
             (root / "proc/cpuinfo").write_text(self.emulator.cpuinfo.lstrip())

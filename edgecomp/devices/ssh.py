@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Self
 
 from ..errors import DeviceError
 from ..records import Evidence
+from ..util.files import temporary_folder
 from .base import DeviceOptions
 from .remote import Remote
 from .target import Target
@@ -40,7 +41,8 @@ class Ssh(Remote):
     def __init__(self, target: Target, place: DeviceOptions) -> None:
         super().__init__(target, place)
         self._command = shlex.split(os.environ.get("EDGECOMP_SSH", "ssh"))
-        self._control: tempfile.TemporaryDirectory[str] | None = None
+        self._control = contextlib.ExitStack()
+        self._socket: Path | None = None
         self._master: subprocess.Popen[bytes] | None = None
         self._identity = ""
 
@@ -49,7 +51,7 @@ class Ssh(Remote):
             raise DeviceError(f"{self._command[0]} is not installed", "Run: sudo apt-get install openssh-client")
         self._identity = self.shell("cat /etc/machine-id 2>/dev/null || hostname").stdout.strip()
         # One connection for all that follows. Until it stands, and if it does not, each command has its own.
-        self._control = tempfile.TemporaryDirectory(prefix="edgecomp-ssh-")
+        self._socket = self._control.enter_context(temporary_folder()) / "c"  # paths of sockets are short
         nothing = subprocess.DEVNULL
         self._master = subprocess.Popen(
             [*self._ssh(), "-M", "-N", self._host], stdin=nothing, stdout=nothing, stderr=nothing
@@ -69,9 +71,8 @@ class Ssh(Remote):
         if self._master:
             self._master.terminate()
             self._master.wait()
-        if self._control:
-            self._control.cleanup()
-        self._master = self._control = None
+        self._control.close()
+        self._master = self._socket = None
 
     @property
     def _host(self) -> str:
@@ -86,8 +87,8 @@ class Ssh(Remote):
 
     def _ssh(self) -> list[str]:
         options = dict(_OPTIONS)
-        if self._control:
-            options["ControlPath"] = f"{self._control.name}/%C"
+        if self._socket:
+            options["ControlPath"] = str(self._socket)
         return [*self._command, "-T", *(part for name, value in options.items() for part in ("-o", f"{name}={value}"))]
 
     def shell(self, command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import tomllib
 
-from pydantic import ValidationError
-
 from ..errors import UsageError, unknown
 from ..records import Record
 from ..util.files import data_folder
@@ -82,6 +80,6 @@ def find_target(name: str) -> Target:
         raise unknown("target", name, target_names())
     path = data_folder("targets") / f"{name}.toml"
     try:
-        return Target(name=name, **tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        return Target(name=name, **tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:  # of TOML, of pydantic, a name twice
         raise UsageError(f"{path}: {error}") from error

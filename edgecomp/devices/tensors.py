@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..graph.batches import Tensors, joined, records
+from ..util.files import temporary_folder
 
 
 class TensorSpec(NamedTuple):
@@ -59,7 +59,7 @@ def outputs_of(run: Callable[[Path, Path], object], signature: Signature, inputs
         run: runs the file on records, and writes its outputs.
         inputs: (N, …) each. batch: samples in a record.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         given, result = Path(temporary, "inputs"), Path(temporary, "outputs")
         split = records(inputs, batch)
         write_records(given, [torch.stack(x) for x in zip(*split, strict=True)], signature)

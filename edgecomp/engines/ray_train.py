@@ -6,7 +6,6 @@ that called, so that nodes need no shared disk: after a failure the workers that
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from ..errors import BuildError
 from ..util import progress
-from ..util.files import atomic_file
+from ..util.files import atomic_file, temporary_folder
 from ..util.workspace import code_digest
 from . import pickling
 from .ray import arrays
@@ -75,13 +74,13 @@ def train(loop: Loop, task: Any, kept: Path, workers: int, told: Callable[[int, 
     keeper = ray.remote(num_cpus=0)(_Keeper).options(scheduling_strategy=here).remote(state)
     config = {"keeper": keeper, "code": code_digest(), "work": ray.put(arrays(pickling.pack((loop, task))))}
     failures: list[Exception] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         trainer = TorchTrainer(
             _worker,
             train_loop_config=config,
             torch_config=TorchConfig(backend="gloo"),
             scaling_config=ScalingConfig(num_workers=(1, workers)),
-            run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=_FAILURES)),
+            run_config=RunConfig(storage_path=str(folder), failure_config=FailureConfig(max_failures=_FAILURES)),
         )
         # Not in the main thread, where it would take SIGINT for itself and end the program as if all were well.
         fit = threading.Thread(target=_fit, args=(trainer, failures), daemon=True)
@@ -136,7 +135,7 @@ def _worker(config: dict[str, Any]) -> None:
     progress.console.quiet = True
     loop, task = pickling.unpack(ray.get(config["work"]))
     keeper = config["keeper"]
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         kept = Path(folder, "state")
         state = ray.get(keeper.kept.remote())
         if state is not None:

@@ -17,6 +17,9 @@ from ..errors import BuildError
 from ..util.files import atomic_file
 from .channels import channels_of, set_channels
 
+# What reading a damaged file raises, be it in safetensors, in torch, or on the way through what the metadata name.
+_DAMAGED = (SafetensorError, OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError)
+
 
 def save(net: nn.Module, path: Path) -> None:
     """Writes the tensors of `net` (shared ones once), the structure of its new layers, and which are the same."""
@@ -89,6 +92,6 @@ def restore(net: nn.Module, path: Path) -> nn.Module:
         net.load_state_dict(state)
         for name, source in json.loads(metadata["aliases"]).items():
             _share(net, name, source)
-    except (SafetensorError, OSError, KeyError, RuntimeError, ValueError) as error:
+    except (*_DAMAGED, MemoryError) as error:
         raise BuildError(f"{path} is not a compressed checkpoint of this model: {error}") from error
     return net.eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from ..training.distill import train_net
 from ..training.outputs import predict
 from ..util import progress
 from ..util.cache import RUNNING, key_of, remembered
-from ..util.files import cache_folder
+from ..util.files import cache_folder, temporary_folder
 
 _CODE = (*RUNNING, "papers._conv")
 _ROUNDS = 7
@@ -194,7 +193,7 @@ def measured(nets: dict[str, tuple[nn.Module, tuple[int, ...]]]) -> dict[str, Co
     runtime = "executorch"
     bundle = kept_bundle(find_target(HOST_TARGET), runtime)
     instructions: dict[str, int] = {}
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         folder = Path(temporary)
         jobs = {
             name: timing.TimingJob(bundle, folder / f"{i}.pte", folder / f"{i}.inputs") for i, name in enumerate(nets)

@@ -11,14 +11,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..layers.layout import channels_last, laid_out
 from ..records import Model
 from ..util import progress
-from ..util.files import atomic_file
+from ..util.states import load_state, save_state
 from .groups import Group, Part
 from .surgery import mask
 from .tuning import OwnLoss
@@ -87,8 +85,7 @@ class PruningState:
 
     def select(self, method: ModuleType, path: Path) -> None:
         """Ranks all groups; an interrupted run goes on behind the last finished stage, which `path` holds."""
-        if path.exists():
-            self._resume(path)
+        self._resume(path)
         stages = method.stages(self) if hasattr(method, "stages") else [[group] for group in self.groups]
         waiting = [stage for stage in stages if any(group.name not in self.orders for group in stage)]
         with progress.bar("choosing channels", len(self.groups)) as advance:
@@ -108,12 +105,13 @@ class PruningState:
         state = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
         state |= {f"order.{name}": order for name, order in self.orders.items()}
         state |= {f"scores.{name}": scores for name, scores in self.scores.items()}
-        with atomic_file(path) as partial:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+        save_state(path, state)
 
     def _resume(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        saved = load_state(path)
+        if saved is None:  # there is none, or it is damaged: all are chosen again
+            return
+        state, _ = saved
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

@@ -39,6 +39,7 @@ from ..util.workspace import Workspace
 from . import explain, figures, html, junit, limits, markdown
 
 _STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+_FILES = ("report.json", "report.html", "report.md", "report.junit.xml")
 _NOTEWORTHY = 0.1  # relative difference of outputs from exact arithmetic that is worth a remark
 
 
@@ -88,7 +89,9 @@ def report(
         environment=_environment(artifact),
     )
     with progress.stage("report", str(work.folder)):
-        write_report(result, work.folder)
+        (folder,) = {work.new(name).parent for name in _FILES}
+        write_report(result, folder)
+        work.publish(obsolete=[f"custom-op{artifact.path.suffix}"])  # of an earlier build without custom ops
     return result
 
 

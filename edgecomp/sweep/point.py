@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ..recover import recover
 from ..report import report
 from ..training.scores import compare_answers
 from ..util.cache import RUNNING
+from ..util.files import temporary_folder
 from ..util.workspace import Workspace
 
 POINT_CODE = (*RUNNING, "auto", "pipeline", "report", "sweep.point")  # that makes a point and its report
@@ -68,7 +68,7 @@ def build_point(wanted: Wanted, base: SharedInputs) -> Built:
         EdgecompError: of the stage that cannot be done.
     """
     model = base.model
-    with tempfile.TemporaryDirectory() as folder, Workspace(Path(folder, "point")) as work:
+    with temporary_folder() as folder, Workspace(Path(folder, "point")) as work:
         asked = {"method": wanted.method, "settings": wanted.settings, "budget_bytes": wanted.budget_bytes}
         decided = pipeline.make_plan(model, replace(base.request, out=work.folder, **asked), work)
         recovered = recover(model, decided, compress(model, decided, work), work)
@@ -79,7 +79,7 @@ def build_point(wanted: Wanted, base: SharedInputs) -> Built:
         names = (artifact.path.name, "model.safetensors", "plan.json", "report.json")
         return Built(
             files={name: work.path(name).read_bytes() for name in names},
-            artifact_bytes=artifact.path.stat().st_size,
+            artifact_bytes=work.path(artifact.path.name).stat().st_size,
             container_bytes=artifact.layers[-1].bytes,
             validation=validation,
             test=test,

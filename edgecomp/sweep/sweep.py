@@ -47,7 +47,9 @@ def check(request: SweepRequest) -> None:
 
     Raises:
         UsageError, DeviceError: an unknown method, a setting that no method knows, a device that is missing.
+        BuildError: a compiler is missing.
     """
+    pipeline.check_compilers(request.base)
     for text in request.base.settings:
         if not any(text in budgets.settings_for(method, (text,)) for method in request.methods):
             pipeline.check(replace(request.base, method="+".join(request.methods)))  # says which there are

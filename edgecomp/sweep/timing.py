@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 from .. import measure
@@ -15,7 +14,7 @@ from ..devices.host import HOST_TARGET
 from ..devices.target import find_target
 from ..records import Measurement, Model, Request
 from ..util import progress
-from ..util.files import atomic_folder, sha256_file
+from ..util.files import atomic_folder, sha256_file, temporary_folder
 from ..util.workspace import Workspace, stage_key
 
 
@@ -30,7 +29,7 @@ def measured_files(
     target, place = find_target(request.target), DeviceOptions.of(request)
     digests = json.dumps({name: sha256_file(path) for name, path in files.items()})
     measurements: dict[str, list[Measurement]] = {name: [] for name in files}
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         records = Path(temporary, "inputs")
         what = measure.write_timed_inputs(model, runtime, files["original"], records)
         for name in choose.chosen(target, request.on, place):

@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..util import progress
-from ..util.files import atomic_file
+from ..util.states import load_state, save_state
 
 
 class Training:
@@ -71,19 +69,14 @@ class Training:
         for name, parameter in self.learned().items():
             moments = self.optimizer.state.get(parameter, {})
             state |= {f"{key}.{name}": moment for key, moment in moments.items() if isinstance(moment, Tensor)}
-        with atomic_file(self.kept) as partial:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, partial, self.counters())
+        save_state(self.kept, state, self.counters())
 
     def resume(self) -> bool:
-        """Goes on from what was saved; False if there is nothing, or it belongs to another run."""
-        if self.kept is None or not self.kept.exists():
+        """Goes on from what was saved; False if there is nothing, it is damaged, or it belongs to another run."""
+        saved = load_state(self.kept) if self.kept is not None else None
+        if saved is None:
             return False
-        values, learned = self.values(), self.learned()
-        try:
-            with safe_open(self.kept, "pt") as file:
-                counters, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError:
-            return False
+        (state, counters), values, learned = saved, self.values(), self.learned()
         if {name for name in state if name.startswith("value.")} != {f"value.{name}" for name in values}:
             return False
         self.restore(counters)

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from ..errors import BuildError
 from ..records import Data, Record
 from ..util import progress
-from ..util.files import atomic_file, cache_folder
+from ..util.cache import digest_path, note, remembered_file
+from ..util.files import cache_folder
 from .loop import Training, chosen, finish, one_cycle
 from .outputs import predict
 
@@ -61,17 +62,25 @@ def train(net: nn.Module, data: Data, recipe: Recipe, head_start: tuple[nn.Modul
             are where `net` starts.
     """
     final = weights_path(net, data, recipe, head_start)
-    if final.exists():
-        return final
+    if final.exists() and not digest_path(final).exists():
+        note(final)  # of a version that kept none
+
+    def make(path: Path) -> None:
+        _train(net, data, recipe, head_start, final.with_name("training.safetensors"))
+        save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
+
+    remembered_file(final, make)
+    final.with_name("training.safetensors").unlink(missing_ok=True)
+    return final
+
+
+def _train(net: nn.Module, data: Data, recipe: Recipe, head_start: tuple[nn.Module, Recipe] | None, kept: Path) -> None:
+    """Trains `net` in place; `kept` is what an interrupted run goes on from."""
     start = load_file(train(head_start[0], data, head_start[1])) if head_start else {}
-    run = RecipeRun(net, data, recipe, final.with_name("training.safetensors"))
+    run = RecipeRun(net, data, recipe, kept)
     run.begin(start)
     finish(run, "training")
     net.to("cpu", memory_format=torch.contiguous_format)
-    with atomic_file(final) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, partial)
-    final.with_name("training.safetensors").unlink(missing_ok=True)
-    return final
 
 
 def _progress_accuracy(net: nn.Module, data: Data) -> float:

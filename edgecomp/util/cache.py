@@ -181,6 +181,12 @@ def digest_path(final: Path) -> Path:
     return final.with_name(f"{final.name}.sha256")
 
 
+def note(final: Path) -> None:
+    """Writes the digest of a file that is there, and taken to be whole."""
+    with _lock(final):
+        _note(final, final)
+
+
 def _json_path(folder: Path, key: str) -> Path:
     return folder / f"{key[:_KEY_LENGTH]}.json"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import BuildError
 from . import progress
-from .cache import key_of, remembered_file
+from .cache import keep, key_of, recall, remembered_file
 from .files import cache_folder, data_folder
 
 
@@ -67,17 +67,41 @@ def objects(compiler: str, sources: list[Path], flags: list[str], name: str, sal
         return list(pool.map(compiled, sources))
 
 
+def require(*compilers: str) -> None:
+    """Refuses to begin without these compilers, unless what they made before may still be there.
+
+    Raises:
+        BuildError: one is missing.
+    """
+    for compiler in compilers:
+        _version(compiler)
+
+
 def _run(command: list[str], what: str) -> None:
+    if shutil.which(command[0]) is None:
+        raise _missing(command[0])
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise BuildError(f"{command[0]} cannot compile {what}:\n{done.stderr.strip()[-2000:]}")
 
 
 def _version(compiler: str) -> str:
+    """Of a compiler that is gone that of before: what it has compiled is found by it."""
+    folder, key = cache_folder("compilers"), key_of(compiler)
+    known = recall(folder, key)
     if shutil.which(compiler) is None:
-        package = "g++-aarch64-linux-gnu" if "aarch64" in compiler else compiler
-        raise BuildError(f"the compiler {compiler} is not installed", f"sudo apt-get install {package}")
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+        if isinstance(known, str):
+            return known
+        raise _missing(compiler)
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    if version != known:
+        keep(folder, key, version)
+    return version
+
+
+def _missing(compiler: str) -> BuildError:
+    package = "g++-aarch64-linux-gnu" if "aarch64" in compiler else compiler
+    return BuildError(f"the compiler {compiler} is not installed", f"sudo apt-get install {package}")
 
 
 def _headers() -> list[Path]:

@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import platformdirs
-
 from ..errors import BuildError
+from . import leftovers
+from .leftovers import cache_folder as cache_folder
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -22,18 +23,6 @@ def data_folder(name: str) -> Path:
     raise BuildError(f"the package data folder {name!r} is missing from {_PACKAGE}", "Install edgecomp again.")
 
 
-def cache_folder(*parts: str) -> Path:
-    """A folder in the user's cache; `EDGECOMP_CACHE` moves it. Created if missing."""
-    root = os.environ.get("EDGECOMP_CACHE") or platformdirs.user_cache_dir("edgecomp")
-    folder = Path(root, *parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _temporary(final: Path) -> Path:
-    return final.with_name(f".{final.name}.{os.getpid()}.partial")
-
-
 @contextlib.contextmanager
 def atomic_file(final: Path) -> Iterator[Path]:
     """Yields a path to write to; on success it becomes `final` in one step, on failure it is removed.
@@ -41,7 +30,7 @@ def atomic_file(final: Path) -> Iterator[Path]:
     Raises:
         BuildError: the file cannot be written (disk full, no permission).
     """
-    partial = _temporary(final)
+    partial = leftovers.partial(final)
     try:
         yield partial
         with open(partial, "rb+") as file:
@@ -56,18 +45,53 @@ def atomic_file(final: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
     """The same for a folder; an existing `final` is replaced."""
-    partial = _temporary(final)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = leftovers.partial(final)
     try:
+        partial.mkdir(parents=True)
         yield partial
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(partial, final)
+        replace(partial, final)
     except OSError as error:
         raise BuildError(f"cannot write {final}: {error.strerror or error}", "Check the disk and -o.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace(new: Path, final: Path) -> None:
+    """Gives a file or folder the name of another one, which is gone then, and stays if that fails.
+
+    Raises:
+        OSError: it fails.
+    """
+    if not final.is_dir() or final.is_symlink():
+        os.replace(new, final)
+        new.unlink(missing_ok=True)  # where both names were of the same file, which does not count as a change
+        return
+    aside = leftovers.partial(final)  # a folder cannot be replaced in one step
+    os.rename(final, aside)
+    try:
+        os.rename(new, final)
+    except OSError:
+        os.rename(aside, final)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """An empty folder outside of the results, gone at the end; that of a process that is killed goes at the next start.
+
+    Raises:
+        BuildError: it cannot be made.
+    """
+    folder = leftovers.partial(Path(tempfile.gettempdir(), "edgecomp"))
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise BuildError(f"cannot write to {folder.parent}: {error.strerror}", "Set TMPDIR to a folder.") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(final: Path, text: str) -> None:
@@ -77,9 +101,9 @@ def write_text(final: Path, text: str) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what killed runs left half-written in `folder`."""
+    """Removes what killed runs left half-written in `folder`, which nobody else writes to."""
     for partial in folder.glob(".*.partial"):
-        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        leftovers.remove(partial)
 
 
 def sha256_file(path: Path) -> str:

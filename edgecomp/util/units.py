@@ -4,6 +4,7 @@ import re
 
 from ..errors import UsageError
 
+_MOST = 1e18  # of anything: more would be a typo, or no number that a computer has
 _BYTES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -49,7 +50,7 @@ def _parse(text: str, units: dict[str, float], what: str, example: str, least: f
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\D*?)\s*", text)
     unit = units.get(match.group(2).lower()) if match else None
     value = float(match.group(1)) * unit if match and unit else -1.0
-    if value < least:
+    if not least <= value <= _MOST:
         raise UsageError(f"cannot read {text!r} as {what}", f"Write it like {example}.")
     return value
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "../../android_bench/runtime.h"
+#include "../runtime.h"
 
 class Tracer : public executorch::runtime::EventTracer {
   using Entry = executorch::runtime::EventTracerEntry;

@@ -76,6 +76,8 @@ typedef struct {
 LiteRtStatus LiteRtCreateEnvironment(int count, const LiteRtEnvOption *options, LiteRtEnvironment *environment);
 LiteRtStatus LiteRtCreateModelFromFile(LiteRtEnvironment environment, const char *path, LiteRtModel *model);
 LiteRtStatus LiteRtGetModelSignature(LiteRtModel model, size_t index, LiteRtSignature *signature);
+LiteRtStatus LiteRtGetSignatureInputName(LiteRtSignature signature, size_t index, const char **name);
+LiteRtStatus LiteRtGetSignatureOutputName(LiteRtSignature signature, size_t index, const char **name);
 LiteRtStatus LiteRtGetNumSignatureInputs(LiteRtSignature signature, size_t *count);
 LiteRtStatus LiteRtGetNumSignatureOutputs(LiteRtSignature signature, size_t *count);
 LiteRtStatus LiteRtGetSignatureInputTensorByIndex(LiteRtSignature signature, size_t index, LiteRtTensor *tensor);
@@ -109,4 +111,9 @@ LiteRtStatus LiteRtGetNumProfilerEvents(LiteRtProfiler profiler, int *count);
 LiteRtStatus LiteRtGetProfilerEvents(LiteRtProfiler profiler, int count, LiteRtEvent *events);
 LiteRtStatus LiteRtRunCompiledModel(LiteRtCompiledModel model, size_t signature, size_t inputs,
                                     LiteRtTensorBuffer *input_buffers, size_t outputs, LiteRtTensorBuffer *output_buffers);
+void LiteRtDestroyTensorBuffer(LiteRtTensorBuffer buffer);
+void LiteRtDestroyCompiledModel(LiteRtCompiledModel model);
+void LiteRtDestroyOptions(LiteRtOptions options);
+void LiteRtDestroyModel(LiteRtModel model);
+void LiteRtDestroyEnvironment(LiteRtEnvironment environment);
 }

@@ -1,8 +1,8 @@
-// Loads and runs a .tflite: the LiteRT side of android_bench/runtime.h.
+// Loads and runs a .tflite: the LiteRT side of targets/runtime.h.
 #include <cstdlib>
 #include <cstring>
 
-#include "../../android_bench/runtime.h"
+#include "../runtime.h"
 #include "custom_ops.h"
 
 namespace {
@@ -11,30 +11,63 @@ std::string describe(const char *what, LiteRtStatus status) {
   return std::string(what) + " failed with LiteRT status " + std::to_string(status);
 }
 
+// LiteRtElementType, by the names of numpy.
+const char *dtype_of(int32_t type) {
+  switch (type) {
+    case 1: return "float32";
+    case 2: return "int32";
+    case 3: return "uint8";
+    case 4: return "int64";
+    case 6: return "bool";
+    case 7: return "int16";
+    case 9: return "int8";
+    case 10: return "float16";
+    case 11: return "float64";
+    default: return "unknown";
+  }
+}
+
 // A buffer of the model's, locked except while the model runs.
 struct Buffer {
   LiteRtTensorBuffer handle;
   int mode;
+  TensorInfo info;
   void *data = nullptr;
   size_t size = 0;
 };
 
 class LiteRt : public Runtime {
  public:
+  ~LiteRt() override {
+    for (auto *buffers : {&inputs_, &outputs_})
+      for (Buffer &buffer : *buffers) {
+        if (buffer.data) LiteRtUnlockTensorBuffer(buffer.handle);
+        LiteRtDestroyTensorBuffer(buffer.handle);
+      }
+    if (compiled_) LiteRtDestroyCompiledModel(compiled_);
+    if (options_) LiteRtDestroyOptions(options_);
+    if (model_) LiteRtDestroyModel(model_);
+    if (environment_) LiteRtDestroyEnvironment(environment_);
+  }
+
+  bool verifies_files() const override { return false; }
+
   std::string load(const std::string &path, int threads, Profile profile) override {
     const LiteRtEnvOption cpu = {kLiteRtEnvOptionAutoRegisterAccelerators, kLiteRtAnyTypeInt, kLiteRtHwAcceleratorCpu};
     if (auto status = LiteRtCreateEnvironment(1, &cpu, &environment_)) return describe("creating the environment", status);
     if (auto status = LiteRtCreateModelFromFile(environment_, path.c_str(), &model_))
       return describe("reading the file", status);
-    LiteRtOptions options;
-    if (auto status = make_options(threads, profile, &options)) return describe("setting the options", status);
-    if (auto status = LiteRtCreateCompiledModel(environment_, model_, options, &compiled_))
+    if (auto status = make_options(threads, profile, &options_)) return describe("setting the options", status);
+    if (auto status = LiteRtCreateCompiledModel(environment_, model_, options_, &compiled_))
       return with_op_error(describe("preparing the model", status));
     if (profile != Profile::kNone && LiteRtCompiledModelGetProfiler(compiled_, &profiler_))
       return "the runtime has no profiler";
     if (const std::string error = make_buffers(); !error.empty()) return error;
     return with_op_error("");
   }
+
+  std::vector<TensorInfo> input_info() override { return info(inputs_); }
+  std::vector<TensorInfo> output_info() override { return info(outputs_); }
 
   std::vector<std::pair<void *, size_t>> inputs() override {
     std::vector<std::pair<void *, size_t>> spans;
@@ -106,6 +139,12 @@ class LiteRt : public Runtime {
     return status ? status : edgecomp_add_litert_ops(*options);
   }
 
+  static std::vector<TensorInfo> info(const std::vector<Buffer> &buffers) {
+    std::vector<TensorInfo> infos;
+    for (const Buffer &buffer : buffers) infos.push_back(buffer.info);
+    return infos;
+  }
+
   // One sample where the file leaves the batch open, as the interpreter runs it unless asked to resize.
   static void fix_shape(LiteRtLayout *layout) {
     for (unsigned i = 0; i < layout->rank; ++i)
@@ -133,12 +172,19 @@ class LiteRt : public Runtime {
       if (!status)
         status = input ? LiteRtGetCompiledModelInputBufferRequirements(compiled_, 0, index, &needs)
                        : LiteRtGetCompiledModelOutputBufferRequirements(compiled_, 0, index, &needs);
-      Buffer buffer = {nullptr, input ? kLiteRtLockWrite : kLiteRtLockRead};
+      const char *name;
+      if (!status)
+        status = input ? LiteRtGetSignatureInputName(signature, index, &name)
+                       : LiteRtGetSignatureOutputName(signature, index, &name);
+      if (status) return describe("reading the signature", status);
+      const int32_t *sizes = type.layout.dimensions;
+      Buffer buffer = {nullptr, input ? kLiteRtLockWrite : kLiteRtLockRead,
+                       {name, dtype_of(type.element_type), {sizes, sizes + type.layout.rank}}};
       if (!status) status = LiteRtCreateManagedTensorBufferFromRequirements(environment_, &type, needs, &buffer.handle);
       if (!status) status = LiteRtGetTensorBufferPackedSize(buffer.handle, &buffer.size);
       if (!status) status = lock(buffer);
+      if (buffer.handle) (input ? inputs_ : outputs_).push_back(buffer);  // which are destroyed in any case
       if (status) return describe("making the buffers", status);
-      (input ? inputs_ : outputs_).push_back(buffer);
       (input ? input_handles_ : output_handles_).push_back(buffer.handle);
     }
     return "";
@@ -146,6 +192,7 @@ class LiteRt : public Runtime {
 
   LiteRtEnvironment environment_ = nullptr;
   LiteRtModel model_ = nullptr;
+  LiteRtOptions options_ = nullptr;
   LiteRtCompiledModel compiled_ = nullptr;
   LiteRtProfiler profiler_ = nullptr;
   std::vector<Buffer> inputs_, outputs_;

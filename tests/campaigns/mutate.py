@@ -1,11 +1,11 @@
 """A campaign against what reads files: each case changes a good file, seeded, and reads it in a child process.
 
-    python tests/campaigns/mutate.py --minutes 5 [--seed 0] [--build DIR]
+    python tests/campaigns/mutate.py --minutes 5 | --cases 10000 [--seed 0]
 
-Each case ends in one of: refused (an error of edgecomp), same (what was read is that of the good file), other (it is
-read as something else, as where a weight has changed and the format has no checksum), traceback, hang, signal. Exits 1
-if there is one of the last three. Archives and weights are made here; with --build also report.json and plan.json of
-that folder.
+Each case ends in one of: refused (an error of edgecomp, or of the program that was given the file), same (what was read
+is that of the good file, or it was made again), other (it is read as something else, as where a weight has changed and
+the format has no digest), traceback, hang, signal. Exits 1 if there is one of the last three, or an `other` of a file
+that has a digest. The good files are made here: an archive, weights, and two small builds.
 """
 
 from __future__ import annotations
@@ -20,55 +20,18 @@ import tempfile
 import time
 import traceback
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
-from safetensors.torch import save_file
-from torch import nn
+from campaigns.readers import SECONDS, File, good_files
 
 from edgecomp.errors import EdgecompError
-from edgecomp.graph import archive
-from edgecomp.plan import read_plan
-from edgecomp.report import read_report
-from edgecomp.util.cache import key_of
-from edgecomp.util.weights import load_weights
+from edgecomp.util import progress
 
 OUTCOMES = ("refused", "same", "other", "traceback", "hang", "signal")
 FAULTS = OUTCOMES[3:]
-_SECONDS = 30
 _WORDS = (b"true", b"null", b"-1", b"9" * 30, b'"', b"{", b"[" * 3000, b"\x00", b"\xff", b"__import__('os')", b"1e999")
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(1), nn.Linear(4 * 6 * 6, 3)).eval()
-
-
-def read_archive(path: Path) -> str:
-    program = archive.load(path)
-    return key_of(dict(program.state_dict)) + str(program.graph)
-
-
-def read_weights(path: Path) -> str:
-    found = net()
-    load_weights(found, path)
-    return key_of(found.state_dict())
-
-
-def good_files(folder: Path, build: Path | None) -> dict[Path, Callable[[Path], str]]:
-    """Files, and what reads each; what is read is given as text."""
-    files: dict[Path, Callable[[Path], str]] = {}
-    torch.export.save(torch.export.export(net(), (torch.zeros(1, 1, 8, 8),)), folder / "net.pt2")
-    files[folder / "net.pt2"] = read_archive
-    state = net().state_dict()
-    save_file(state, folder / "net.safetensors")
-    torch.save(state, folder / "net.pth")
-    files[folder / "net.safetensors"] = files[folder / "net.pth"] = read_weights
-    if build:
-        files[build / "report.json"] = lambda path: read_report(path).model_dump_json()
-        files[build / "plan.json"] = lambda path: read_plan(path).model_dump_json()
-    return files
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
@@ -103,15 +66,14 @@ def write_case(good: Path, case: Path, chance: random.Random) -> None:
             target.writestr(name, mutated(data, chance) if name == chosen else data)
 
 
-def outcome(read: Callable[[Path], str], case: Path, expected: str) -> str:
+def outcome(file: File, case: Path, expected: str) -> str:
     """What becomes of a case, in a child of its own."""
     child = os.fork()
     if child == 0:
-        signal.alarm(_SECONDS)
-        sink = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink, 1)
+        signal.alarm(SECONDS + 5)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         try:
-            code = OUTCOMES.index("same" if read(case) == expected else "other")
+            code = OUTCOMES.index("same" if file.read(case) == expected else "other")
         except EdgecompError:
             code = OUTCOMES.index("refused")
         except BaseException:
@@ -124,33 +86,50 @@ def outcome(read: Callable[[Path], str], case: Path, expected: str) -> str:
     return OUTCOMES[os.WEXITSTATUS(status)]
 
 
+def run(
+    files: list[File], folder: Path, seed: int, minutes: float, cases: int | None
+) -> dict[str, collections.Counter]:
+    """Cases of all files in turns, as many of each as its share; how they ended, by the name of the kind."""
+    progress.console.quiet = True  # of stages, which thousands of cases go through
+    counts: dict[str, collections.Counter[str]] = {file.kind: collections.Counter() for file in files}
+    expected = {file.kind: file.read(file.copied(folder)) for file in files}
+    end, number, done = time.monotonic() + 60 * minutes, 0, 0
+    while done < cases if cases else time.monotonic() < end:
+        for file in files:
+            if number % file.every:
+                continue
+            case = file.copied(folder)
+            write_case(file.good, case, random.Random(f"{seed} {number} {file.kind}"))
+            became = outcome(file, case, expected[file.kind])
+            counts[file.kind][became] += 1
+            done += 1
+            if became in FAULTS or (became == "other" and file.digest):
+                print(f"{became}: seed {seed}, case {number} of {file.kind}", file=sys.stderr)
+        number += 1
+    return counts
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("--minutes", type=float, default=1)
+    options.add_argument("--cases", type=int, help="Instead of minutes.")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--build", type=Path, metavar="DIR")
     asked = options.parse_args()
     torch.set_num_threads(1)  # a child that is forked has no other threads
-    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        files = good_files(folder, asked.build)
-        expected = {path: read(path) for path, read in files.items()}
-        end, number = time.monotonic() + 60 * asked.minutes, 0
-        while time.monotonic() < end:
-            for path, read in files.items():
-                chance = random.Random(f"{asked.seed} {number} {path.name}")
-                case = folder / f"case{path.suffix}"
-                write_case(path, case, chance)
-                became = outcome(read, case, expected[path])
-                counts[path.name][became] += 1
-                if became in FAULTS:
-                    print(f"{became}: seed {asked.seed}, case {number} of {path.name}", file=sys.stderr)
-            number += 1
+        os.environ["TMPDIR"] = tempfile.tempdir = temporary
+        files = good_files(Path(temporary))
+        counts = run(files, Path(temporary), asked.seed, asked.minutes, asked.cases)
     print("| file | cases | " + " | ".join(OUTCOMES) + " |\n|---" + "|---:" * (len(OUTCOMES) + 1) + "|")
     for name, found in counts.items():
-        print(f"| {name} | {found.total()} | " + " | ".join(str(found[key]) for key in OUTCOMES) + " |")
-    sys.exit(any(found[key] for found in counts.values() for key in FAULTS))
+        print(f"| {name} | {found.total():,} | " + " | ".join(str(found[key]) for key in OUTCOMES) + " |")
+    print(
+        f"{sum(found.total() for found in counts.values()):,} cases in {time.monotonic() - start:.0f} s",
+        file=sys.stderr,
+    )
+    wrong = any(counts[file.kind][key] for file in files for key in (*FAULTS, *(["other"] if file.digest else [])))
+    sys.exit(wrong)
 
 
 if __name__ == "__main__":

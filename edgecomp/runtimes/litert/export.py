@@ -15,7 +15,6 @@ import importlib.metadata
 import io
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +35,7 @@ from ...layers.packing import pack_signed
 from ...layers.quantized import Arithmetic, Quantized
 from ...layers.recurrent import inside_recurrences
 from ...layers.transposed import Cropped
+from ...util.files import temporary_folder
 from .. import Constant
 from .._composites import looked_up_once
 from .file_net import FileNet
@@ -71,7 +71,7 @@ def export(net: nn.Module, example_inputs: tuple[Tensor, ...], path: Path) -> No
         try:
             convertible = _convertible(net)
             integers = plain_layers(convertible)
-            with tempfile.TemporaryDirectory() as temporary:
+            with temporary_folder() as temporary:
                 converted = Path(temporary, "converted")
                 with looked_up_once():
                     litert_torch.convert(convertible, example_inputs).export(str(converted))

@@ -29,6 +29,8 @@ _ALIGNMENT = 64  # LiteRT refuses to hand a custom op a constant that lies anywh
 
 _REMEDY = "Fetch it again, or convert it again, with fixed sizes; `Interpreter(path).allocate_tensors()` must work."
 
+_SECONDS = 25  # and as many more for every 100 MB: what takes longer does not come to an end
+
 # Verifies and prepares what comes on its standard input, as far as this is possible without others' custom operators.
 _VERIFIER = """
 import sys
@@ -62,7 +64,11 @@ def verified(data: bytes, source: str) -> Any:
     """
     if data[4:8] != IDENTIFIER:
         raise BuildError(f"{source} is not a .tflite file: bytes 4 to 8 are {data[4:8]!r}, not {IDENTIFIER!r}")
-    child = subprocess.run([sys.executable, "-c", _VERIFIER], input=data, capture_output=True)
+    limit = _SECONDS * (1 + len(data) / 100e6)
+    try:
+        child = subprocess.run([sys.executable, "-c", _VERIFIER], input=data, capture_output=True, timeout=limit)
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{source} is damaged: LiteRT has not verified it within {limit:.0f} s", _REMEDY) from error
     if child.returncode:
         lines = child.stderr.decode(errors="replace").strip().splitlines()
         died = f"the verifier died of {signal.Signals(-child.returncode).name}" if child.returncode < 0 else ""

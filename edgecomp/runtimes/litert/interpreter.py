@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...errors import BuildError
 from ...graph.batches import Tensors, joined, records
+from ...util.files import temporary_folder
 from . import flatbuffer
 from .file_net import FileNet
 from .reader import main_graph, shape_of
@@ -77,7 +78,7 @@ def values_of(
         raise BuildError(f"{net.source}: its signature is not of the first graph, which alone can be listened to")
     shapes = [shape_of(model.subgraphs[0].tensors[index]) for index in tensors]
     split = records(samples, batch)
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         path = Path(temporary, "model.tflite")
         path.write_bytes(file)
         first = zip(net.inputs, (x.numpy() for x in split[0]), strict=True)

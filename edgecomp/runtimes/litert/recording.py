@@ -6,7 +6,6 @@ weights by then that stand for their codes. Of what passes by only moments and a
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from ...fitting.calibration import BATCH, ROWS_PER_BATCH, ROWS_PER_PRODUCT, Inputs, Moments, Recording
 from ...graph.batches import Tensors
 from ...layers.matrix import input_rows, kind_of, weight_matrix
+from ...util.files import temporary_folder
 from . import rewriter
 from .file_net import FileNet, Site
 from .interpreter import values_of
@@ -68,7 +68,7 @@ class FileRecording(Recording):
     def _record(self, net: FileNet, fitted: list[str], names: list[str], seed: int) -> dict[str, tuple[Inputs, Tensor]]:
         listeners = [_Listener(net.get_submodule(name), net.sites[name], self._batch, seed) for name in names]
         tensors = [net.sites[name].given for name in names]
-        with tempfile.TemporaryDirectory() as temporary:
+        with temporary_folder() as temporary:
             path = Path(temporary, "fitted.tflite")
             rewriter.write(net.plain(fitted), path)
             file = path.read_bytes()

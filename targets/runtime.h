@@ -1,4 +1,4 @@
-// What the bench program needs of a runtime; one file per runtime implements it (targets/<runtime>/runtime.cc).
+// What the bench program and apps need of a runtime; one file per runtime implements it (targets/<runtime>/runtime.cc).
 #pragma once
 
 #include <cstddef>
@@ -18,11 +18,23 @@ struct Event {
   uint64_t begin, end;
 };
 
+// A tensor that a model takes or gives. The name is empty where the file keeps none.
+struct TensorInfo {
+  std::string name, dtype;  // as numpy calls it: float32, int64, bool
+  std::vector<int32_t> shape;
+};
+
 class Runtime {
  public:
   virtual ~Runtime() = default;
-  // Loads a model with full verification; a profile costs time and memory. Returns what went wrong, or "".
+  // Whether `load` may be given any file: a damaged one is an error.
+  virtual bool verifies_files() const = 0;
+  // Loads a model, with full verification where there is any; a profile costs time and memory. Returns what went wrong,
+  // or "".
   virtual std::string load(const std::string &path, int threads, Profile profile) = 0;
+  // What the loaded model takes and gives, in the order of the buffers.
+  virtual std::vector<TensorInfo> input_info() = 0;
+  virtual std::vector<TensorInfo> output_info() = 0;
   // The input buffers, to be filled before `run`.
   virtual std::vector<std::pair<void *, size_t>> inputs() = 0;
   // One inference. Returns what went wrong, or "".

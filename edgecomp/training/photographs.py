@@ -1,0 +1,70 @@
+"""Crops of photographs, for nets that were trained on such: inputs without labels, for the original is the teacher."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import BuildError
+from ..records import Data, Split
+
+FOLDER = "EDGECOMP_PHOTOGRAPHS"
+_DEFAULT = "/usr/share/backgrounds"  # what Debian's packages of wallpapers install
+_LEAST = 8  # photographs
+_SHARES = {"train": 0.35, "calibration": 0.25, "test": 0.4}
+
+
+def photographs(size: int, crops: int = 40, seed: int = 0, mean: float = 0.0, std: float = 1.0) -> Data:
+    """Square crops, mirrored at random; no photograph is in two splits. The metric is `agreement` with the original.
+
+    Args:
+        size: pixels of a side. crops: of each photograph. mean, std: subtracted from pixels in [0, 1], divided by.
+
+    Returns:
+        Splits of (N, 3, size, size) float32 without targets.
+
+    Raises:
+        BuildError: there are fewer than eight photographs in the folder that EDGECOMP_PHOTOGRAPHS names.
+    """
+    files = _files(Path(os.environ.get(FOLDER, _DEFAULT)))
+    chance = np.random.default_rng(seed)
+    order = chance.permutation(len(files))
+    splits, begin = {}, 0
+    for name, share in _SHARES.items():
+        end = len(files) if name == "test" else begin + max(2, round(share * len(files)))
+        pixels = [_crop(files[i], size, crops, chance) for i in order[begin:end]]
+        splits[name] = Split(f"photographs/{name} ({end - begin})", (torch.cat(pixels) - mean) / std, None)
+        begin = end
+    return Data(**splits, metric="agreement")
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    files = [path for path in files if path.is_file() and not path.is_symlink()]
+    if len(files) < _LEAST:
+        raise BuildError(
+            f"{folder} holds {len(files)} photographs (.jpg, .png), {_LEAST} are needed",
+            f"Set {FOLDER} to a folder of photographs, or: sudo apt-get install mate-backgrounds ukui-wallpapers",
+        )
+    return files
+
+
+def _crop(path: Path, size: int, crops: int, chance: np.random.Generator) -> Tensor:
+    """(crops, 3, size, size) in [0, 1]."""
+    from PIL import Image
+
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    shortest = min(image.size)
+    made = []
+    for _ in range(crops):
+        side = int(min(shortest, max(size, shortest * chance.uniform(0.3, 1.0))))
+        left, top = (int(chance.integers(0, length - side + 1)) for length in image.size)
+        crop = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+        pixels = torch.from_numpy(np.asarray(crop).copy()).permute(2, 0, 1).float() / 255
+        made.append(pixels.flip(-1) if chance.random() < 0.5 else pixels)
+    return torch.stack(made)
