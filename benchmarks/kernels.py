@@ -56,6 +56,8 @@ ANDROID = "android-arm64"
 SAMPLES = 64  # inputs that ranges and tables are fitted to; a convolution gets one, which has many pixels
 RUNTIMES = {"executorch": "ExecuTorch", "litert": "LiteRT"}
 OURS, BYTES = "k=16,s=4", "k=16,s=4,tables=8"  # the tables that builds choose, and what bytes would cost
+# Of convolutions: what weights cost that meet many inputs.
+PRODUCTS = ("k=16,s=4,kernel=dot", "k=256,s=4,kernel=dot")
 FITTING = ("fit=plain", "iterations=1")  # of random weights: how good the codes are does not change what they cost
 # Runtime, method, settings.
 RIVALS = {
@@ -195,7 +197,8 @@ def entries(more: tuple[str, ...], subject: Subject) -> dict[str, Entry]:
     """Rivals, then ours in both runtimes, then more of ours in ExecuTorch."""
     found: dict[str, Entry] = dict(RIVALS)
     fitting, made_up = (FITTING, (BYTES,)) if subject.statistics is None else ((), ())
-    for text in dict.fromkeys((OURS, *made_up, *more)):
+    products = PRODUCTS if kind_of(subject.layer) == "conv" else ()
+    for text in dict.fromkeys((OURS, *made_up, *products, *more)):
         method, settings = (text if ":" in text else f"pq:{text}").split(":", 1)
         name, known = f"{method} {settings.replace(',', ' ')}", discover.method(method).Config.model_fields
         common = [*fitting, *(("codebooks=shared",) if kind_of(subject.layer) == "conv" else ())]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from edgecomp.layers.codebook import CodebookConv2d, Coded
+from edgecomp.layers.codebook import DOT, CodebookConv2d, Coded
 from edgecomp.layers.quantized import Quantized
 from edgecomp.util import compiler
 
@@ -74,8 +74,10 @@ def limit(work: Work, threads: int) -> Limit:
 def work(layer: nn.Module, outputs: Tensor, read_bytes: int) -> Work:
     """Of a layer, plain, of integers or coded, that gives `outputs`: (rows of inputs, m) or (N, m, height, width)."""
     positions = outputs.numel() // outputs.shape[1]
-    if isinstance(layer, Coded):
+    if isinstance(layer, Coded) and layer.effective_tables.bits != DOT:
         return Work(read_bytes, _lookups(layer, positions))
+    if isinstance(layer, Coded):
+        return Work(read_bytes, {"int8": positions * layer.format.rows * layer.format.columns})
     kind, weights = ("int8", layer.shape) if isinstance(layer, Quantized) else ("fp32", layer.weight.shape)
     return Work(read_bytes, {kind: positions * weights.numel()})
 

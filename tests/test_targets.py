@@ -20,6 +20,7 @@ LITERT = data_folder("targets") / "litert"
 EXECUTORCH = data_folder("targets") / "executorch"
 SOURCES = {  # beside the kernels
     "kernels": [KERNELS / "test_kernels.cc"],
+    "dot": [KERNELS / "test_dot.cc"],
     "litert_op": [LITERT / "op.cc", LITERT / "test/test_op.cc"],
     "litert_op_fuzz": [LITERT / "op.cc", LITERT / "test/fuzz_op.cc"],
     "executorch_ops_fuzz": [EXECUTORCH / "ops.cc", EXECUTORCH / "test/fuzz_ops.cc"],

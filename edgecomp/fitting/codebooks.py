@@ -80,7 +80,7 @@ def interface(
         form, matrix = chosen(layer, config), weight_matrix(layer)
         unit = 1.0 if _fits_half(layer) else _size(matrix)
         coding = fit(matrix if unit == 1 else matrix / unit, form, config, inputs, seed)
-        return coded_layer(layer, form, coding.codes, coding.codebook * unit, tables=config.tables_for(form))
+        return config.applied(coded_layer(layer, form, coding.codes, coding.codebook * unit))
 
     return refuse, predict, compress
 

@@ -1,4 +1,5 @@
-"""Which tables the kernels look products up in: bytes where a layer's outputs on calibration inputs can bear them.
+"""Which tables the kernels look products up in: bytes where a layer's outputs on calibration inputs can bear them. Or
+none: where a weight meets many inputs, weights and inputs are rounded to int8 and multiplied.
 
 Tables of bytes are the fastest. All products of one group of tables are rounded with one scale, so that what that adds
 to the outputs depends on how much products differ in size, and so on the inputs: it is found by doing as kernels do.
@@ -14,16 +15,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers.codebook import CodebookConv2d, CodebookEmbedding, Coded, CodeFormat, Tables
+from ..layers.codebook import DOT, CodebookConv2d, CodebookEmbedding, Coded, Tables
 from ..records import Record
-from . import calibration
+from . import calibration, int8_products
 
-LIMIT = 0.005  # relative error of a layer's outputs that tables may add
+LIMIT = 0.005  # relative error of a layer's outputs that tables, or products of integers, may add
 _GROUPS: tuple[Literal[16, 32, 64], ...] = (64, 32, 16)  # the larger, the faster
 _SAMPLES = 64
 _ROWS, _LEAST_ROWS = 64, 16
+_IMAGES = 16  # rounded as a whole
 _PRODUCTS = 1 << 22  # at a time
 _LANES = 256
+_ROWS_FOR_BYTES = 128
 
 
 class TableConfig(Record):
@@ -36,11 +39,25 @@ class TableConfig(Record):
         "16, for few rows, and for axis=y.",
     )
 
-    def tables_for(self, codes: CodeFormat) -> Tables | None:
-        """Those asked for, as far as there are kernels; None if they are to be chosen."""
-        if self.tables == "auto":
-            return None
-        return Tables(bits={"8": 8, "16": 16, "exact": 32}[self.tables] if codes.rounds else 32)
+    kernel: Literal["auto", "lookup", "dot", "exact"] = Field(
+        "auto",
+        description="lookup: products of inputs and codewords are looked up. dot: weights are decoded to int8 and "
+        "multiplied with inputs rounded to int8. exact: neither is rounded. auto: dot where a weight meets many inputs "
+        "and that adds at most 0.5 % to the error of the layer's outputs, unless tables says otherwise.",
+    )
+
+    def applied(self, made: Coded) -> Coded:
+        """The layer with what was asked for, as far as there are kernels; the rest is to be chosen."""
+        if isinstance(made, CodebookEmbedding):
+            return made
+        made.may_round = self.kernel == self.tables == "auto"
+        if self.kernel == "dot":
+            made.tables = Tables(bits=DOT if made.format.columns <= int8_products.MOST_COLUMNS else 32)
+        elif self.kernel == "exact":
+            made.tables = Tables(bits=32)
+        elif self.tables != "auto":
+            made.tables = Tables(bits={"8": 8, "16": 16, "exact": 32}[self.tables] if made.format.rounds else 32)
+        return made
 
 
 @torch.no_grad()
@@ -48,7 +65,7 @@ def choose_tables(
     net: nn.Module, layer: nn.Module, replacement: nn.Module, samples: calibration.Samples, seed: int = 0
 ) -> None:
     """Gives the coded layers in `replacement` their tables, by what they get when it is called with what `layer` gets
-    in `net`, and says of tables of bytes what they cost."""
+    in `net`, and says what rounding costs."""
     waiting = [part for part in replacement.modules() if isinstance(part, Coded) and _depends(part)]
     if not waiting:
         return
@@ -56,7 +73,7 @@ def choose_tables(
     given = calibration.alike(calibration.inputs_of(net, layer, samples, _SAMPLES))
     for part in waiting:
         seen = calibration.alike(x for one in given for x in calibration.inputs_of(replacement, part, one))
-        part.tables = _choice(part, torch.cat([sampled_rows(part, x, generator) for x in seen]))
+        part.tables = _choice(part, seen, generator)
 
 
 def table_errors(layer: Coded, x: Tensor, groups: tuple[int, ...] = _GROUPS) -> Iterator[float]:
@@ -120,19 +137,63 @@ def sampled_rows(layer: Coded, x: Tensor, generator: torch.Generator) -> Tensor:
 
 def _depends(part: Coded) -> bool:
     """Its inputs say which tables it gets, or what these cost."""
-    if isinstance(part, CodebookEmbedding) or not part.format.rounds:
+    if isinstance(part, CodebookEmbedding):
         return False
-    return part.tables is None or part.tables.bits == 8
+    return part.format.rounds or part.may_round if part.tables is None else part.tables.bits in (DOT, 8)
 
 
-def _choice(layer: Coded, x: Tensor) -> Tables:
-    if layer.tables is not None:
-        (error,) = table_errors(layer, x, (layer.tables.group,))
+def _choice(layer: Coded, seen: list[Tensor], generator: torch.Generator) -> Tables:
+    """Of a layer that is called with each of `seen` (N, …)."""
+    rows = torch.cat([sampled_rows(layer, x, generator) for x in seen])
+    if layer.tables is not None and layer.tables.bits == 8:
+        (error,) = table_errors(layer, rows, (layer.tables.group,))
         return layer.tables.model_copy(update={"error": error})
-    for group, error in zip(_GROUPS, table_errors(layer, x), strict=True):
-        if error <= LIMIT:
-            return Tables(bits=8, group=group, error=error)
-    return layer.format.tables
+    if layer.tables is not None:
+        return _dot(layer, seen)
+    many = _meets_many(layer, seen)
+    dot = _dot(layer, seen) if many and not _bytes_win(layer) else None
+    if dot and _is_exact_enough(dot):
+        return dot
+    if layer.format.rounds:
+        for group, error in zip(_GROUPS, table_errors(layer, rows), strict=True):
+            if error <= LIMIT:
+                return Tables(bits=8, group=group, error=error)
+    if many and dot is None:
+        dot = _dot(layer, seen)
+    return dot if dot and _is_exact_enough(dot) else layer.format.tables
+
+
+def _is_exact_enough(tables: Tables) -> bool:
+    return tables.error is not None and tables.error <= LIMIT
+
+
+def _dot(layer: Coded, seen: list[Tensor]) -> Tables:
+    return Tables(bits=DOT, error=int8_products.relative_error(layer, *_rows_and_rounded(layer, seen)))
+
+
+def _rows_and_rounded(layer: Coded, seen: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Some rows of what a layer's matrix multiplies, and the same of inputs that are rounded to int8."""
+    found: tuple[list[Tensor], list[Tensor]] = [], []
+    generators = [torch.Generator().manual_seed(0) for _ in found]
+    for x in seen:
+        x = x[:_IMAGES].float() if isinstance(layer, CodebookConv2d) else sampled_rows(layer, x, generators[0])
+        for rows, generator, inputs in zip(found, generators, (x, int8_products.rounded_inputs(layer, x)), strict=True):
+            rows.append(sampled_rows(layer, inputs, generator) if isinstance(layer, CodebookConv2d) else inputs)
+    return torch.cat(found[0]), torch.cat(found[1])
+
+
+def _meets_many(layer: Coded, seen: list[Tensor]) -> bool:
+    """Whether decoding weights to int8 pays: products of integers are faster than tables of 16 bits, or of fp32."""
+    f = layer.format
+    if not layer.may_round or f.columns > int8_products.MOST_COLUMNS:
+        return False
+    return min(int8_products.positions(layer, x) for x in seen) >= (8 if f.rounds else 4)
+
+
+def _bytes_win(layer: Coded) -> bool:
+    """Whether tables of bytes, where they are exact enough, are as fast as products of integers: those of a pixel are
+    made for as many lookups as there are rows."""
+    return layer.format.rounds and (not isinstance(layer, CodebookConv2d) or layer.format.rows >= _ROWS_FOR_BYTES)
 
 
 def _products(layer: Coded, x: Tensor) -> Tensor:

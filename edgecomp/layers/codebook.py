@@ -92,25 +92,31 @@ class CodeFormat(Record):
         return Cost(bytes=self.bytes + 4 * self.rows * bias, macs=words + self.stages * self.blocks * self.lanes)
 
 
+DOT: Literal[0] = 0  # of `Tables.bits`: none
+
+
 class Tables(Record):
-    """How a kernel looks up products of inputs and codewords; what there is for k from 9 to 16 along the rows.
+    """How a kernel looks up products of inputs and codewords; what there is for k from 9 to 16 along the rows. Or that
+    it does not: any codes can be decoded to int8 and multiplied with inputs rounded to int8.
 
     Attributes:
-        bits: 8 or 16: products are rounded to integers that share a scale. 32: they are exact.
+        bits: 8 or 16: products are rounded to integers that share a scale. 32: they are exact. DOT: weights and inputs
+            are rounded.
         group: tables whose products share a scale, 64, 32 or 16; a table is the products of one segment.
         error: what rounding adds to the layer's outputs on calibration inputs, relative; None if it was not measured.
     """
 
-    bits: Literal[8, 16, 32]
+    bits: Literal[0, 8, 16, 32]
     group: Literal[16, 32, 64] = 64
     error: float | None = None
 
     @property
     def text(self) -> str:
         """For the report: `8-bit, groups of 32, 0.48 %`."""
-        if self.bits != 8:
-            return f"{self.bits}-bit" if self.bits < 32 else "exact"
-        return f"8-bit, groups of {self.group}" + ("" if self.error is None else f", {100 * self.error:.2f} %")
+        if self.bits in (16, 32):
+            return "16-bit" if self.bits == 16 else "exact"
+        what = "int8 products" if self.bits == DOT else f"8-bit, groups of {self.group}"
+        return what + ("" if self.error is None else f", {100 * self.error:.2f} %")
 
 
 class Coded(nn.Module):
@@ -119,7 +125,10 @@ class Coded(nn.Module):
     Attributes:
         tables: how products are looked up on a device, None until that is chosen: then as exactly as is fast. torch
             multiplies exactly.
+        may_round: it may be chosen that inputs are rounded to int8.
     """
+
+    may_round = True
 
     def __init__(self, format: CodeFormat, bias: bool, tables: Tables | None = None) -> None:
         super().__init__()

@@ -2,7 +2,8 @@
 
 Here they decode and multiply, which is their definition. On the device the kernels of `targets/kernels` compute on
 the codes. All take the codes as stored, see `packing`, and codebooks of shape (stages, groups, s, k). `table_bits` and
-`table_group` say how kernels look up products, see `Tables`; nothing changes here. `relu`: negative outputs become 0.
+`table_group` say how kernels look up products, or that they round instead, see `Tables`; nothing changes here.
+`relu`: negative outputs become 0.
 """
 
 import torch

@@ -24,6 +24,7 @@ def twin(made: nn.Module, layer: nn.Module) -> nn.Module:
     if isinstance(made, Coded):
         tables = made.tables if kind_of(layer) != "embedding" else None
         other: nn.Module = coded_layer(layer, made.format, made.unpacked(), made.words(), made.scale, tables)
+        other.may_round = made.may_round
         shared = ("codes", "codebook", "scale")
     elif isinstance(made, Quantized):
         arithmetic = Arithmetic(made.bits, made.static)

@@ -46,8 +46,7 @@ def compress(layer: nn.Module, config: Config, inputs: Inputs | None, seed: int)
         signs, scale = _plain(matrix, config.ternary)
     else:
         signs, scale = _calibrated(matrix, inputs, config)
-    patterns, tables = _patterns(form)[None, None], config.tables_for(form)
-    return coded_layer(layer, form, _codes(signs, form), patterns, scale, tables)
+    return config.applied(coded_layer(layer, form, _codes(signs, form), _patterns(form)[None, None], scale))
 
 
 def _format(layer: nn.Module, config: Config) -> CodeFormat:

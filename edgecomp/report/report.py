@@ -184,7 +184,7 @@ def print_report(result: Report, console: Console) -> None:
     layers = _table(titles, rows, {"layer", "method"}, figures.heading(result))
     tables = Text("".join(f"{line.name}: {line.tables}\n" for line in result.layers if line.tables), "dim")
     if tables:
-        tables = Text("looked up in tables, and what their rounding adds to the outputs:\n", "dim") + tables
+        tables = Text("how codes are multiplied, and what rounding adds to the outputs:\n", "dim") + tables
     texts = {"", "evidence"}
     why = explain.tables(result.search, result.plan) if result.search else []
     parts = [

@@ -47,7 +47,7 @@ bool read_matrix(const Tensor &codes, const Tensor &codebook, const optional<Ten
                  const Lookup &lookup, edgecomp_matrix *w) {
   const bool half = codebook.scalar_type() == ScalarType::Half;
   if (!fits(rows) || !fits(columns) || axis < 0 || axis > 1 || tile < 8 || tile > 128) return false;
-  if (!fits(lookup.bits) || !fits(lookup.group)) return false;
+  if ((lookup.bits != EDGECOMP_DOT && !fits(lookup.bits)) || !fits(lookup.group)) return false;
   if (!is_contiguous(codes, ScalarType::Byte) || codebook.dim() != 4) return false;
   if (!is_contiguous(codebook, half ? ScalarType::Half : ScalarType::Float)) return false;
   for (int i = 0; i < 4; ++i)

@@ -32,10 +32,14 @@ typedef struct {
   int32_t codebook_is_half;
   const float *scale;       /* one factor per row, or NULL */
   const float *bias;        /* one summand per row, or NULL */
-  int32_t table_bits;       /* products of inputs and codewords are looked up as integers of 8 or 16 bits, or as fp32 (32) */
+  int32_t table_bits;       /* products of inputs and codewords are looked up as integers of 8 or 16 bits, or as fp32 (32);
+                               EDGECOMP_DOT: none are, see codebook_dot.h */
   int32_t table_group;      /* neighbouring tables that share the scale of their integers: 16, 32 or 64 */
   int32_t relu;             /* 1: negative outputs become 0 */
 } edgecomp_matrix;
+
+#define EDGECOMP_DOT 0 /* of `table_bits`: weights are decoded to int8 and multiplied with inputs of int8 */
+#define EDGECOMP_MOST_DOT_COLUMNS 65536
 
 /* Values of one tensor, at most: sums and products of a few such numbers then stay far from 2^63. */
 #define EDGECOMP_MOST_ELEMENTS ((int64_t)1 << 40)
@@ -85,7 +89,7 @@ static inline int edgecomp_matrix_is_valid(const edgecomp_matrix *w) {
          (w->tile == 8 || w->tile == 16 || w->tile == 32 || w->tile == 64 || w->tile == 128) && w->stages > 0 &&
          w->stages <= 16 && w->groups > 0 && w->segment > 0 && w->segment <= 64 && w->codewords >= 2 &&
          w->codewords <= 256 && w->groups <= edgecomp_blocks(w) &&
-         (w->table_bits == 8 || w->table_bits == 16 || w->table_bits == 32) &&
+         (w->table_bits == EDGECOMP_DOT || w->table_bits == 8 || w->table_bits == 16 || w->table_bits == 32) &&
          (w->table_group == 16 || w->table_group == 32 || w->table_group == 64) && (w->relu == 0 || w->relu == 1);
 }
 

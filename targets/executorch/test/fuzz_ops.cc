@@ -171,7 +171,7 @@ edgecomp_matrix described(Bytes &bytes, int32_t rows, int32_t columns) {
   w.stages = bytes.between(1, 2), w.segment = bytes.between(1, 9);
   w.codewords = bytes.from({2, 3, 5, 8, 11, 16, 16, 40, 256});
   w.groups = bytes.next() % 2 ? 1 : edgecomp_blocks(&w);
-  w.table_bits = bytes.from({8, 16, 32}), w.table_group = bytes.from({16, 32, 64});
+  w.table_bits = bytes.from({EDGECOMP_DOT, 8, 16, 32}), w.table_group = bytes.from({16, 32, 64});
   w.codebook_is_half = bytes.next() % 2;
   return w;
 }

@@ -1,6 +1,8 @@
 #include "codebook_conv2d.h"
 
+#include "../codebook_dot/codebook_dot.h"
 #include "../codebook_linear/lookup16.h"
+#include "../codebook_linear/transpose.h"
 
 using namespace edgecomp;
 
@@ -20,29 +22,6 @@ edgecomp_matrix at_one_position(const edgecomp_conv2d &c, const edgecomp_matrix 
   edgecomp_matrix part = w;
   part.columns = c.channels;
   return part;
-}
-
-typedef float Four __attribute__((vector_size(16)));
-
-// Four rows of four floats become four columns.
-inline void transpose_four(const float *from, size_t from_stride, float *to, size_t to_stride) {
-  Four v[4];
-  for (int i = 0; i < 4; ++i) std::memcpy(&v[i], from + i * from_stride, sizeof v[i]);
-  const Four a = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5), b = __builtin_shufflevector(v[2], v[3], 0, 4, 1, 5);
-  const Four c = __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7), d = __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7);
-  v[0] = __builtin_shufflevector(a, b, 0, 1, 4, 5), v[1] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
-  v[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5), v[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
-  for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_stride, &v[i], sizeof v[i]);
-}
-
-// to[c * to_stride + r] = from[r * from_stride + c].
-void transpose(const float *from, size_t from_stride, int rows, int columns, float *to, size_t to_stride) {
-  const int whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
-  for (int c = 0; c < whole_columns; c += 4)
-    for (int r = 0; r < whole_rows; r += 4)
-      transpose_four(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
-  for (int r = 0; r < rows; ++r)
-    for (int c = r < whole_rows ? whole_columns : 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
 }
 
 // How a convolution is cut into bands, and where in the scratch memory things are.
@@ -199,10 +178,13 @@ int edgecomp_conv2d_is_valid(const edgecomp_conv2d *c, const edgecomp_matrix *w)
          edgecomp_conv2d_output(c, 1) > 0;
 }
 
-size_t edgecomp_conv2d_scratch_bytes(const edgecomp_conv2d *c, const edgecomp_matrix *w) { return Plan(*c, *w).bytes; }
+size_t edgecomp_conv2d_scratch_bytes(const edgecomp_conv2d *c, const edgecomp_matrix *w) {
+  return edgecomp_dot_conv2d_fits(c, w) ? edgecomp_dot_conv2d_scratch_bytes(c, w) : Plan(*c, *w).bytes;
+}
 
 void edgecomp_conv2d_run(const edgecomp_conv2d *c, const edgecomp_matrix *w, const float *x, float *y, void *scratch,
                          const edgecomp_threads *threads) {
+  if (edgecomp_dot_conv2d_fits(c, w)) return edgecomp_dot_conv2d_run(c, w, x, y, scratch, threads);
   const Plan plan(*c, *w);
   const size_t input = size_t(c->channels) * c->height * c->width, output = size_t(w->rows) * plan.height * plan.width;
   for (int b = 0; b < c->batch; ++b) {

@@ -97,7 +97,7 @@ int call_recurrence(Bytes &bytes) {
       w.axis = bytes.next() % 4 == 0, w.tile = bytes.from({8, 16, 32, 64, 128});
       w.stages = bytes.between(1, 2), w.segment = bytes.between(1, 9), w.codewords = bytes.from({2, 5, 16, 16, 40, 256});
       w.groups = bytes.next() % 2 ? 1 : edgecomp_blocks(&w);
-      w.table_bits = bytes.from({8, 16, 32}), w.table_group = bytes.from({16, 32, 64});
+      w.table_bits = bytes.from({EDGECOMP_DOT, 8, 16, 32}), w.table_group = bytes.from({16, 32, 64});
       made = made && add(ElementType::kInt8, {int64_t(edgecomp_codes_bytes(&w))});
       made = made && add(half ? ElementType::kFloat16 : ElementType::kFloat32, {w.stages, w.groups, w.segment, w.codewords});
     } else {
@@ -123,7 +123,7 @@ int call(Bytes bytes) {
   w.axis = bytes.next() % 4 == 0, w.tile = bytes.from({8, 16, 32, 64, 128});
   w.stages = bytes.between(1, 2), w.segment = bytes.between(1, 9), w.codewords = bytes.from({2, 3, 5, 8, 11, 16, 16, 40, 256});
   w.groups = bytes.next() % 2 ? 1 : edgecomp_blocks(&w);
-  std::vector<int32_t> settings = {w.rows, w.axis, w.tile, scale, bias, bytes.from({8, 16, 32}), bytes.from({16, 32, 64}),
+  std::vector<int32_t> settings = {w.rows, w.axis, w.tile, scale, bias, bytes.from({EDGECOMP_DOT, 8, 16, 32}), bytes.from({16, 32, 64}),
                                    bytes.next() % 2};
   const int32_t stride = bytes.between(1, 2), padding = bytes.between(0, 2), dilation = bytes.between(1, 2);
   if (conv) settings.insert(settings.end(), {kernel, kernel, stride, stride, padding, padding, dilation, dilation});

@@ -91,7 +91,7 @@ void check_results() {
 void check_settings() {
   for (Op op : {Op::kLinear, Op::kConv2d, Op::kEmbedding})
     for (const auto &[place, value] : std::vector<std::pair<int, int32_t>>{
-             {5, 0}, {5, 4}, {5, 24}, {5, -8}, {5, 64}, {6, 0}, {6, 8}, {6, 48}, {6, 128}, {6, -64}, {7, 2}, {7, -1}}) {
+             {5, 1}, {5, 4}, {5, 24}, {5, -8}, {5, 64}, {6, 0}, {6, 8}, {6, 48}, {6, 128}, {6, -64}, {7, 2}, {7, -1}}) {
       Layer layer(op);
       layer.settings[place] = value;
       expect(!run_op(op, layer.inputs, layer.output).empty(), "wrong table bits, table group or relu are accepted");
