@@ -23,7 +23,7 @@ def test_the_gate(tiny_model, tmp_path):
             "--method",
             "int8",
             "--on",
-            "none",
+            "host",
             "--max-drop",
             "100",
             *options,
