@@ -16,8 +16,10 @@ CI = Path(__file__).parent.parent / "docs/ci"
 def test_the_gate(tiny_model, tmp_path):
     def gate(baseline: str, *options: str) -> int:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        arguments = ["out", baseline, tiny_model.name, *["--method", "int8", "--on", "host", "--max-drop", "100"], *options]
-        return subprocess.run([CI / "gate.sh", *arguments], cwd=tmp_path, env={**os.environ, "PATH": path}).returncode
+        build = [tiny_model.name, "--method", "int8", "--on", "host", "--max-drop", "100", *options]
+        return subprocess.run(
+            [CI / "gate.sh", "out", baseline, *build], cwd=tmp_path, env={**os.environ, "PATH": path}
+        ).returncode
 
     assert gate("none", "--budget", "1MB") == 0
     comment = (tmp_path / "out/comment.md").read_text()

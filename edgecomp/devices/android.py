@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from ..errors import UsageError
+from ..layers.codebook import INT8_PRODUCTS
 from ..records import Report
 from ..report import read_report
 from ..util.files import atomic_folder, data_folder, sha256_file, write_text
@@ -23,6 +24,8 @@ from .host import HOST_TARGET
 from .target import find_target
 
 _SUFFIXES = {"executorch": ".pte", "litert": ".tflite"}
+# The folders of kernels that a model may do without: what its file calls the op; codebook_linear is what others use.
+_PARTS = {"conv2d": b"codebook_conv2d", "embedding": b"codebook_embedding", "recurrence": b"recurrence"}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -95,6 +98,7 @@ def _fill(folder: Path, name: str, runtime: str, models: list[AndroidModel]) -> 
     targets = data_folder("targets")
     android, native = targets / "android", folder / "src/main/cpp"
     version = find_target(HOST_TARGET).runtimes[runtime].version
+    idle = _idle(models)
     known = {
         "name": name,
         "namespace": f"dev.edgecomp.{re.sub(r'[^a-z0-9]', '', name.lower())}",
@@ -102,6 +106,7 @@ def _fill(folder: Path, name: str, runtime: str, models: list[AndroidModel]) -> 
         "version": version,
         "edgecomp": importlib.metadata.version("edgecomp"),
         "models": models,
+        "idle": idle,
     }
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(android / "module"), keep_trailing_newline=True, undefined=jinja2.StrictUndefined
@@ -115,6 +120,10 @@ def _fill(folder: Path, name: str, runtime: str, models: list[AndroidModel]) -> 
     for part in ("kernels", "api", runtime):
         ignored = shutil.ignore_patterns("test", "test_*", "delegate", "reference.cc", "README.md")
         shutil.copytree(targets / part, native / part, ignore=ignored)
+    for part in idle:  # the headers are named by others
+        (folder_of,) = (native / "kernels").glob(f"*{part}")
+        for source in folder_of.glob("*.cc"):
+            source.unlink()
     (native / "android").mkdir()
     shutil.copy(android / "jni.cc", native / "android/jni.cc")
     shutil.copy(targets / "runtime.h", native / "runtime.h")
@@ -126,6 +135,14 @@ def _fill(folder: Path, name: str, runtime: str, models: list[AndroidModel]) -> 
     for model in models:
         shutil.copy(model.file, assets / model.asset)
         write_text(assets / f"{model.asset}.sha256", f"{sha256_file(model.file)}  {model.asset}\n")
+
+
+def _idle(models: list[AndroidModel]) -> list[str]:
+    """The kernels that no model uses, by the last word of their folders."""
+    files = [model.file.read_bytes() for model in models]
+    idle = [part for part, name in _PARTS.items() if not any(name in file for file in files)]
+    layers = [layer for model in models for layer in model.report.layers]
+    return idle + ([] if any(INT8_PRODUCTS in layer.tables for layer in layers) else ["dot"])
 
 
 def _names(header: Path) -> str:

@@ -93,6 +93,7 @@ class CodeFormat(Record):
 
 
 DOT: Literal[0] = 0  # of `Tables.bits`: none
+INT8_PRODUCTS = "int8 products"
 
 
 class Tables(Record):
@@ -115,7 +116,7 @@ class Tables(Record):
         """For the report: `8-bit, groups of 32, 0.48 %`."""
         if self.bits in (16, 32):
             return "16-bit" if self.bits == 16 else "exact"
-        what = "int8 products" if self.bits == DOT else f"8-bit, groups of {self.group}"
+        what = INT8_PRODUCTS if self.bits == DOT else f"8-bit, groups of {self.group}"
         return what + ("" if self.error is None else f", {100 * self.error:.2f} %")
 
 

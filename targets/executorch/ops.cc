@@ -114,6 +114,7 @@ Tensor &codebook_linear(KernelRuntimeContext &context, const Tensor &x, const Te
   return out;
 }
 
+#ifndef EDGECOMP_WITHOUT_CONV2D
 // Values of a convolution's output; -1 if there are too many.
 int64_t outputs(const edgecomp_conv2d &c, const edgecomp_matrix &w) {
   const int64_t pixels = edgecomp_product(edgecomp_conv2d_output(&c, 0), edgecomp_conv2d_output(&c, 1));
@@ -156,6 +157,9 @@ Tensor &codebook_conv2d(KernelRuntimeContext &context, const Tensor &x, const Te
   return out;
 }
 
+#endif
+
+#ifndef EDGECOMP_WITHOUT_EMBEDDING
 Tensor &codebook_embedding(KernelRuntimeContext &context, const Tensor &index, const Tensor &codes,
                            const Tensor &codebook, optional<Tensor> scale, int64_t rows, int64_t columns, int64_t axis,
                            int64_t tile, Tensor &out) {
@@ -172,6 +176,9 @@ Tensor &codebook_embedding(KernelRuntimeContext &context, const Tensor &index, c
   return out;
 }
 
+#endif
+
+#ifndef EDGECOMP_WITHOUT_RECURRENCE
 // Fills `r` from the op's arguments; false if they do not fit together.
 bool read_recurrence(const Tensor &xp, const Tensor &h0, const optional<Tensor> &c0, ArrayRef<Tensor> constants,
                      ArrayRef<int64_t> settings, const Tensor &out, edgecomp_recurrence *r) {
@@ -215,9 +222,18 @@ Tensor &recurrence(KernelRuntimeContext &context, const Tensor &xp, const Tensor
   return out;
 }
 
+#endif
+
 }  // namespace
 
-EDGECOMP_OP(recurrence);
+// What the models of an app do not use it can leave out: -DEDGECOMP_WITHOUT_CONV2D and the like.
 EDGECOMP_OP(codebook_linear);
-EDGECOMP_OP(codebook_embedding);
+#ifndef EDGECOMP_WITHOUT_CONV2D
 EDGECOMP_OP(codebook_conv2d);
+#endif
+#ifndef EDGECOMP_WITHOUT_EMBEDDING
+EDGECOMP_OP(codebook_embedding);
+#endif
+#ifndef EDGECOMP_WITHOUT_RECURRENCE
+EDGECOMP_OP(recurrence);
+#endif

@@ -73,6 +73,7 @@ bool linear(const std::vector<OpTensor> &inputs, const OpTensor &y) {
   return true;
 }
 
+#ifndef EDGECOMP_WITHOUT_CONV2D
 bool conv2d(const std::vector<OpTensor> &inputs, const OpTensor &y) {
   const OpTensor &x = inputs[0];
   if (!is_float(x) || x.shape.size() != 4 || !is_float(y)) return false;
@@ -96,6 +97,9 @@ bool conv2d(const std::vector<OpTensor> &inputs, const OpTensor &y) {
   return true;
 }
 
+#endif
+
+#ifndef EDGECOMP_WITHOUT_EMBEDDING
 bool embedding(const std::vector<OpTensor> &inputs, const OpTensor &y) {
   const OpTensor &index = inputs[0];
   Arguments a;
@@ -112,6 +116,9 @@ bool embedding(const std::vector<OpTensor> &inputs, const OpTensor &y) {
   return edgecomp_embedding_run(&a.w, rows.data(), count, static_cast<float *>(y.data));
 }
 
+#endif
+
+#ifndef EDGECOMP_WITHOUT_RECURRENCE
 int32_t bytes_of(ElementType type) {
   switch (type) {
     case ElementType::kFloat32:
@@ -153,6 +160,7 @@ std::vector<int32_t> recurrence_shape(const std::vector<int32_t> &xp, const std:
   if (lstm && xp[0] == INT32_MAX) return {};
   return {xp[0] + lstm, h0[0], h0[1]};
 }
+#endif
 
 }  // namespace
 
@@ -163,8 +171,10 @@ int64_t OpTensor::elements() const {
 }
 
 std::vector<int32_t> output_shape(Op op, const std::vector<std::vector<int32_t>> &inputs) {
+#ifndef EDGECOMP_WITHOUT_RECURRENCE
   if (op == Op::kRecurrence)
     return inputs.size() < 4 ? std::vector<int32_t>{} : recurrence_shape(inputs[0], inputs[1]);
+#endif
   const size_t least = op == Op::kConv2d ? 7 : 5;
   if (inputs.size() < least || inputs[0].empty() || inputs[3].size() != 1 || inputs.back().size() != 1) return {};
   std::vector<int32_t> shape = inputs[0];
@@ -181,12 +191,30 @@ std::vector<int32_t> output_shape(Op op, const std::vector<std::vector<int32_t>>
   return shape;
 }
 
+namespace {
+
+// What the models of an app do not use it can leave out: -DEDGECOMP_WITHOUT_CONV2D and the like.
+bool run(Op op, const std::vector<OpTensor> &inputs, const OpTensor &output) {
+  if (inputs.size() < (op == Op::kRecurrence ? 4 : 5)) return false;
+  switch (op) {
+    case Op::kLinear: return linear(inputs, output);
+#ifndef EDGECOMP_WITHOUT_CONV2D
+    case Op::kConv2d: return conv2d(inputs, output);
+#endif
+#ifndef EDGECOMP_WITHOUT_EMBEDDING
+    case Op::kEmbedding: return embedding(inputs, output);
+#endif
+#ifndef EDGECOMP_WITHOUT_RECURRENCE
+    case Op::kRecurrence: return recurrence(inputs, output);
+#endif
+    default: return false;
+  }
+}
+
+}  // namespace
+
 std::string run_op(Op op, const std::vector<OpTensor> &inputs, const OpTensor &output) {
-  const bool enough = inputs.size() >= (op == Op::kRecurrence ? 4 : 5);
-  const bool done = enough && (op == Op::kLinear      ? linear(inputs, output)
-                               : op == Op::kConv2d    ? conv2d(inputs, output)
-                               : op == Op::kEmbedding ? embedding(inputs, output)
-                                                      : recurrence(inputs, output));
+  const bool done = run(op, inputs, output);
   return done ? "" : std::string(kOpNames[int(op)]) + ": the arguments do not fit together";
 }
 

@@ -17,6 +17,10 @@
 extern "C" {
 #endif
 
+#ifdef EDGECOMP_WITHOUT_DOT /* An app whose models do not use it leaves it out. */
+static inline int edgecomp_dot_fits(const edgecomp_matrix *w) { return (void)w, 0; }
+static inline int edgecomp_dot_conv2d_fits(const edgecomp_conv2d *c, const edgecomp_matrix *w) { return (void)c, (void)w, 0; }
+#else
 /* 1 if a valid matrix is to be multiplied so; sums of more columns would not fit into 32 bits. */
 static inline int edgecomp_dot_fits(const edgecomp_matrix *w) {
   return w->table_bits == EDGECOMP_DOT && w->columns <= EDGECOMP_MOST_DOT_COLUMNS;
@@ -24,6 +28,7 @@ static inline int edgecomp_dot_fits(const edgecomp_matrix *w) {
 
 /* The same of a valid convolution: its padding must not be many times as large as the image. */
 int edgecomp_dot_conv2d_fits(const edgecomp_conv2d *c, const edgecomp_matrix *w);
+#endif
 
 /* As their namesakes in codebook_linear.h and codebook_conv2d.h. */
 size_t edgecomp_dot_linear_scratch_bytes(const edgecomp_matrix *w, int64_t batch);
