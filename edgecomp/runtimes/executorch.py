@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,11 +102,10 @@ def stored(layer: Quantized) -> list[Tensor]:
 
 def constants(path: Path) -> list[Constant]:
     """Constants of our ops (with dtype) and of the XNNPACK graphs (packed as the backend wants them)."""
-    from executorch.exir._serialize._program import deserialize_pte_binary
     from executorch.exir.schema import Tensor as TensorValue
     from executorch.exir.tensor import get_scalar_type
 
-    file = deserialize_pte_binary(path.read_bytes())
+    file = _parsed(path)
     program = file.program
     stored = []
     for plan in program.execution_plan:
@@ -120,6 +120,16 @@ def constants(path: Path) -> list[Constant]:
     return stored
 
 
+def _parsed(path: Path) -> Any:
+    """The parts of a .pte; its reader verifies nothing, and fails in many ways on a damaged one."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    try:
+        return deserialize_pte_binary(path.read_bytes())
+    except Exception as error:
+        raise BuildError(f"{path} is damaged: {type(error).__name__}: {error}", "Build it again.") from error
+
+
 def signature(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Signature:
     """The file takes and gives what the net does."""
     return Signature(tuple(map(TensorSpec.of, inputs)), tuple(map(TensorSpec.of, outputs)))
@@ -127,9 +137,7 @@ def signature(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...
 
 def operators(path: Path) -> set[str]:
     """Names of the operators outside of delegates, like `aten::add.out`, and of the delegates."""
-    from executorch.exir._serialize._program import deserialize_pte_binary
-
-    plans = deserialize_pte_binary(path.read_bytes()).program.execution_plan
+    plans = _parsed(path).program.execution_plan
     names = {f"{op.name}.{op.overload}" for plan in plans for op in plan.operators}
     return names | {delegate.id for plan in plans for delegate in plan.delegates}
 
