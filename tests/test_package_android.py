@@ -67,7 +67,7 @@ def run_java(made: Path, module: Path, files: Path, *arguments: object, **enviro
     (asset,) = (path.name for path in (module / "src/main/assets").iterdir() if path.suffix != ".sha256")
     command += [module / "src/main/assets", files, asset, *rest]
     more = {"LD_LIBRARY_PATH": str(made / "libraries"), **environment}
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **more})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **more}, cwd=files)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING in native method" not in done.stdout + done.stderr
     return done.stdout.splitlines()
