@@ -1,4 +1,4 @@
-"""The command that makes a module for an app from builds."""
+"""The commands on builds that are finished: compare them, show them, make a module for an app of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,42 @@ from typing import Annotated
 
 import typer
 
-from .printing import print_message, print_table
+from .options import Points, Tolerance
+from .printing import print_comparison, print_message, print_table
 
 app = typer.Typer()
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Folder of a build, or a report.json.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER")],
+    tolerance: Tolerance = "5%",
+    points: Points = 0.1,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say of every figure of two builds whether it is better, the same, worse, noisy, or not comparable.
+
+    Exits 1 if one is worse, 5 if one is noisy or none can be compared."""
+    from ..report import compare as comparing
+    from ..report import read_report
+    from ..util.units import parse_share
+
+    compared = comparing.compare(read_report(before), read_report(after), parse_share(tolerance), points)
+    print_comparison(compared, json)
+    raise typer.Exit(compared.exit_code)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Show the report of a build again, and write report.html, report.md and report.junit.xml anew."""
+    from rich.console import Console
+
+    from ..report import print_report, read_report, render
+
+    result = read_report(folder / "report.json")
+    render(result, folder)
+    print_report(result, Console())
 
 
 @app.command()

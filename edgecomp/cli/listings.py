@@ -15,6 +15,8 @@ from .printing import print_json, print_table
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from .doctor import Finding
+
 app = typer.Typer()
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -86,28 +88,28 @@ def doctor(
     """Say what is installed, what is missing and how to get it; of a phone, whether it is ready to be measured on.
 
     Exits 4 if a build would miss something."""
-    findings = _of_phone(serial) if phone else _of_machine()
-    if as_json:
-        print_json(findings)
-    else:
-        rows = [("ok" if f["ok"] else "–", f["what"], f["state"], f["remedy"]) for f in findings]
-        print_table(("", "what", "state", "what to do" if phone else "how to get it"), rows)
-    raise typer.Exit(0 if all(f["ok"] or f.get("optional") for f in findings) else 4)
-
-
-def _of_machine() -> list[dict[str, Any]]:
     from dataclasses import asdict
 
+    findings = _of_phone(serial) if phone else _of_machine()
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        rows = [("ok" if f.ok else "–", f.what, f.state, f.remedy) for f in findings]
+        print_table(("", "what", "state", "what to do" if phone else "how to get it"), rows)
+    raise typer.Exit(0 if all(f.ok or f.optional for f in findings) else 4)
+
+
+def _of_machine() -> list[Finding]:
     from .doctor import examine
 
-    return [asdict(finding) for finding in examine()]
+    return examine()
 
 
-def _of_phone(serial: str | None) -> list[dict[str, Any]]:
-    from ..devices.checkup import checkup
+def _of_phone(serial: str | None) -> list[Finding]:
     from ..devices.target import find_target
+    from .checkup import checkup
 
-    return [check._asdict() for check in checkup(find_target("android-arm64"), serial)]
+    return list(checkup(find_target("android-arm64"), serial))
 
 
 def _print_methods(known: dict[str, dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import EdgecompError
-from . import app_module, complete, failures, listings
+from . import complete, failures, finished, listings
 from .options import (
     Address,
     Budget,
@@ -45,7 +45,7 @@ app = typer.Typer(
 )
 
 app.add_typer(listings.app)
-app.add_typer(app_module.app)
+app.add_typer(finished.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -306,26 +306,6 @@ def bench(
 
 
 @app.command()
-def compare(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Folder of a build, or a report.json.")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER")],
-    tolerance: Tolerance = "5%",
-    points: Points = 0.1,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Say of every figure of two builds whether it is better, the same, worse, noisy, or not comparable.
-
-    Exits 1 if one is worse, 5 if one is noisy or none can be compared."""
-    from ..report import compare as comparing
-    from ..report import read_report
-    from ..util.units import parse_share
-
-    compared = comparing.compare(read_report(before), read_report(after), parse_share(tolerance), points)
-    print_comparison(compared, json)
-    raise typer.Exit(compared.exit_code)
-
-
-@app.command()
 def train(
     model: Annotated[str, typer.Argument(help="Model file or zoo name.", autocompletion=complete.model)],
     quick: Quick = False,
@@ -342,18 +322,6 @@ def train(
     metric, test = metric_of(trained.data.metric or "top1"), trained.data.test
     shown = format_score(score(trained.data, predict(trained.net, test.inputs)), metric.unit)
     print(f"{trained.name}: {metric.name} {shown} of {len(test):,} samples of {test.name}\n{path}")
-
-
-@app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    """Show the report of a build again, and write report.html, report.md and report.junit.xml anew."""
-    from rich.console import Console
-
-    from ..report import print_report, read_report, render
-
-    result = read_report(folder / "report.json")
-    render(result, folder)
-    print_report(result, Console())
 
 
 @app.command()
