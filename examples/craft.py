@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgecomp.datasets import photographs
+from edgecomp.util.weights import load_weights
 
 SIZE = 320
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -110,8 +111,7 @@ text_iou.unit = "%"
 def data():
     """Words on photographs; the targets are the original net's own maps."""
     net = build()
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    net.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
+    load_weights(net, weights)
     net.eval()
     photos = photographs(SIZE, crops=3)
     splits = {"metric": text_iou}

@@ -15,6 +15,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from edgecomp.util.weights import load_weights
+
 HEIGHT, WIDTH = 64, 256
 weights = Path(importlib.util.find_spec("easyocr_en_models").origin).parent / "models/english_g2.pth"
 
@@ -85,8 +87,7 @@ characters_read.unit = "%"
 def data():
     """Rendered words; the targets are the original net's own scores."""
     net = build()
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    net.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
+    load_weights(net, weights)
     net.eval()
     splits = {"metric": characters_read}
     for number, (name, count) in enumerate((("train", 1000), ("calibration", 300), ("test", 500))):
