@@ -23,7 +23,6 @@ from .bundle import kept_bundle
 from .host import HOST_TARGET
 from .target import find_target
 
-_SUFFIXES = {"executorch": ".pte", "litert": ".tflite"}
 # The folders of kernels that a model may do without: what its file calls the op; codebook_linear is what others use.
 _PARTS = {"conv2d": b"codebook_conv2d", "embedding": b"codebook_embedding", "recurrence": b"recurrence"}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -64,7 +63,7 @@ def write_module(builds: Sequence[Path], out: Path) -> list[AndroidModel]:
         raise UsageError(f"the builds are for {' and '.join(sorted(runtimes))}", "Make a module for each runtime.")
     (runtime,) = runtimes
     models = [
-        _model(build, report, f"{build.resolve().name if len(builds) > 1 else 'model'}{_SUFFIXES[runtime]}")
+        _model(build, report, build.resolve().name if len(builds) > 1 else "model")
         for build, report in zip(builds, reports, strict=True)
     ]
     if len({model.asset for model in models}) < len(models):
@@ -74,13 +73,14 @@ def write_module(builds: Sequence[Path], out: Path) -> list[AndroidModel]:
     return models
 
 
-def _model(build: Path, report: Report, asset: str) -> AndroidModel:
-    file = build / f"model{_SUFFIXES[report.runtime]}"
-    if not file.exists() or sha256_file(file) != report.artifact_sha256:
-        raise UsageError(f"{file} is not the file that {build / 'report.json'} tells of", "Build it again.")
+def _model(build: Path, report: Report, name: str) -> AndroidModel:
+    file = next((path for path in build.glob("model.*") if sha256_file(path) == report.artifact_sha256), None)
+    if file is None:
+        raise UsageError(f"{build} does not hold the file that its report.json tells of", "Build it again.")
     bundle = kept_bundle(find_target(HOST_TARGET), report.runtime)
     command = [str(bundle / "run.sh"), "--model", str(file), "--inputs", "/dev/null", "--trust", "1", "--info", "1"]
     told = run_bench(command, "this machine", file)
+    asset = f"{name}{file.suffix}"
     return AndroidModel(file, asset, report, _named(told["takes"], "input"), _named(told["gives"], "output"))
 
 
@@ -134,7 +134,7 @@ def _fill(folder: Path, name: str, runtime: str, models: list[AndroidModel]) -> 
     assets.mkdir()
     for model in models:
         shutil.copy(model.file, assets / model.asset)
-        write_text(assets / f"{model.asset}.sha256", f"{sha256_file(model.file)}  {model.asset}\n")
+        write_text(assets / f"{model.asset}.sha256", f"{model.report.artifact_sha256}  {model.asset}\n")
 
 
 def _idle(models: list[AndroidModel]) -> list[str]:

@@ -4,6 +4,8 @@ convolution."""
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from ..layers import ops
@@ -49,7 +51,4 @@ def positions(layer: Coded, x: Tensor) -> int:
     """How many inputs each weight meets when the layer is called with one of the samples x (N, …)."""
     if not isinstance(layer, CodebookConv2d):
         return x[0].numel() // layer.format.columns
-    g, count = layer.geometry, 1
-    for i, size in enumerate(x.shape[2:]):
-        count *= (size + 2 * g["padding"][i] - g["dilation"][i] * (g["kernel"][i] - 1) - 1) // g["stride"][i] + 1
-    return count
+    return math.prod(ops.output_sizes(x.shape[2:], **layer.geometry))

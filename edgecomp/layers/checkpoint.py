@@ -19,6 +19,7 @@ from .channels import channels_of, set_channels
 
 # What reading a damaged file raises, be it in safetensors, in torch, or on the way through what the metadata name.
 _DAMAGED = (SafetensorError, OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError)
+_DAMAGED += (MemoryError,)  # of sizes that make no sense
 
 
 def save(net: nn.Module, path: Path) -> None:
@@ -92,6 +93,6 @@ def restore(net: nn.Module, path: Path) -> nn.Module:
         net.load_state_dict(state)
         for name, source in json.loads(metadata["aliases"]).items():
             _share(net, name, source)
-    except (*_DAMAGED, MemoryError) as error:
+    except _DAMAGED as error:
         raise BuildError(f"{path} is not a compressed checkpoint of this model: {error}") from error
     return net.eval()

@@ -84,6 +84,12 @@ _library.impl("codebook_conv2d", _conv2d, "CompositeExplicitAutograd")
 _library.impl("codebook_embedding", _embedding, "CompositeExplicitAutograd")
 
 
+def output_sizes(sizes, kernel, stride, padding, dilation):  # type: ignore[no-untyped-def]
+    """Height and width of what a convolution gives for images of these sizes."""
+    rows = zip(sizes, kernel, stride, padding, dilation, strict=True)
+    return [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in rows]
+
+
 @torch.library.register_fake("edgecomp::codebook_linear")
 def _fake_linear(x, codes, codebook, scale, bias, rows, *settings):  # type: ignore[no-untyped-def]
     return x.new_empty(*x.shape[:-1], rows)
@@ -93,8 +99,7 @@ def _fake_linear(x, codes, codebook, scale, bias, rows, *settings):  # type: ign
 def _fake_conv2d(  # type: ignore[no-untyped-def]
     x, codes, codebook, scale, bias, rows, axis, tile, table_bits, table_group, relu, kernel, stride, padding, dilation
 ):
-    size = [(x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
-    return x.new_empty(x.shape[0], rows, *size)
+    return x.new_empty(x.shape[0], rows, *output_sizes(x.shape[2:], kernel, stride, padding, dilation))
 
 
 @torch.library.register_fake("edgecomp::codebook_embedding")

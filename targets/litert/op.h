@@ -19,7 +19,17 @@
 namespace edgecomp {
 
 // The numbers of tflite_types.h, which both APIs use.
-enum class ElementType : int32_t { kFloat32 = 1, kInt32 = 2, kUInt8 = 3, kInt64 = 4, kInt8 = 9, kFloat16 = 10 };
+enum class ElementType : int32_t {
+  kFloat32 = 1,
+  kInt32 = 2,
+  kUInt8 = 3,
+  kInt64 = 4,
+  kBool = 6,
+  kInt16 = 7,
+  kInt8 = 9,
+  kFloat16 = 10,
+  kFloat64 = 11,
+};
 
 struct OpTensor {
   ElementType type;

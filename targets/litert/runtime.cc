@@ -4,6 +4,7 @@
 
 #include "../runtime.h"
 #include "custom_ops.h"
+#include "op.h"
 
 namespace {
 
@@ -11,18 +12,18 @@ std::string describe(const char *what, LiteRtStatus status) {
   return std::string(what) + " failed with LiteRT status " + std::to_string(status);
 }
 
-// LiteRtElementType, by the names of numpy.
+// By the names of numpy.
 const char *dtype_of(int32_t type) {
-  switch (type) {
-    case 1: return "float32";
-    case 2: return "int32";
-    case 3: return "uint8";
-    case 4: return "int64";
-    case 6: return "bool";
-    case 7: return "int16";
-    case 9: return "int8";
-    case 10: return "float16";
-    case 11: return "float64";
+  switch (edgecomp::ElementType(type)) {
+    case edgecomp::ElementType::kFloat32: return "float32";
+    case edgecomp::ElementType::kInt32: return "int32";
+    case edgecomp::ElementType::kUInt8: return "uint8";
+    case edgecomp::ElementType::kInt64: return "int64";
+    case edgecomp::ElementType::kBool: return "bool";
+    case edgecomp::ElementType::kInt16: return "int16";
+    case edgecomp::ElementType::kInt8: return "int8";
+    case edgecomp::ElementType::kFloat16: return "float16";
+    case edgecomp::ElementType::kFloat64: return "float64";
     default: return "unknown";
   }
 }
