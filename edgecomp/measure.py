@@ -20,7 +20,7 @@ from .export import file_outputs, module_outputs, proof_inputs, signature_of
 from .graph.batches import Tensors, records
 from .graph.given import distance
 from .graph.trace import batch_of
-from .records import Accuracy, Artifact, EmulatorCheck, Measured, Model, OutputError, Plan, Request, Split
+from .records import Accuracy, Artifact, EmulatorCheck, Measured, Measurement, Model, OutputError, Plan, Request, Split
 from .training.metrics import answers_agree
 from .training.scores import compare_answers
 from .util import progress
@@ -29,6 +29,7 @@ from .util.files import cache_folder, sha256_file, temporary_folder
 from .util.units import format_score
 
 _EMULATED_SAMPLES, _DEVICE_SAMPLES = 32, 500  # of the test split, for the check
+_EMULATED_INSTRUCTIONS = 5e9  # of the original on them; about a minute
 _BROKEN = 10  # percent that outputs are off, where nothing tells what they are worth
 _TOLERANCE = 0.01  # relative difference from the host's outputs; the same sums in another order
 
@@ -60,7 +61,7 @@ def measure(model: Model, plan: Plan, artifact: Artifact, request: Request) -> M
                     scene = protocol.BenchInputs(plan.runtime, bundle, artifact.files, records, what)
                     measurements += protocol.measured(device, scene)
                     if name != "host":
-                        check = _check(model, plan, artifact, device)
+                        check = _check(model, plan, artifact, device, _checked_samples(measurements))
                     notes += [f"{device.name}: {remark}" for remark in device.remarks()]
         notes += _warnings(error, accuracy if accuracy is not None and _tells(model, accuracy) else None)
         return Measured(tuple(measurements), accuracy, check, tuple(notes), error)
@@ -140,10 +141,18 @@ def write_timed_inputs(model: Model, runtime: str, file: Path, path: Path) -> st
     return f"{what}, sha256 {sha256_file(path)[:16]}"
 
 
-def _check(model: Model, plan: Plan, artifact: Artifact, device: Device) -> EmulatorCheck:
-    """All outputs of the compressed file on the device against the same file on the host, over a subset of the test
-    split; without one over the inputs of the proof."""
-    count, batch = _DEVICE_SAMPLES if device.tells_time else _EMULATED_SAMPLES, batch_of(model.example_inputs)
+def _checked_samples(measurements: list[Measurement]) -> int:
+    """How many samples the device that was measured last runs in reasonable time."""
+    instructions = max((m.instructions or 0 for m in measurements), default=0)
+    return (
+        min(_EMULATED_SAMPLES, max(1, int(_EMULATED_INSTRUCTIONS // instructions))) if instructions else _DEVICE_SAMPLES
+    )
+
+
+def _check(model: Model, plan: Plan, artifact: Artifact, device: Device, count: int) -> EmulatorCheck:
+    """All outputs of the compressed file on the device against the same file on the host, over the first `count`
+    samples of the test split; without one over the inputs of the proof."""
+    batch = batch_of(model.example_inputs)
     if model.data is None:
         (inputs, _), what = proof_inputs(model), "random inputs"
     else:

@@ -82,7 +82,7 @@ def _figures(timed: timing.Timing) -> dict[str, Any]:
 def _profile(device: Device, inputs: BenchInputs, path: Path) -> list[LayerTime]:
     """The operators of one warm inference, from a process of its own; empty where the runtime does not tell."""
     repeat = _PROFILED if device.tells_time else 1
-    options = {"threads": 1, "warmup": 3, "repeat": repeat, "profile": 1}
+    options = {"threads": 1, "warmup": 3 if device.tells_time else 1, "repeat": repeat, "profile": 1}
     operators = device.run(inputs.bundle, path, inputs.records, **options).operators
     count = len(operators) // repeat
     names = [name for name, _ in operators[:count]]
@@ -102,9 +102,9 @@ def _counted(device: Device, inputs: BenchInputs) -> dict[str, dict[str, Any]]:
     figures = {}
     with progress.bar(f"running on {device.name}", len(inputs.files)) as advance:
         for name, path in inputs.files.items():
-            run = device.run(inputs.bundle, path, inputs.records, threads=1, warmup=1, repeat=3)
+            run = device.run(inputs.bundle, path, inputs.records, threads=1, warmup=1, repeat=2)
             figures[name] = {
-                "instructions": int(np.median(run.instructions[1:])),
+                "instructions": min(run.instructions[1:]),
                 "peak_rss_bytes": run.peak_rss_bytes,
                 "rss_anon_bytes": run.rss_anon_bytes,
             }

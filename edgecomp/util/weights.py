@@ -82,9 +82,9 @@ def _foreign(path: Path) -> tuple[str, str]:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    try:
+    try:  # is_zipfile, too, raises where the end of an archive is damaged
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") or "/code/__torch__" in name for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
