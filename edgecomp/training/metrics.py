@@ -84,10 +84,11 @@ def metric_of(metric: str | Callable[..., float] | Metric) -> Metric:
 
 def chosen(data: Data, outputs: Tensor, targets: Tensor | None) -> Metric:
     """The metric by which outputs of a split are judged: that of the data, or, where the split has no targets, one that
-    compares with the original's outputs, which then are the targets (see `original_as_targets`)."""
+    compares with the original's outputs, which then are the targets (see `original_as_targets`); any function does."""
     if targets is None:
-        named = None if data.metric is None or callable(data.metric) else metric_of(data.metric)
-        return named if named is not None and named.name in _OF_ORIGINAL else default(outputs, None)
+        named = None if data.metric is None else metric_of(data.metric)
+        compares = named is not None and (callable(data.metric) or named.name in _OF_ORIGINAL)
+        return named if compares else default(outputs, None)
     return default(outputs, targets) if data.metric is None else metric_of(data.metric)
 
 

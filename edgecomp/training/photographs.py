@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import BuildError
 from ..records import Data, Split
@@ -15,6 +14,7 @@ from ..records import Data, Split
 FOLDER = "EDGECOMP_PHOTOGRAPHS"
 _DEFAULT = "/usr/share/backgrounds"  # what Debian's packages of wallpapers install
 _LEAST = 8  # photographs
+_SMALLEST = 0.3  # side of a crop, of the shorter side
 _SHARES = {"train": 0.35, "calibration": 0.25, "test": 0.4}
 
 
@@ -36,8 +36,10 @@ def photographs(size: int, crops: int = 40, seed: int = 0, mean: float = 0.0, st
     splits, begin = {}, 0
     for name, share in _SHARES.items():
         end = len(files) if name == "test" else begin + max(2, round(share * len(files)))
-        pixels = [_crop(files[i], size, crops, chance) for i in order[begin:end]]
-        splits[name] = Split(f"photographs/{name} ({end - begin})", (torch.cat(pixels) - mean) / std, None)
+        pixels = np.concatenate([_crops(files[i], size, crops, chance) for i in order[begin:end]])
+        inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+        inputs.div_(255).sub_(mean).div_(std)
+        splits[name] = Split(f"photographs/{name} ({end - begin})", inputs, None)
         begin = end
     return Data(**splits, metric="agreement")
 
@@ -53,18 +55,20 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _crop(path: Path, size: int, crops: int, chance: np.random.Generator) -> Tensor:
-    """(crops, 3, size, size) in [0, 1]."""
+def _crops(path: Path, size: int, crops: int, chance: np.random.Generator) -> np.ndarray:
+    """(crops, size, size, 3) uint8."""
     from PIL import Image
 
     with Image.open(path) as file:
+        scale = size / _SMALLEST / min(file.size)  # crops are cut from a photograph that is no larger than they need
+        if scale < 1:
+            file.thumbnail(tuple(round(scale * length) for length in file.size), Image.Resampling.BICUBIC)
         image = file.convert("RGB")
     shortest = min(image.size)
-    made = []
-    for _ in range(crops):
-        side = int(min(shortest, max(size, shortest * chance.uniform(0.3, 1.0))))
+    made = np.empty((crops, size, size, 3), np.uint8)
+    for i in range(crops):
+        side = int(min(shortest, max(size, shortest * chance.uniform(_SMALLEST, 1.0))))
         left, top = (int(chance.integers(0, length - side + 1)) for length in image.size)
         crop = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-        pixels = torch.from_numpy(np.asarray(crop).copy()).permute(2, 0, 1).float() / 255
-        made.append(pixels.flip(-1) if chance.random() < 0.5 else pixels)
-    return torch.stack(made)
+        made[i] = np.asarray(crop)[:, :: -1 if chance.random() < 0.5 else 1]
+    return made
