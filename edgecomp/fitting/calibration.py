@@ -22,9 +22,10 @@ from .error_feedback import damped, upper_cholesky
 CALIBRATION_SAMPLES = 3072
 ENERGY_SAMPLES = 1024  # enough for variances
 
-BATCH = 256
-ROWS_PER_BATCH = 4096
 ROWS_PER_PRODUCT = 2048
+_BATCH = 256
+_ROWS_OF_A_SAMPLE, _ROWS, _ROWS_OF_A_COLUMN = 16, 16_384, 4  # the least, of one sample and together
+_ROWS_OF_A_RECURRENCE = 4096
 _WIDEST = 10_000  # columns; their covariance, damped and factored, takes 1.6 GB
 _NUMBERS = 1 << 26  # in the rows of a batch
 _STRIP = 1024
@@ -231,9 +232,28 @@ def _last(replacement: nn.Module) -> nn.Module:
 def _rows(net: nn.Module, layer: nn.Module, samples: Samples, seed: int) -> Iterator[Tensor]:
     """The inputs of a layer as rows of what its matrix multiplies; the same seed takes the same rows."""
     generator = torch.Generator().manual_seed(seed)
-    limit = max(1, min(ROWS_PER_BATCH, _NUMBERS // weight_matrix(layer).shape[1]))
+    columns = weight_matrix(layer).shape[1]
+    count, at_once = _counts(net, samples)
+    limit = max(1, min(at_once * rows_of_a_sample(count, columns), _NUMBERS // columns))
     matrices = (input_rows(layer, x.float(), limit, generator) for x in inputs_of(net, layer, samples))
     return _large(matrices, ROWS_PER_PRODUCT * calls_of(net, layer))
+
+
+def rows_of_a_sample(samples: int, columns: int) -> int:
+    """How many rows moments of so many columns take from each sample, of those that it has: few samples give more."""
+    return max(_ROWS_OF_A_SAMPLE, -(-max(_ROWS, _ROWS_OF_A_COLUMN * columns) // samples))
+
+
+def _counts(net: nn.Module, samples: Tensor | tuple[Tensor, ...] | Walk) -> tuple[int, int]:
+    """The number of samples, and how many run at a time."""
+    if isinstance(samples, Walk):
+        return len(samples.samples[0]), samples.batch_size
+    count = len(samples if isinstance(samples, Tensor) else samples[0])
+    return count, min(count, _at_once(net))
+
+
+def _at_once(net: nn.Module) -> int:
+    return getattr(net, "batch", None) or _BATCH
 
 
 def _large(matrices: Iterator[Tensor], least: int) -> Iterator[Tensor]:
@@ -277,7 +297,7 @@ def inputs_of(net: nn.Module, layer: nn.Module, samples: Samples, most: int | No
         if ended == calls:
             raise Enough
 
-    for batch in zip(*(x.split(getattr(net, "batch", None) or BATCH) for x in tensors), strict=True):
+    for batch in zip(*(x.split(_at_once(net)) for x in tensors), strict=True):
         ended = 0
         around = {} if recurrence is None else {"": recurrence}
         with torch.no_grad(), capture(around, end), capture({"": layer}, catch, before=True):
@@ -311,7 +331,7 @@ def _within(module: nn.Module, layer: nn.Module, arguments: tuple[Tensor, ...]) 
 
 def _some_rows(rows: Tensor) -> Tensor:
     """As many as are looked at, from everywhere."""
-    return rows[:: -(-len(rows) // ROWS_PER_BATCH)]
+    return rows[:: -(-len(rows) // _ROWS_OF_A_RECURRENCE)]
 
 
 def calls_of(net: nn.Module, layer: nn.Module) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..graph.batches import comfortable
+from ..graph.given import as_tuple
 from ..layers.hooks import capture
 from ..training.outputs import predict
 from .calibration import Samples
@@ -45,7 +47,7 @@ def _energies(net: nn.Module, producers: dict[str, str], samples: Samples) -> di
         sums[name].append(moments.unflatten(1, (channels, -1)))
 
     with capture({name: net.get_submodule(name) for name in producers}, observe, before=True):
-        predict(net, samples)
+        predict(net, samples, comfortable(net, as_tuple(samples)))
     energies = {}
     for name, parts in sums.items():
         total, squares, count = sum(parts)  # type: ignore[misc]

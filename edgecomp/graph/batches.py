@@ -5,9 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..layers.hooks import capture
 
 Tensors = tuple[Tensor, ...]
+
+_MOST = 256  # samples at a time
+_LARGEST = 16 << 20  # bytes of an activation; larger ones are taken from the system and given back, layer after layer
+
+
+def comfortable(net: nn.Module, inputs: Tensors) -> int:
+    """How many samples `net` should run at a time: as many as keep every activation small, at most 256."""
+    sizes = [1]
+
+    def see(_: str, __: object, output: object) -> None:
+        sizes.extend(
+            x.numel() * x.element_size() for x in torch.utils._pytree.tree_leaves(output) if torch.is_tensor(x)
+        )
+
+    leaves = {name: module for name, module in net.named_modules() if next(module.children(), None) is None}
+    with torch.no_grad(), capture(leaves, see):
+        net(*(x[:1] for x in inputs))
+    return max(1, min(_MOST, _LARGEST // max(sizes)))
 
 
 def records(inputs: Tensors, batch: int) -> list[Tensors]:

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from ..layers.layout import laid_out
-from .batches import Tensors, records
+from .batches import Tensors, comfortable, records
 from .net import CanonicalNet
 
-_BATCH = 256
 _MEMORY = 2 << 30  # bytes of activations kept; what is beyond is computed again
 
 
@@ -28,11 +27,12 @@ class Walk:
 
     Attributes:
         net: its layers may change their weights once the walk has been at them, and before it goes on.
-        samples: (N, …) each.
+        samples: (N, …) each. batch_size: so many go at a time.
     """
 
     def __init__(self, net: CanonicalNet, samples: Tensors) -> None:
         self.net, self.samples = net, samples
+        self.batch_size = net.batch or min(len(samples[0]), comfortable(net, samples))
         (function,) = ast.parse(net.code).body
         assert isinstance(function, ast.FunctionDef)
         self._names = [argument.arg for argument in function.args.args[1:]]
@@ -58,14 +58,10 @@ class Walk:
             if self._bytes() + _bytes_of(values) <= _MEMORY:
                 self._kept[number] = places[0], values
 
-    @property
-    def batch_size(self) -> int:
-        return self.net.batch or min(_BATCH, len(self.samples[0]))
-
     def _split(self) -> list[Tensors]:
         if self.net.batch is not None:
             return records(self.samples, self.net.batch)
-        return list(zip(*(x.split(_BATCH) for x in self.samples), strict=True))
+        return list(zip(*(x.split(self.batch_size) for x in self.samples), strict=True))
 
     def _run(self, values: dict[str, Any], start: int, stop: int) -> None:
         space = {**self.net.namespace(), "self": self.net}

@@ -46,10 +46,11 @@ def input_rows(layer: nn.Module, x: Tensor, limit: int, generator: torch.Generat
 
     Args:
         x: what the layer is called with.
-        limit: at most so many rows; convolutions have one per output pixel, of which a sample is taken.
+        limit: at most so many rows, a sample of those there are; convolutions have one per output pixel.
     """
     if kind_of(layer) == "dense":
-        return x.reshape(-1, x.shape[-1])[:limit]
+        rows = x.reshape(-1, x.shape[-1])
+        return rows if len(rows) <= limit else rows[torch.randperm(len(rows), generator=generator)[:limit].sort()[0]]
     (top, left), (tall, wide), (down, across) = explicit_padding(layer), layer.kernel_size, layer.dilation
     padded = F.pad(x, (left, left, top, top))
     height, width = (

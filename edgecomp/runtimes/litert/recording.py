@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...fitting.calibration import BATCH, ROWS_PER_BATCH, ROWS_PER_PRODUCT, Inputs, Moments, Recording
+from ...fitting.calibration import ROWS_PER_PRODUCT, Inputs, Moments, Recording, rows_of_a_sample
 from ...graph.batches import Tensors
 from ...layers.matrix import input_rows, kind_of, weight_matrix
 from ...util.files import temporary_folder
@@ -23,6 +23,7 @@ from .interpreter import values_of
 
 _PASSES = 4
 _MOMENTS = 512 << 20  # bytes of the moments of a pass
+_AT_ONCE = 256  # samples
 _WAITING = 4 << 20  # bytes of a layer's inputs that rows are taken from at a time
 _KEPT, _KEPT_SAMPLES = 8 << 20, 64  # of a layer's inputs, to choose its tables by
 
@@ -66,7 +67,8 @@ class FileRecording(Recording):
         return taken
 
     def _record(self, net: FileNet, fitted: list[str], names: list[str], seed: int) -> dict[str, tuple[Inputs, Tensor]]:
-        listeners = [_Listener(net.get_submodule(name), net.sites[name], self._batch, seed) for name in names]
+        count = len(self._samples[0])
+        listeners = [_Listener(net.get_submodule(name), net.sites[name], self._batch, count, seed) for name in names]
         tensors = [net.sites[name].given for name in names]
         with temporary_folder() as temporary:
             path = Path(temporary, "fitted.tflite")
@@ -81,8 +83,9 @@ class FileRecording(Recording):
 class _Listener:
     """Gathers what one layer gets, record by record."""
 
-    def __init__(self, layer: nn.Module, site: Site, batch: int, seed: int) -> None:
+    def __init__(self, layer: nn.Module, site: Site, batch: int, count: int, seed: int) -> None:
         self._layer, self._site, self._batch = layer, site, batch
+        self._rows_of_a_sample = rows_of_a_sample(count, weight_matrix(layer).shape[1])
         self._generator = torch.Generator().manual_seed(seed)
         self._moments, self._rows = Moments(), list[Tensor]()
         self._waiting, self._kept = list[Tensor](), list[Tensor]()
@@ -95,7 +98,7 @@ class _Listener:
             self._kept.append(x)
         self._samples += self._batch
         self._waiting.append(x)
-        if len(self._waiting) * self._batch >= BATCH or len(self._waiting) * size >= _WAITING:
+        if len(self._waiting) * self._batch >= _AT_ONCE or len(self._waiting) * size >= _WAITING:
             self._take()
 
     def heard(self) -> tuple[Inputs, Tensor]:
@@ -107,7 +110,7 @@ class _Listener:
 
     def _take(self) -> None:
         """Rows of what is waiting, as many for a sample as of other nets."""
-        limit = max(1, ROWS_PER_BATCH * len(self._waiting) * self._batch // BATCH)
+        limit = self._rows_of_a_sample * len(self._waiting) * self._batch
         x = torch.cat(self._waiting)
         self._rows.append(input_rows(self._layer, x, limit, self._generator))
         self._waiting = []
