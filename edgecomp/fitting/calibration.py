@@ -27,7 +27,7 @@ _BATCH = 256
 _ROWS_OF_A_SAMPLE, _ROWS, _ROWS_OF_A_COLUMN = 16, 16_384, 4  # the least, of one sample and together
 _ROWS_OF_A_RECURRENCE = 4096
 _WIDEST = 10_000  # columns; their covariance, damped and factored, takes 1.6 GB
-_NUMBERS = 1 << 26  # in the rows of a batch
+_NUMBERS = 1 << 24  # in the rows of a batch
 _STRIP = 1024
 _SAMPLE = 512
 
@@ -241,7 +241,8 @@ def _rows(net: nn.Module, layer: nn.Module, samples: Samples, seed: int) -> Iter
 
 def rows_of_a_sample(samples: int, columns: int) -> int:
     """How many rows moments of so many columns take from each sample, of those that it has: few samples give more."""
-    return max(_ROWS_OF_A_SAMPLE, -(-max(_ROWS, _ROWS_OF_A_COLUMN * columns) // samples))
+    wanted = _ROWS if columns > _WIDEST else max(_ROWS, _ROWS_OF_A_COLUMN * columns)
+    return max(_ROWS_OF_A_SAMPLE, -(-wanted // samples))
 
 
 def _counts(net: nn.Module, samples: Tensor | tuple[Tensor, ...] | Walk) -> tuple[int, int]:
