@@ -20,7 +20,7 @@ from ..util.cache import key_of
 from .error_feedback import damped, upper_cholesky
 
 CALIBRATION_SAMPLES = 3072
-ENERGY_SAMPLES = 1024  # enough for variances
+ENERGY_SAMPLES = 256  # enough for variances
 
 ROWS_PER_PRODUCT = 2048
 _BATCH = 256

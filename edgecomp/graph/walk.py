@@ -38,13 +38,15 @@ class Walk:
         self._names = [argument.arg for argument in function.args.args[1:]]
         self._steps = [_Step(statement) for statement in function.body[:-1]]  # without the return
         self._batches = [tuple(map(laid_out, x)) for x in self._split()]
-        self._kept: dict[int, tuple[int, dict[str, Any]]] = {}
+        self._kept: dict[int, tuple[int, dict[str, Any] | None, int]] = {}  # place, values, their bytes
+        self._bytes = 0
 
     def calls_of(self, name: str) -> Iterator[list[Tensors]]:
         """The arguments of all calls of a layer, or of a module around it; batch by batch."""
         places = [i for i, step in enumerate(self._steps) if step.calls == name]
         for number, batch in enumerate(self._batches):
-            place, values = self._kept.pop(number, (0, None))
+            place, values, size = self._kept.pop(number, (0, None, 0))
+            self._bytes -= size
             if values is None or place > places[0]:
                 place, values = 0, dict(zip(self._names, batch, strict=True))
             self._run(values, place, places[0])
@@ -55,8 +57,10 @@ class Walk:
                     self._run(ahead, start, stop)
                     calls.append(self._arguments(ahead, stop))
             yield calls
-            if self._bytes() + _bytes_of(values) <= _MEMORY:
-                self._kept[number] = places[0], values
+            size = _bytes_of(values)
+            if self._bytes + size <= _MEMORY:
+                self._kept[number] = places[0], values, size
+                self._bytes += size
 
     def _split(self) -> list[Tensors]:
         if self.net.batch is not None:
@@ -71,9 +75,6 @@ class Walk:
 
     def _arguments(self, values: dict[str, Any], place: int) -> Tensors:
         return tuple(values[name] for name in self._steps[place].arguments)
-
-    def _bytes(self) -> int:
-        return sum(_bytes_of(values) for _, values in self._kept.values())
 
 
 class _Step:
