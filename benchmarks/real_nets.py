@@ -83,8 +83,8 @@ def _page(found: dict[str, dict[str, Built | None]]) -> str:
         "    python benchmarks/real_nets.py",
         "",
         "Every line is a build. What files are worth is measured on inputs that nothing was fitted to, against the "
-        "original net (see examples/). Latency and memory: the file's, and in brackets fp32's in the same run; host, one "
-        "thread. `build`: wall-clock time of the whole command and the most memory that it took.",
+        "original net (see examples/). Latency and memory: the file's, and in brackets fp32's in the same run; host, "
+        "one thread. `build`: wall-clock time of the whole command and the most memory that it took.",
     ]
     titles = ["way", "file", "×", "metric", "outputs off by", "latency", "peak RSS", "compress", "build"]
     for net, ways in found.items():
