@@ -3,8 +3,8 @@
     python benchmarks/real_nets.py                                   # all nets, some hours
     python benchmarks/real_nets.py --net crnn --way "int8" "8x"
 
-Every way is an `edgecomp build` of its own. Its time and the peak of its memory are those of the whole process with its
-children, as /usr/bin/time -v tells them. Latency and memory of the file are compared with fp32's in the same build, on
+Every way is an `edgecomp build` of its own. Its time, of processors, and the peak of its memory are those of the whole
+process with its children, as /usr/bin/time -v tells them. Latency and memory of the file are compared with fp32's in the same build, on
 the host, one thread, in turns. What is built already is kept in --out. Writes docs/real-nets.md.
 """
 
@@ -12,7 +12,6 @@ import argparse
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +34,7 @@ NETS = {"efficientnet_lite1": 21_680_000, "crnn": 15_100_000, "craft": 83_100_00
 
 @dataclass(frozen=True)
 class Built:
-    """A finished build; its wall-clock time in seconds, and the most memory it took in bytes."""
+    """A finished build; the seconds of processors that it took, and the most memory in bytes."""
 
     folder: Path
     seconds: float
@@ -62,12 +61,11 @@ def _built(net: str, way: str, options: argparse.Namespace) -> Built | None:
     told = folder / "build.txt"
     if not told.is_file():
         command = [sys.executable, "-m", "edgecomp.cli", "build", str(_EXAMPLES / f"{net}.py"), *_arguments(net, way)]
-        start = time.monotonic()
         process = subprocess.Popen([*command, "--runtime", options.runtime, "--on", "host", "-o", str(folder)])
         _, status, usage = os.wait4(process.pid, 0)
         if os.waitstatus_to_exitcode(status) not in (0, 1):  # 1: over the budget, which the table shows
             return None
-        write_text(told, f"{time.monotonic() - start:.0f} {1024 * usage.ru_maxrss}\n")
+        write_text(told, f"{usage.ru_utime + usage.ru_stime:.0f} {1024 * usage.ru_maxrss}\n")
     seconds, peak = told.read_text().split()
     return Built(folder, float(seconds), int(peak))
 
@@ -84,9 +82,9 @@ def _page(found: dict[str, dict[str, Built | None]]) -> str:
         "",
         "Every line is a build. What files are worth is measured on inputs that nothing was fitted to, against the "
         "original net (see examples/). Latency and memory: the file's, and in brackets fp32's in the same run; host, "
-        "one thread. `build`: wall-clock time of the whole command and the most memory that it took.",
+        "one thread. `build`: time of processors of the whole command, and the most memory it took.",
     ]
-    titles = ["way", "file", "×", "metric", "outputs off by", "latency", "peak RSS", "compress", "build"]
+    titles = ["way", "file", "×", "metric", "outputs off by", "latency", "peak RSS", "build"]
     for net, ways in found.items():
         rows = [_cells(way, built) for way, built in ways.items() if built is not None]
         lines += ["", f"## {net}", "", markdown.table(titles, rows)]
@@ -108,7 +106,6 @@ def _cells(way: str, built: Built) -> list[str]:
         f"{report.error.percent:.3g} %" if report.error and report.error.percent is not None else "",
         f"{now.p50_ms:.3g} ms ({before.p50_ms:.3g})",
         f"{format_bytes(now.peak_rss_bytes)} ({format_bytes(before.peak_rss_bytes)})",
-        f"{report.compress_seconds:.0f} s",
         f"{built.seconds:.0f} s, {format_bytes(built.peak_bytes)}",
     ]
 
