@@ -4,8 +4,8 @@
     python benchmarks/real_nets.py --net crnn --way "int8" "8x"
 
 Every way is an `edgecomp build` of its own. Its time, of processors, and the peak of its memory are those of the whole
-process with its children, as /usr/bin/time -v tells them. Latency and memory of the file are compared with fp32's in the same build, on
-the host, one thread, in turns. What is built already is kept in --out. Writes docs/real-nets.md.
+process with its children, as /usr/bin/time -v tells them. Latency and memory of the file are compared with fp32's in
+the same build, on the host, one thread, in turns. What is built already is kept in --out. Writes docs/real-nets.md.
 """
 
 import argparse
