@@ -60,6 +60,11 @@ class Chain:
         """What it makes of a layer is a codebook layer."""
         return len(self.names) == 1 and getattr(self._method, "CODES", False)
 
+    @property
+    def fitted(self) -> bool:
+        """Whether second moments of a layer's inputs decide what becomes of its weights."""
+        return bool(self.rest) or getattr(self._method, "MOMENTS", True)
+
     def settled(self, layer: nn.Module) -> Chain:
         """The same with a rank in the place of its criterion, where the first method has ranks, and with the rounding
         of inputs decided."""

@@ -239,12 +239,13 @@ def _fit(job: LayerJob, context: FitContext) -> LayerFit:
     layers = [net.get_submodule(name) for name in job.names]
     layer, others = layers[0], layers[1:]
     before, note = weight_matrix(layer).clone(), ""
-    statistics = _statistics(layers, context)
+    fitted = not isinstance(job.method, Chain) or job.method.fitted
+    statistics = _statistics(layers, context, fitted)
     inputs = pooled(statistics) if statistics else None
     if inputs is not None and not inputs.unfit and context.original is not None and _joint(job.entry):
         plain = samples.samples if isinstance(samples, Walk) else samples
         aim_at_original(net, context.original, job.names[0], plain, inputs, seed)
-    if inputs is not None and inputs.unfit:
+    if inputs is not None and inputs.unfit and fitted:
         note = f"{inputs.unfit}, so that it was coded without them"
     means = [inputs.mean for inputs in statistics] or [None] * len(layers)
     with torch.no_grad():
@@ -266,11 +267,12 @@ def _fit(job: LayerJob, context: FitContext) -> LayerFit:
     return LayerFit(replacements, _ratio(difference, before), outputs, tensors, note)
 
 
-def _statistics(layers: list[nn.Module], context: FitContext) -> list[Inputs]:
-    """Of the inputs of each layer; none without data, or where one is looked up in instead of multiplied with."""
+def _statistics(layers: list[nn.Module], context: FitContext, second: bool) -> list[Inputs]:
+    """Moments of the inputs of each layer, second ones if wanted; none without data, or where one is looked up
+    in instead of multiplied with."""
     if context.samples is None or any(kind_of(one) == "embedding" or getattr(one, "groups", 1) > 1 for one in layers):
         return []
-    return [calibration.gather(context.net, layer, context.samples, context.seed) for layer in layers]
+    return [calibration.gather(context.net, layer, context.samples, context.seed, second) for layer in layers]
 
 
 def _fix_ranges(net: nn.Module, samples: calibration.Samples | None, layer: nn.Module, compressed: nn.Module) -> None:

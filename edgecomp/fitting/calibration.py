@@ -37,7 +37,8 @@ class Inputs:
     """Calibration statistics of one layer, over all its calls.
 
     Attributes:
-        covariance: of the inputs X (N, n), (n, n) fp32; empty for more columns than memory is spent on.
+        covariance: of the inputs X (N, n), (n, n) fp32; empty where nobody asked for it, or for more columns than
+            memory is spent on.
         sample: some of the rows of X, (≤ 512, n).
         mean: of the rows of X, (n,).
         rows: N.
@@ -62,8 +63,10 @@ class Inputs:
     @property
     def unfit(self) -> str:
         """Why weights are not fitted to them; empty if they are."""
-        if not len(self.covariance):
+        if len(self.mean) > _WIDEST:
             return f"its {len(self.mean):,} inputs are more than moments are kept of ({_WIDEST:,})"
+        if not len(self.covariance):
+            return ""
         variance = self.covariance.diagonal().mean()
         if not variance > 1e-12 * (variance + self.mean.square().mean()):  # but for rounding
             return "its inputs do not vary over the calibration samples"
@@ -115,11 +118,15 @@ class Recording(ABC):
 Samples = Tensor | tuple[Tensor, ...] | Walk | Recording  # (N, …) each; or on their way through the net
 
 
-def gather(net: nn.Module, layer: nn.Module, samples: Samples, seed: int = 0) -> Inputs:
-    """Runs `samples` through `net` as far as `layer` is called, and accumulates the moments of its inputs."""
+def gather(net: nn.Module, layer: nn.Module, samples: Samples, seed: int = 0, second: bool = True) -> Inputs:
+    """Runs `samples` through `net` as far as `layer` is called, and accumulates the moments of its inputs.
+
+    Args:
+        second: those of second order, too, which wants many rows.
+    """
     if isinstance(samples, Recording):
         return samples.statistics(net, layer, seed)
-    return _moments(_rows(net, layer, samples, seed))
+    return _moments(_rows(net, layer, samples, seed, second), second)
 
 
 def pooled(statistics: list[Inputs]) -> Inputs:
@@ -137,8 +144,8 @@ def pooled(statistics: list[Inputs]) -> Inputs:
     return Inputs(covariance, sample[:: -(-len(sample) // _SAMPLE)], mean, rows)
 
 
-def _moments(matrices: Iterator[Tensor]) -> Inputs:
-    moments = Moments()
+def _moments(matrices: Iterator[Tensor], second: bool = True) -> Inputs:
+    moments = Moments(second)
     for matrix in matrices:
         moments.add(matrix)
     return moments.inputs()
@@ -146,9 +153,14 @@ def _moments(matrices: Iterator[Tensor]) -> Inputs:
 
 class Moments:
     """Accumulates them over rows. Sums of products are taken about a point near the mean: about zero the covariance of
-    inputs that hardly vary would be lost in rounding."""
+    inputs that hardly vary would be lost in rounding.
 
-    def __init__(self) -> None:
+    Args:
+        second: those of second order, too.
+    """
+
+    def __init__(self, second: bool = True) -> None:
+        self._second = second
         self._moment = self._total = self._sample = self._pivot = torch.empty(0)
         self._rows = 0
 
@@ -156,7 +168,7 @@ class Moments:
         """Rows (N, n). The sample is taken from those that come first."""
         if self._rows == 0:
             n, self._pivot = matrix.shape[1], matrix.mean(0)
-            kept = n if n <= _WIDEST else 0
+            kept = n if self._second and n <= _WIDEST else 0
             self._moment, self._total = torch.zeros(kept, kept), torch.zeros(n)
             self._sample = matrix[:: -(-len(matrix) // _SAMPLE)].clone()
         self._rows += len(matrix)
@@ -229,12 +241,13 @@ def _last(replacement: nn.Module) -> nn.Module:
     return _last(replacement[-1]) if isinstance(replacement, nn.Sequential) else replacement
 
 
-def _rows(net: nn.Module, layer: nn.Module, samples: Samples, seed: int) -> Iterator[Tensor]:
+def _rows(net: nn.Module, layer: nn.Module, samples: Samples, seed: int, many: bool = True) -> Iterator[Tensor]:
     """The inputs of a layer as rows of what its matrix multiplies; the same seed takes the same rows."""
     generator = torch.Generator().manual_seed(seed)
     columns = weight_matrix(layer).shape[1]
     count, at_once = _counts(net, samples)
-    limit = max(1, min(at_once * rows_of_a_sample(count, columns), _NUMBERS // columns))
+    wanted = rows_of_a_sample(count, columns) if many else _ROWS_OF_A_SAMPLE
+    limit = max(1, min(at_once * wanted, _NUMBERS // columns))
     matrices = (input_rows(layer, x.float(), limit, generator) for x in inputs_of(net, layer, samples))
     return _large(matrices, ROWS_PER_PRODUCT * calls_of(net, layer))
 

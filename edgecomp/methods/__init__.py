@@ -3,6 +3,7 @@
 - a docstring whose first line says what it does,
 - `KINDS`: the kinds of layers it takes by default,
 - `CANDIDATES`: the settings that `auto` tries, as after `--set`; its defaults alone if there is no such list,
+- `MOMENTS = False` if no second moments of the inputs decide what becomes of the weights,
 - `CODES = True` if what it makes are codebook layers, which can take the place of a layer in a finished file,
 - `Config`: a frozen record of its settings, with defaults that work; its `KNOB`, if there is one, is the setting that
   decides how many bytes the layer takes (see `records.Knob`); its `FINER` are two steps of finer settings, for nets

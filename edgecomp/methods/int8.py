@@ -7,8 +7,9 @@
 
 from ..fitting.integers import Config, interface
 
-__all__ = ["KINDS", "Config", "arithmetic", "compress", "predict", "refuse"]
+__all__ = ["KINDS", "MOMENTS", "Config", "arithmetic", "compress", "predict", "refuse"]
 
 KINDS = ("dense", "conv", "embedding")
+MOMENTS = False
 
 refuse, predict, compress, arithmetic = interface(8)
