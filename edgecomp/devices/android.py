@@ -106,7 +106,7 @@ def _fill(folder: Path, name: str, runtime: str, models: list[AndroidModel]) -> 
         "version": version,
         "edgecomp": importlib.metadata.version("edgecomp"),
         "models": models,
-        "idle": idle,
+        "idle": idle + _idle_tables(models),
     }
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(android / "module"), keep_trailing_newline=True, undefined=jinja2.StrictUndefined
@@ -125,7 +125,8 @@ def _fill(folder: Path, name: str, runtime: str, models: list[AndroidModel]) -> 
         for source in folder_of.glob("*.cc"):
             source.unlink()
     (native / "android").mkdir()
-    shutil.copy(android / "jni.cc", native / "android/jni.cc")
+    for name in ("jni.cc", "exported.map"):
+        shutil.copy(android / name, native / "android" / name)
     shutil.copy(targets / "runtime.h", native / "runtime.h")
     if runtime == "litert":
         (native / "names").mkdir()
@@ -143,6 +144,12 @@ def _idle(models: list[AndroidModel]) -> list[str]:
     idle = [part for part, name in _PARTS.items() if not any(name in file for file in files)]
     layers = [layer for model in models for layer in model.report.layers]
     return idle + ([] if any(INT8_PRODUCTS in layer.tables for layer in layers) else ["dot"])
+
+
+def _idle_tables(models: list[AndroidModel]) -> list[str]:
+    """The kinds of tables that no model uses. Kernels for ARM64 are written anew for each: half of the library."""
+    used = "; ".join(layer.tables for model in models for layer in model.report.layers)
+    return [f"tables{bits}" for bits in (8, 16) if f"{bits}-bit" not in used]
 
 
 def _names(header: Path) -> str:
