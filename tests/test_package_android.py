@@ -128,6 +128,8 @@ def test_the_files_of_gradle_say_what_is_needed(module):
     assert gradle.count("{") == gradle.count("}") and "{{" not in gradle and "{%" not in gradle
     assert ("com.google.ai.edge.litert:litert:" in gradle) == (runtime == "litert")
     assert ("executorch.root" in gradle) == (runtime == "executorch")
+    cmake = (folder / "src/main/cpp/CMakeLists.txt").read_text()
+    assert "EDGECOMP_WITHOUT_TABLES8" in cmake and "EDGECOMP_WITHOUT_TABLES16" not in cmake  # the model's have 16 bits
     xml.dom.minidom.parse(str(folder / "src/main/AndroidManifest.xml"))
     text = (folder / "README.md").read_text()
     assert ASSETS[runtime] in text and "[1, 1, 12, 12]" in text and "{{" not in text
