@@ -9,7 +9,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
 PACKAGES := g++ binutils cmake python3-venv qemu-user g++-aarch64-linux-gnu dataset-fashion-mnist \
-	adb openssh-client mksh toybox chromium $(if $(shell command -v javac),,default-jdk-headless)
+	adb openssh-client mksh toybox chromium $(if $(shell command -v javac),,default-jdk-headless) aapt
 
 # The contracts of methods, layers and models on tiny nets, and of the package; nothing is exported or measured.
 QUICK := $(patsubst %,tests/test_%.py,architecture docs intervals kmeans layers listings load lookup methods package \

@@ -4,25 +4,26 @@ sources for arm64. Of Android only `Context` and its assets are fakes (tests/and
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import xml.dom.minidom
-from pathlib import Path
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+from android_module import FAKES, JNI, compiled, run_java
+from pages import require_pages_of_16_kilobytes
 
 from edgecomp.devices.android import write_module
 from edgecomp.devices.bundle import host_bundle, sdk
 from edgecomp.devices.host import HOST_TARGET, Host
 from edgecomp.devices.target import find_target
 from edgecomp.devices.tensors import write_records
+from edgecomp.util.files import data_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("android")]
-FAKES = Path(__file__).parent / "android"
-JAVA = Path(shutil.which("javac") or "/usr/bin/javac").resolve().parents[1] / "include"
-JNI = f"-DJNI_INCLUDE={JAVA};{JAVA / 'linux'}"
 ASSETS = {"executorch": "model.pte", "litert": "model.tflite"}
 
 
@@ -33,44 +34,6 @@ def module(request, built, tmp_path_factory):
     _, build = built("pq", runtime)
     write_module([build], folder / "mylib")
     return runtime, folder / "mylib", compiled(runtime, folder / "mylib", folder)
-
-
-def compiled(runtime: str, module: Path, folder: Path, flags: str = "") -> Path:
-    """Compiles a module's classes and library for a JVM on this machine."""
-    made = folder / f"made{bool(flags)}"
-    sources = [*(module / "src/main/java").rglob("*.java"), *FAKES.rglob("*.java")]
-    subprocess.run(["javac", "-Xlint:all", "-Werror", "-d", made, *sources], check=True)
-    configure = ["cmake", "-S", module / "src/main/cpp", "-B", made / "native", JNI, f"-DCMAKE_CXX_FLAGS={flags}"]
-    root, info = sdk(find_target(HOST_TARGET), runtime), find_target(HOST_TARGET).runtimes[runtime]
-    libraries = [root / info.folder / name for name in info.libraries]
-    if runtime == "executorch":
-        configure += [
-            f"-DEXECUTORCH_INCLUDE={root / 'include'}",
-            f"-DEXECUTORCH_LIBRARIES={';'.join(map(str, libraries))}",
-        ]
-    subprocess.run(configure, check=True, capture_output=True)
-    done = subprocess.run(["cmake", "--build", made / "native", "-j2"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr + done.stdout
-    (made / "libraries").mkdir()
-    shutil.copy(made / "native/libedgecomp.so", made / "libraries")
-    for library in libraries:
-        (made / "libraries" / library.name).symlink_to(library)
-    return made
-
-
-def run_java(made: Path, module: Path, files: Path, *arguments: object, **environment: str) -> list[str]:
-    """What tests/android/Check.java prints."""
-    files.mkdir(exist_ok=True)
-    what, *rest = map(str, arguments)
-    heap = ("-Xms24m", "-Xmx24m", "-XX:+AlwaysPreTouch", "-XX:+UseSerialGC")  # which does not grow
-    command = ["java", "-Xcheck:jni", *heap, f"-Djava.library.path={made / 'libraries'}", "-cp", made, "Check", what]
-    (asset,) = (path.name for path in (module / "src/main/assets").iterdir() if path.suffix != ".sha256")
-    command += [module / "src/main/assets", files, asset, *rest]
-    more = {"LD_LIBRARY_PATH": str(made / "libraries"), **environment}
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **more}, cwd=files)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "WARNING in native method" not in done.stdout + done.stderr
-    return done.stdout.splitlines()
 
 
 def test_outputs_are_those_of_the_bench_program(module, tmp_path):
@@ -118,6 +81,40 @@ def test_loading_leaks_nothing(module, tmp_path):
     assert int(line.split()[1]) < 8e6  # 750 loads of a model of 60 kB, and code that the JVM has compiled
 
 
+@pytest.fixture(scope="module")
+def sanitized(module, tmp_path_factory):
+    """The module's classes, and its library with sanitizers that end the process."""
+    runtime, folder, _ = module
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g1"
+    return compiled(runtime, folder, tmp_path_factory.mktemp("sanitized"), flags)
+
+
+def test_the_c_api_under_the_sanitizers(module, sanitized, tmp_path):
+    runtime, folder, _ = module
+    libraries = sanitized / "libraries"
+    source = data_folder("targets") / "api/test/test_api.c"
+    command = ["gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", source]
+    command += [*libraries.iterdir(), f"-Wl,-rpath,{libraries}", "-o", tmp_path / "test_api"]
+    subprocess.run(command, check=True)
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(b"no model at all, but long enough to be one" * 9)
+    program = [tmp_path / "test_api", folder / "src/main/assets" / ASSETS[runtime], damaged]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("0 failures\n"), done.stdout + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(("what", "said"), [("misuse", "kept 1"), ("threads", "wrong 0")])
+def test_the_app_under_the_sanitizers(module, sanitized, tmp_path, what, said):
+    """The JVM itself leaks, and uses SIGSEGV."""
+    copy = tmp_path / "module"
+    shutil.copytree(module[1], copy)
+    preload = [
+        subprocess.check_output(["gcc", f"-print-file-name={name}.so"], text=True) for name in ("libasan", "libubsan")
+    ]
+    options = {"LD_PRELOAD": ":".join(map(str.strip, preload)), "ASAN_OPTIONS": "detect_leaks=0:handle_segv=0"}
+    assert said in run_java(sanitized, copy, tmp_path / "files", what, **options)
+
+
 def test_the_assets_are_what_was_proven(module):
     runtime, folder, _ = module
     asset = folder / "src/main/assets" / ASSETS[runtime]
@@ -131,11 +128,67 @@ def test_the_files_of_gradle_say_what_is_needed(module):
     assert gradle.count("{") == gradle.count("}") and "{{" not in gradle and "{%" not in gradle
     assert ("com.google.ai.edge.litert:litert:" in gradle) == (runtime == "litert")
     assert ("executorch.root" in gradle) == (runtime == "executorch")
+    cmake = (folder / "src/main/cpp/CMakeLists.txt").read_text()
+    assert "EDGECOMP_WITHOUT_TABLES8" in cmake and "EDGECOMP_WITHOUT_TABLES16" not in cmake  # the model's have 16 bits
     xml.dom.minidom.parse(str(folder / "src/main/AndroidManifest.xml"))
     text = (folder / "README.md").read_text()
     assert ASSETS[runtime] in text and "[1, 1, 12, 12]" in text and "{{" not in text
     assert {path.name for path in folder.iterdir()} == {"README.md", "build.gradle.kts", "consumer-rules.pro", "src"}
     assert not list(folder.rglob("*.so")) + list(folder.rglob("test_*"))
+
+
+def test_kotlin_compiles(module, tmp_path):
+    """The Gradle script as a function, and the README's lines in their order. Debian's compiler is too old."""
+    kotlinc = os.environ.get("KOTLINC", "kotlinc")
+    if not (shutil.which(kotlinc) and kotlin_version(kotlinc) >= (1, 8)):
+        pytest.skip("needs kotlinc 1.8: npm install kotlin-compiler, and set KOTLINC")
+    _, folder, made = module
+    *gradle, usage = (block.split("```")[0] for block in (folder / "README.md").read_text().split("```kotlin\n")[1:])
+    imports = [line for line in usage.splitlines() if line.startswith("import ")]
+    body = "\n".join(line for line in usage.splitlines() if not line.startswith("import "))
+    script = (folder / "build.gradle.kts").read_text()
+    (tmp_path / "App.kt").write_text(
+        "\n".join([*imports, f"fun classify(context: android.content.Context) {{ {body} }}"])
+    )
+    (tmp_path / "Script.kt").write_text("\n".join(["fun scripts() {", script, *gradle, "}"]))
+    sources = [tmp_path / "App.kt", tmp_path / "Script.kt", FAKES / "Gradle.kt"]
+    done = subprocess.run([kotlinc, "-cp", made, "-d", tmp_path / "out", *sources], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "out").glob("AppKt.class"))
+
+
+def kotlin_version(kotlinc: str) -> tuple[int, ...]:
+    text = subprocess.run([kotlinc, "-version"], capture_output=True, text=True).stderr
+    return tuple(map(int, re.search(r"kotlinc-jvm (\d+)\.(\d+)", text).groups()))
+
+
+@pytest.mark.skipif(not shutil.which("aapt"), reason="needs aapt: sudo apt-get install aapt")
+def test_assets_are_packed(module, tmp_path):
+    """By Android's own tool. It wants the package's name in the manifest, where Gradle's plugin puts it."""
+    _, folder, _ = module
+    manifest = (folder / "src/main/AndroidManifest.xml").read_text()
+    (tmp_path / "AndroidManifest.xml").write_text(
+        manifest.replace("<manifest", '<manifest package="dev.edgecomp.mylib"')
+    )
+    assets = folder / "src/main/assets"
+    for compressed in (True, False):
+        command = [
+            "aapt",
+            "package",
+            "-f",
+            "-M",
+            tmp_path / "AndroidManifest.xml",
+            "-A",
+            assets,
+            "-F",
+            tmp_path / "app.apk",
+        ]
+        subprocess.run(command + ["-0", ""] * (not compressed), check=True, capture_output=True)
+        with zipfile.ZipFile(tmp_path / "app.apk") as apk:
+            for path in assets.iterdir():
+                assert apk.read(f"assets/{path.name}") == path.read_bytes()
+                stored = apk.getinfo(f"assets/{path.name}").compress_type == zipfile.ZIP_STORED
+                assert compressed or stored
 
 
 def test_native_code_for_arm64_is_small(module, tmp_path):
@@ -153,12 +206,23 @@ def test_native_code_for_arm64_is_small(module, tmp_path):
     assert done.returncode == 0, done.stderr + done.stdout
     library = tmp_path / "libedgecomp.so"
     subprocess.run(["aarch64-linux-gnu-strip", library], check=True)
-    dynamic = subprocess.run(["aarch64-linux-gnu-readelf", "-dlW", library], capture_output=True, text=True).stdout
+    dynamic = subprocess.run(["aarch64-linux-gnu-readelf", "-dW", library], capture_output=True, text=True).stdout
     assert ("[libLiteRt.so]" in dynamic) == (runtime == "litert")
-    assert "0x4000" in dynamic  # pages of 16 KB
-    assert library.stat().st_size <= 152_000
+    require_pages_of_16_kilobytes(library)
+    exported = subprocess.run(["aarch64-linux-gnu-nm", "-D", "--defined-only", library], capture_output=True, text=True)
+    names = [line.split()[-1] for line in exported.stdout.splitlines()]
+    assert names and all(name.startswith(("edgecomp_", "Java_dev_edgecomp_")) for name in names)
+    assert library.stat().st_size <= 120_000
     kernels = {path.parent.name for path in (folder / "src/main/cpp/kernels").glob("*/*.cc")}
     assert kernels == {"codebook_linear"}  # what the model uses
+
+
+def test_the_size_is_told(edgecomp, built, tmp_path):
+    """Without jni.h, as an app in Rust, Dart or C++ builds it."""
+    done = edgecomp("package", built("pq", "litert")[1], "-o", tmp_path / "lib", "--size")
+    assert done.returncode == 0, done.stderr
+    told = re.search(r"stripped: ([\d.]+) kB; the\s+runtime's\s+own\s+libraries:\s+([\d.]+)\s+MB", done.stderr)
+    assert 40 < float(told[1]) <= 120 and float(told[2]) > 3
 
 
 def test_bad_requests(edgecomp, built, tmp_path):

@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 from conftest import ROOT
+from pages import require_pages_of_16_kilobytes
 
 from edgecomp import discover
 from edgecomp.devices import bundle
@@ -77,9 +78,7 @@ def test_what_runs_on_android_is_aligned_to_16_kilobytes(app_libraries):
     found = list(app_libraries.glob("*.so"))
     assert [path.name for path in found] == ["libedgecomp_delegate.so"]
     for path in [*made, *shipped, *found]:
-        segments = subprocess.run(["readelf", "-lW", path], capture_output=True, text=True).stdout
-        alignments = {int(line.split()[-1], 16) for line in segments.splitlines() if line.strip().startswith("LOAD")}
-        assert min(alignments) >= 0x4000, path
+        require_pages_of_16_kilobytes(path)
 
 
 @pytest.mark.xdist_group("app")

@@ -49,9 +49,12 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
 def package(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of builds, all for one runtime.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The module; its name is the folder's.")],
+    size: Annotated[bool, typer.Option("--size", help="Compile it for arm64, too, and say what it takes.")] = False,
 ) -> None:
     """Write a Gradle library module for an Android app: model, Java class, native code as sources."""
     from ..devices.android import write_module
+    from ..devices.android_size import library_bytes, runtime_bytes
+    from ..util.units import format_bytes
 
     models = write_module(folders, out)
     print_table(
@@ -61,6 +64,10 @@ def package(
             for model in models
         ],
     )
+    if size:
+        runtime = models[0].report.runtime
+        code, floor = (format_bytes(count) for count in (library_bytes(out, runtime), runtime_bytes(runtime)))
+        print_message(f"kernels and API for arm64, stripped: {code}; the runtime's own libraries: {floor}")
     print_message(f"[dim]written to {out}: README.md says how an app uses it[/]")
 
 

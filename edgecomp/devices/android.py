@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import re
 import shutil
 from collections.abc import Sequence
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from ..errors import UsageError
 from ..layers.codebook import INT8_PRODUCTS
 from ..records import Report
 from ..report import read_report
-from ..util.files import atomic_folder, data_folder, sha256_file, write_text
+from ..util.files import atomic_folder, data_folder, sha256_file, temporary_folder, write_text
 from ..util.units import format_bytes
 from .bench import run_bench
 from .bundle import kept_bundle
@@ -30,13 +32,20 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class AndroidModel:
-    """A model of a module; inputs and outputs are what the runtime says: name, dtype, shape."""
+    """A model of a module; inputs and outputs are what the runtime says: name, dtype, shape. `sample`: how its first
+    output begins if all inputs are 0."""
 
     file: Path
     asset: str
     report: Report
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
+    sample: str
+
+    @property
+    def floats(self) -> bool:
+        """It can be run with arrays of floats."""
+        return all(tensor["dtype"] == "float32" for tensor in (*self.inputs, *self.outputs))
 
     @property
     def size(self) -> str:
@@ -78,10 +87,27 @@ def _model(build: Path, report: Report, name: str) -> AndroidModel:
     if file is None:
         raise UsageError(f"{build} does not hold the file that its report.json tells of", "Build it again.")
     bundle = kept_bundle(find_target(HOST_TARGET), report.runtime)
-    command = [str(bundle / "run.sh"), "--model", str(file), "--inputs", "/dev/null", "--trust", "1", "--info", "1"]
-    told = run_bench(command, "this machine", file)
-    asset = f"{name}{file.suffix}"
-    return AndroidModel(file, asset, report, _named(told["takes"], "input"), _named(told["gives"], "output"))
+    command = [str(bundle / "run.sh"), "--model", str(file), "--trust", "1", "--info", "1"]
+    told = run_bench([*command, "--inputs", "/dev/null"], "this machine", file)
+    takes, gives = _named(told["takes"], "input"), _named(told["gives"], "output")
+    return AndroidModel(file, f"{name}{file.suffix}", report, takes, gives, _sample(command, file, takes, gives[0]))
+
+
+def _sample(command: list[str], file: Path, takes: list[dict[str, Any]], output: dict[str, Any]) -> str:
+    with temporary_folder() as folder:
+        zeros, outputs = Path(folder, "zeros"), Path(folder, "outputs")
+        zeros.write_bytes(bytes(sum(map(_bytes_of, takes))))
+        run_bench([*command, "--inputs", str(zeros), "--outputs", str(outputs)], "this machine", file)
+        first = np.fromfile(outputs, output["dtype"], min(4, _count_of(output["shape"])))
+    return ", ".join(f"{value:.4g}" for value in first)
+
+
+def _count_of(shape: Sequence[int]) -> int:
+    return math.prod(shape)
+
+
+def _bytes_of(tensor: dict[str, Any]) -> int:
+    return _count_of(tensor["shape"]) * np.dtype(tensor["dtype"]).itemsize
 
 
 def _named(tensors: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
@@ -106,12 +132,12 @@ def _fill(folder: Path, name: str, runtime: str, models: list[AndroidModel]) -> 
         "version": version,
         "edgecomp": importlib.metadata.version("edgecomp"),
         "models": models,
-        "idle": idle,
+        "idle": idle + _idle_tables(models),
     }
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(android / "module"), keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
-    templates.filters["bytes"] = format_bytes
+    templates.filters |= {"bytes": format_bytes, "count_of": _count_of, "bytes_of": _bytes_of}
     for template in templates.list_templates():
         path = folder / template
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +151,8 @@ def _fill(folder: Path, name: str, runtime: str, models: list[AndroidModel]) -> 
         for source in folder_of.glob("*.cc"):
             source.unlink()
     (native / "android").mkdir()
-    shutil.copy(android / "jni.cc", native / "android/jni.cc")
+    for name in ("jni.cc", "exported.map"):
+        shutil.copy(android / name, native / "android" / name)
     shutil.copy(targets / "runtime.h", native / "runtime.h")
     if runtime == "litert":
         (native / "names").mkdir()
@@ -143,6 +170,14 @@ def _idle(models: list[AndroidModel]) -> list[str]:
     idle = [part for part, name in _PARTS.items() if not any(name in file for file in files)]
     layers = [layer for model in models for layer in model.report.layers]
     return idle + ([] if any(INT8_PRODUCTS in layer.tables for layer in layers) else ["dot"])
+
+
+def _idle_tables(models: list[AndroidModel]) -> list[str]:
+    """The kinds of tables that no model uses. Kernels for ARM64 are written anew for each: half of the library."""
+    told = [layer.tables for model in models for layer in model.report.layers if layer.tables]
+    if not told:  # reports of older builds say nothing
+        return []
+    return [f"tables{bits}" for bits in (8, 16) if not any(f"{bits}-bit" in text for text in told)]
 
 
 def _names(header: Path) -> str:

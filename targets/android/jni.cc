@@ -82,6 +82,29 @@ JNIEXPORT jobjectArray JNICALL Java_dev_edgecomp_EdgecompModel_nativeRun(JNIEnv 
   return views(env, edgecomp_output_count(model), [&](size_t i) { return edgecomp_output(model, i); });
 }
 
+// Arrays are copied, not pinned: a pinned one would hold up the garbage collector as long as the model runs.
+JNIEXPORT void JNICALL Java_dev_edgecomp_EdgecompModel_nativeRunFloats(JNIEnv *env, jclass, jlong handle,
+                                                                       jobjectArray inputs, jobjectArray outputs) {
+  edgecomp_model *const model = model_of(handle);
+  for (size_t i = 0; i < edgecomp_input_count(model); ++i) {
+    const edgecomp_span bytes = edgecomp_input(model, i);
+    const auto array = static_cast<jfloatArray>(env->GetObjectArrayElement(inputs, jsize(i)));
+    env->GetFloatArrayRegion(array, 0, jsize(bytes.bytes / sizeof(float)), static_cast<jfloat *>(bytes.data));
+    if (env->ExceptionCheck()) return;
+    env->DeleteLocalRef(array);
+  }
+  if (edgecomp_run(model)) return raise(env, edgecomp_error(model));
+  for (size_t i = 0; i < edgecomp_output_count(model); ++i) {
+    const edgecomp_span bytes = edgecomp_output(model, i);
+    const jsize count = jsize(bytes.bytes / sizeof(float));
+    const jfloatArray array = env->NewFloatArray(count);
+    if (!array) return;
+    env->SetFloatArrayRegion(array, 0, count, static_cast<const jfloat *>(bytes.data));
+    env->SetObjectArrayElement(outputs, jsize(i), array);
+    env->DeleteLocalRef(array);
+  }
+}
+
 JNIEXPORT void JNICALL Java_dev_edgecomp_EdgecompModel_nativeFree(JNIEnv *, jclass, jlong handle) {
   edgecomp_free(model_of(handle));
 }

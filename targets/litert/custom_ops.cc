@@ -43,10 +43,11 @@ class Locked {
 LiteRtStatus ignore_options(void *, const void *, size_t) { return 0; }
 LiteRtStatus nothing_to_free(void *) { return 0; }
 
-template <Op op>
-LiteRtStatus get_output_layouts(void *, size_t inputs, const LiteRtLayout *in, size_t outputs, LiteRtLayout *out) {
+// The user data of a kernel is its op.
+LiteRtStatus get_output_layouts(void *data, size_t inputs, const LiteRtLayout *in, size_t outputs, LiteRtLayout *out) {
   std::vector<std::vector<int32_t>> shapes;
   for (size_t i = 0; i < inputs; ++i) shapes.push_back(shape_of(in[i]));
+  const Op op = *static_cast<const Op *>(data);
   const std::vector<int32_t> shape = edgecomp::output_shape(op, shapes);
   if (outputs != 1 || shape.empty() || shape.size() > 8) return fail(std::string(edgecomp::kOpNames[int(op)]) + ": unexpected inputs");
   *out = {};
@@ -55,8 +56,7 @@ LiteRtStatus get_output_layouts(void *, size_t inputs, const LiteRtLayout *in, s
   return 0;
 }
 
-template <Op op>
-LiteRtStatus run(void *, size_t inputs, const LiteRtTensorBuffer *in, size_t outputs, LiteRtTensorBuffer *out) {
+LiteRtStatus run(void *data, size_t inputs, const LiteRtTensorBuffer *in, size_t outputs, LiteRtTensorBuffer *out) {
   std::vector<Locked> locks;
   std::vector<OpTensor> tensors;
   for (size_t i = 0; i < inputs; ++i) {
@@ -67,21 +67,17 @@ LiteRtStatus run(void *, size_t inputs, const LiteRtTensorBuffer *in, size_t out
   if (outputs != 1) return fail("a custom op has one output");
   const Locked output(out[0], kLiteRtLockWrite);
   if (!output.get()) return fail("the output of a custom op cannot be written");
-  const std::string error = edgecomp::run_op(op, tensors, *output.get());
+  const std::string error = edgecomp::run_op(*static_cast<const Op *>(data), tensors, *output.get());
   return error.empty() ? 0 : fail(error);
-}
-
-template <Op op>
-LiteRtStatus add(LiteRtOptions options) {
-  static const LiteRtCustomOpKernel kernel = {ignore_options, get_output_layouts<op>, run<op>, nothing_to_free};
-  return LiteRtAddCustomOpKernelOption(options, edgecomp::kOpNames[int(op)], 1, &kernel, nullptr);
 }
 
 }  // namespace
 
 LiteRtStatus edgecomp_add_litert_ops(LiteRtOptions options) {
-  for (auto add_one : {add<Op::kLinear>, add<Op::kConv2d>, add<Op::kEmbedding>, add<Op::kRecurrence>})
-    if (LiteRtStatus status = add_one(options)) return status;
+  static const LiteRtCustomOpKernel kernel = {ignore_options, get_output_layouts, run, nothing_to_free};
+  static Op ops[edgecomp::kOps] = {Op::kLinear, Op::kConv2d, Op::kEmbedding, Op::kRecurrence};
+  for (Op &op : ops)
+    if (LiteRtStatus status = LiteRtAddCustomOpKernelOption(options, edgecomp::kOpNames[int(op)], 1, &kernel, &op)) return status;
   return 0;
 }
 

@@ -22,7 +22,7 @@ public final class Check {
       case "misuse" -> misuse(context, assets, files, asset);
       case "threads" -> threads(context, asset);
       case "leak" -> leak(context, asset, Integer.parseInt(arguments[4]));
-      case "time" -> time(context, asset, Integer.parseInt(arguments[4]));
+      case "time" -> time(context, asset, Path.of(arguments[4]), Integer.parseInt(arguments[5]));
       default -> throw new IllegalArgumentException(arguments[0]);
     }
   }
@@ -147,19 +147,31 @@ public final class Check {
     throw new IOException("no VmRSS");
   }
 
-  /** Milliseconds of runs, the median. */
-  private static void time(Context context, String asset, int runs) {
+  /** Milliseconds of a run: the median of some seconds, after as many for the JVM's compiler. */
+  private static void time(Context context, String asset, Path file, int seconds) throws IOException {
+    ByteBuffer bytes = ByteBuffer.wrap(Files.readAllBytes(file)).order(ByteOrder.nativeOrder());
     try (EdgecompModel model = EdgecompModel.load(context, asset)) {
-      float[] values = random(model);
-      for (int n = 0; n < 200; n++) model.run(values);
-      double[] times = new double[runs];
-      for (int n = 0; n < runs; n++) {
-        long start = System.nanoTime();
-        model.run(values);
-        times[n] = (System.nanoTime() - start) / 1e6;
+      float[][] values = new float[model.getInputs().size()][];
+      for (int i = 0; i < values.length; i++) {
+        values[i] = new float[model.getInputs().get(i).getCount()];
+        for (int j = 0; j < values[i].length; j++) values[i][j] = bytes.getFloat();
       }
+      times(model, values, seconds);
+      double[] times = times(model, values, seconds);
       Arrays.sort(times);
-      System.out.println("median " + times[runs / 2]);
+      System.out.println("median " + times[times.length / 2]);
     }
+  }
+
+  private static double[] times(EdgecompModel model, float[][] values, int seconds) {
+    double[] times = new double[1 << 20];
+    long end = System.nanoTime() + seconds * 1_000_000_000L;
+    int count = 0;
+    while (count < times.length && System.nanoTime() < end) {
+      long start = System.nanoTime();
+      model.run(values);
+      times[count++] = (System.nanoTime() - start) / 1e6;
+    }
+    return Arrays.copyOf(times, count);
   }
 }

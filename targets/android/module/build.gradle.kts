@@ -16,7 +16,8 @@ android {
         externalNativeBuild {
             cmake {
                 // In gradle.properties of the app or the user: executorch.root=/path/to/executorch
-                arguments += "-DEXECUTORCH_ROOT=" + providers.gradleProperty("executorch.root").get()
+                val root = providers.gradleProperty("executorch.root").orNull
+                arguments += "-DEXECUTORCH_ROOT=" + (root ?: error("executorch.root is not set: see the module's README.md"))
                 targets += "edgecomp"
             }
         }

@@ -135,7 +135,7 @@ struct Band {
     const int first_output = tile * w.tile, outputs = std::min(w.tile, w.rows - first_output);
     for (int input = 0; input < count; ++input) {
       float *values = sums + input * w.tile;
-      for (int i = 0; i < outputs; ++i) values[i] = finished(w, first_output + i, values[i]);
+      finish_rows(w, first_output, outputs, values, values);
     }
     put(size_t(row) * plan.width + column, count, first_output, outputs, sums, w.tile);
   }

@@ -6,7 +6,12 @@
 namespace edgecomp {
 
 extern const Dot dot_avx512vnni, dot_avxvnni, dot_avx2, dot_i8mm, dot_dotprod, dot_neon, dot_plain;
-const Dot *const dot_all[] = {&dot_avx512vnni, &dot_avxvnni, &dot_avx2, &dot_i8mm, &dot_dotprod, &dot_neon, &dot_plain, nullptr};
+const Dot *const dot_all[] = {
+    &dot_avx512vnni, &dot_avxvnni, &dot_avx2, &dot_i8mm, &dot_dotprod, &dot_neon,
+#ifdef EDGECOMP_PLAIN
+    &dot_plain,
+#endif
+    nullptr};
 
 const Dot *dot_under_test = nullptr;
 

@@ -1,3 +1,6 @@
+#include "dot.h"
+
+#ifdef EDGECOMP_PLAIN
 #define EDGECOMP_SIMD
 #define EDGECOMP_VECTOR_BYTES 16
 #include "dot_simd.h"
@@ -35,3 +38,4 @@ extern const Dot dot_plain = {"plain", [] { return true; }, InputForm::kUnsigned
                               pack, multiply, finish<InputForm::kUnsigned, kRows>};
 
 }  // namespace edgecomp
+#endif

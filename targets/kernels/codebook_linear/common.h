@@ -6,6 +6,11 @@
 
 #include "codebook_linear.h"
 
+// Plain C++ is for processors without SIMD code, and for tests. Every ARM64 has NEON: an app can leave it out there.
+#if !defined(EDGECOMP_WITHOUT_PLAIN) || !defined(__aarch64__)
+#define EDGECOMP_PLAIN
+#endif
+
 namespace edgecomp {
 
 // Without branches, so that loops over it become SIMD code.
@@ -56,22 +61,22 @@ constexpr int kMostLanes = 128;  // of a tile
 // The bits of a plane, put or added to the codes of a cell. The width is a constant so that loops become SIMD code.
 template <int width>
 inline void unpack_plane(const uint8_t *bytes, int plane, int shift, uint8_t *codes) {
-  for (int field = 0; field < 8 / width; ++field)
-    for (int i = 0; i < plane; ++i) {
-      const int value = ((bytes[i] >> (width * field)) & ((1 << width) - 1)) << shift;
-      codes[field * plane + i] = uint8_t(shift ? codes[field * plane + i] | value : value);
-    }
+  for (int field = 0; field < 8 / width; ++field, codes += plane) {
+    const auto value = [&](int i) { return uint8_t((bytes[i] >> (width * field)) & ((1 << width) - 1)); };
+    if (shift == 0)
+      for (int i = 0; i < plane; ++i) codes[i] = value(i);
+    else
+      for (int i = 0; i < plane; ++i) codes[i] |= uint8_t(value(i) << shift);
+  }
 }
 
 // All codes of a cell at once.
 inline void unpack_cell(const edgecomp_matrix &w, const uint8_t *bytes, int bits, uint8_t *codes) {
-  for (int width = 8, shift = 0; width >= 1; width /= 2) {
+  if (bits == 8) std::copy_n(bytes, w.tile, codes);
+  for (int width = 4, shift = 0; width >= 1; width /= 2) {
     if (!(bits & width)) continue;
     const int plane = w.tile * width / 8;
-    (width == 8   ? unpack_plane<8>
-     : width == 4 ? unpack_plane<4>
-     : width == 2 ? unpack_plane<2>
-                  : unpack_plane<1>)(bytes, plane, shift, codes);
+    (width == 4 ? unpack_plane<4> : width == 2 ? unpack_plane<2> : unpack_plane<1>)(bytes, plane, shift, codes);
     bytes += plane;
     shift += width;
   }
@@ -84,6 +89,9 @@ inline float finished(const edgecomp_matrix &w, int row, float sum) {
   const float value = sum * (w.scale ? w.scale[row] : 1.0f) + (w.bias ? w.bias[row] : 0.0f);
   return w.relu ? std::max(value, 0.0f) : value;
 }
+
+// The same of neighbouring rows. `y` may be `sums`.
+void finish_rows(const edgecomp_matrix &w, int first_row, int rows, const float *sums, float *y);
 
 inline size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 

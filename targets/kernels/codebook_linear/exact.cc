@@ -70,7 +70,7 @@ void along_rows(const edgecomp_matrix &w, const float *x, float *y, int first_ti
       }
     }
   }
-  for (int row = first_row; row < last_row; ++row) y[row] = finished(w, row, y[row]);
+  finish_rows(w, first_row, last_row - first_row, y + first_row, y + first_row);
 }
 
 // Outputs of the rows of a block.
@@ -94,7 +94,7 @@ void down_columns(const edgecomp_matrix &w, const float *x, float *y, int block)
       y[first_row + e] += sum;
     }
   }
-  for (int row = first_row; row < first_row + length; ++row) y[row] = finished(w, row, y[row]);
+  finish_rows(w, first_row, length, y + first_row, y + first_row);
 }
 
 // Some weights: entry (column, row) is at values[column * kDecodedRows + row], both counted from the first.
@@ -149,8 +149,7 @@ void decoded_rows(const edgecomp_matrix &w, const float *x, int inputs, float *y
                               sums + input * kDecodedRows + row, kDecodedRows});
   }
   for (int input = 0; input < inputs; ++input)
-    for (int row = 0; row < decoded.rows; ++row)
-      y[size_t(input) * w.rows + first_row + row] = finished(w, first_row + row, sums[input * kDecodedRows + row]);
+    finish_rows(w, first_row, decoded.rows, sums + input * kDecodedRows, y + size_t(input) * w.rows + first_row);
 }
 
 }  // namespace

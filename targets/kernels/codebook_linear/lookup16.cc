@@ -31,8 +31,7 @@ void lookup16_linear(const edgecomp_matrix &w, const float *x, int64_t batch, fl
       simd.accumulate(part);
       const int row = int(tile) * w.tile, rows = std::min(w.tile, w.rows - row);
       for (int input = 0; input < run.inputs; ++input)
-        for (int i = 0; i < rows; ++i)
-          y[(first + input) * w.rows + row + i] = finished(w, row + i, sums[input * w.tile + i]);
+        finish_rows(w, row, rows, sums + input * w.tile, y + (first + input) * w.rows + row);
     });
   }
 }

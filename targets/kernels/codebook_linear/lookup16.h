@@ -11,7 +11,7 @@
 namespace edgecomp {
 
 inline bool lookup16_fits(const edgecomp_matrix &w) {
-  return w.axis == 0 && edgecomp_bits(&w) == 4 && w.tile >= 32 && w.table_bits > 0 && w.table_bits <= 16;
+  return w.axis == 0 && edgecomp_bits(&w) == 4 && w.tile >= 32 && has_tables(w.table_bits);
 }
 
 size_t lookup16_scratch_bytes(const edgecomp_matrix &w, int64_t batch);

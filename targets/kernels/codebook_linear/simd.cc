@@ -3,7 +3,12 @@
 namespace edgecomp {
 
 extern const Simd simd_avx512, simd_avx2, simd_neon, simd_plain;
-const Simd *const simd_all[] = {&simd_avx512, &simd_avx2, &simd_neon, &simd_plain, nullptr};
+const Simd *const simd_all[] = {
+    &simd_avx512, &simd_avx2, &simd_neon,
+#ifdef EDGECOMP_PLAIN
+    &simd_plain,
+#endif
+    nullptr};
 
 const Simd *simd_under_test = nullptr;
 

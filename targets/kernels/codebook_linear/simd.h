@@ -11,6 +11,17 @@ constexpr int kCodewords = 16;    // of codes of 4 bits
 constexpr int kPanelRows = 16;    // multiplied at a time
 constexpr int kPanelInputs = 6;
 
+// What an app's models do not use it can leave out: tables of bytes, or of 16 bits.
+constexpr bool has_tables(int bits) {
+#ifdef EDGECOMP_WITHOUT_TABLES8
+  if (bits == 8) return false;
+#endif
+#ifdef EDGECOMP_WITHOUT_TABLES16
+  if (bits == 16) return false;
+#endif
+  return bits == 8 || bits == 16;
+}
+
 // Sizes of the tables of one input with the columns of `w`.
 struct TableShape {
   int count, group, planes;

@@ -225,12 +225,16 @@ void accumulate_integers(const Run &run) {
 }
 
 void accumulate(const Run &run) {
-  if (integers_serve(run.shape)) return accumulate_integers(run);
+  if constexpr (has_tables(8))
+    if (integers_serve(run.shape)) return accumulate_integers(run);
   Totals<float, float> totals = {run.sums, {}};
   for (int i = 0; i < run.inputs; ++i) totals.scales[i] = run.shape.scales(run.tables[i]);
-  if (run.shape.planes == 1) return accumulate_bytes(run, totals);
-  const int first = accumulate_inputs<2, 2>(run, totals, 0);
-  accumulate_inputs<2, 1>(run, totals, first);
+  if constexpr (has_tables(8))
+    if (run.shape.planes == 1) return accumulate_bytes(run, totals);
+  if constexpr (has_tables(16)) {
+    const int first = accumulate_inputs<2, 2>(run, totals, 0);
+    accumulate_inputs<2, 1>(run, totals, first);
+  }
 }
 
 }  // namespace

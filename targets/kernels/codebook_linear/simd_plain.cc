@@ -3,6 +3,8 @@
 
 #include "simd.h"
 
+#ifdef EDGECOMP_PLAIN
+
 namespace edgecomp {
 namespace {
 
@@ -66,3 +68,4 @@ void multiply_panel(const Panel &panel) {
 extern const Simd simd_plain = {"plain", [] { return true; }, 1, build, accumulate, multiply_panel};
 
 }  // namespace edgecomp
+#endif

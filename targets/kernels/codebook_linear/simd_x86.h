@@ -93,16 +93,20 @@ EDGECOMP_SIMD void accumulate_part(const Run &run, int first_input, int offset) 
   }
 }
 
+template <class Bytes, int together, int planes>
+EDGECOMP_SIMD void accumulate_inputs(const Run &run, int offset) {
+  int i = 0;
+  for (; i + together <= run.inputs; i += together) accumulate_part<Bytes, together, planes>(run, i, offset);
+  for (; i < run.inputs; ++i) accumulate_part<Bytes, 1, planes>(run, i, offset);
+}
+
 template <class Bytes>
 EDGECOMP_SIMD void accumulate_with(const Run &run) {
   for (int offset = 0; offset < run.cell; offset += Bytes::kBytes) {
-    int i = 0;
-    if (run.shape.planes == 1)
-      for (; i + Bytes::kInputs <= run.inputs; i += Bytes::kInputs) accumulate_part<Bytes, Bytes::kInputs, 1>(run, i, offset);
-    else
-      for (; i + Bytes::kInputs / 2 <= run.inputs; i += Bytes::kInputs / 2)
-        accumulate_part<Bytes, Bytes::kInputs / 2, 2>(run, i, offset);
-    for (; i < run.inputs; ++i) (run.shape.planes == 1 ? accumulate_part<Bytes, 1, 1> : accumulate_part<Bytes, 1, 2>)(run, i, offset);
+    if constexpr (has_tables(8))
+      if (run.shape.planes == 1) accumulate_inputs<Bytes, Bytes::kInputs, 1>(run, offset);
+    if constexpr (has_tables(16))
+      if (run.shape.planes == 2) accumulate_inputs<Bytes, Bytes::kInputs / 2, 2>(run, offset);
   }
 }
 

@@ -8,11 +8,13 @@ public final class TensorInfo {
   private final String name;
   private final String dtype;
   private final int[] shape;
+  private final int count;
 
   TensorInfo(String name, String dtype, int[] shape) {
     this.name = name;
     this.dtype = dtype;
     this.shape = shape;
+    count = Arrays.stream(shape).reduce(1, Math::multiplyExact);
   }
 
   /** Of the native side: {@code name|dtype|1,3,224,224}. */
@@ -44,7 +46,7 @@ public final class TensorInfo {
 
   /** How many values there are. */
   public int getCount() {
-    return Arrays.stream(shape).reduce(1, Math::multiplyExact);
+    return count;
   }
 
   @NonNull
