@@ -54,13 +54,14 @@ class LayerJob:
 
 @dataclass(frozen=True)
 class FitContext:
-    """What fitting a layer needs: the net as it is by now, what factorized layers are to give the same as, calibration
-    inputs (N, …) if there are any."""
+    """What fitting a layer needs: the net as it is by now, and calibration inputs (N, …) if there are any; the same of
+    the original where layers are to give what they gave there."""
 
     net: nn.Module
-    original: nn.Module | None
     samples: calibration.Samples | None
     seed: int
+    original: nn.Module | None = None
+    original_samples: calibration.Samples | None = None
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,17 @@ def _compressed_net(model: Model, plan: Plan, engine: Engine | None) -> tuple[nn
     # Computes what the compressed net does, but from decoded weights, which is faster here.
     net = channels_last(copy.deepcopy(model.net))
     permute_channels(net, model, plan)
-    # What factorized layers are to give: the same as here.
-    original = copy.deepcopy(net) if any(_joint(entry) for entry in plan.entries) else None
     samples = calibration_samples(model) if model.data else None
     jobs = _jobs(net, model, plan)
     if isinstance(net, FileNet) and samples is not None:
         engine = None  # the file runs as a whole, for several layers at a time, with all threads
-    given = _on_their_way(net, samples, jobs, batch_of(model.example_inputs), engine)
-    context = FitContext(net, original, given, plan.seed)
+    batch = batch_of(model.example_inputs)
+    context = FitContext(net, _on_their_way(net, samples, jobs, batch, engine), plan.seed)
+    if samples is not None and not isinstance(net, FileNet) and any(_joint(entry) for entry in plan.entries):
+        original = copy.deepcopy(net)
+        context = replace(
+            context, original=original, original_samples=_on_their_way(original, samples, jobs, batch, engine)
+        )
     with progress.bar("layers", len(jobs)) as advance:
         fits: dict[int, LayerFit] = {}
         shared: list[Any] = []
@@ -242,9 +246,9 @@ def _fit(job: LayerJob, context: FitContext) -> LayerFit:
     fitted = not isinstance(job.method, Chain) or job.method.fitted
     statistics = _statistics(layers, context, fitted)
     inputs = pooled(statistics) if statistics else None
-    if inputs is not None and not inputs.unfit and context.original is not None and _joint(job.entry):
-        plain = samples.samples if isinstance(samples, Walk) else samples
-        aim_at_original(net, context.original, job.names[0], plain, inputs, seed)
+    aimed = context.original is not None and _joint(job.entry) and len(layers) == 1
+    if inputs is not None and not inputs.unfit and aimed:
+        aim_at_original(net, context.original, job.names[0], context.original_samples, inputs, seed, samples)
     if inputs is not None and inputs.unfit and fitted:
         note = f"{inputs.unfit}, so that it was coded without them"
     means = [inputs.mean for inputs in statistics] or [None] * len(layers)
@@ -297,12 +301,22 @@ def _joint(entry: PlanEntry) -> bool:
 
 @torch.no_grad()
 def aim_at_original(
-    net: nn.Module, original: nn.Module, name: str, samples: calibration.Samples, inputs: Inputs, seed: int = 0
+    net: nn.Module,
+    original: nn.Module,
+    name: str,
+    samples: calibration.Samples,
+    inputs: Inputs,
+    seed: int = 0,
+    seen_samples: calibration.Samples | None = None,
 ) -> None:
     """Gives a layer of `net` the weights and bias that, on the inputs x̂ it has there, come nearest to what the layer
-    gave in the original on x (Jaderberg et al. 2014, §2.3): W + W·(cov(x, x̂) − cov(x̂))·cov(x̂)⁻¹."""
+    gave in the original on x (Jaderberg et al. 2014, §2.3): W + W·(cov(x, x̂) − cov(x̂))·cov(x̂)⁻¹.
+
+    Args:
+        samples, seen_samples: of the original and, where they are on their way, of `net`.
+    """
     layer, first = net.get_submodule(name), original.get_submodule(name)
-    cross, mean = calibration.cross_moment(original, first, net, layer, samples, seed)
+    cross, mean = calibration.cross_moment(original, first, net, layer, samples, seed, seen_samples)
     moment = inputs.covariance
     ridge = moment + _AIM_RIDGE * moment.diagonal().mean() * torch.eye(len(moment))
     matrix = weight_matrix(first)

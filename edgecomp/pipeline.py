@@ -73,7 +73,7 @@ def build(request: Request) -> Report:
             sources.remember(program, request.out)
         plan = make_plan(model, request, work, engine)
         compressed = compress(model, plan, work, engine)
-        for wanted in finer(request):
+        for wanted in finer(model, request):
             if not (why := ruined(model, compressed.net)):
                 break
             progress.note(f"{why}: finer codes instead, {' '.join(wanted.settings[len(request.settings) :])}")

@@ -132,7 +132,7 @@ def test_a_budget_turns_the_knob_that_nobody_has(edgecomp, tiny_model, tmp_path)
 
 
 def test_codes_that_would_ruin_a_net_become_finer(edgecomp, tmp_path):
-    """Where neither a setting nor a budget decides; without data the error of the outputs tells."""
+    """Where no setting decides, as far as a budget allows; without data the error of the outputs tells."""
     (tmp_path / "bare.py").write_text(TINY_MODEL)
     done = edgecomp("build", "bare.py", "--on", "none", "-o", "out")
     report = report_of(tmp_path / "out")
@@ -140,6 +140,10 @@ def test_codes_that_would_ruin_a_net_become_finer(edgecomp, tmp_path):
     assert report["error"]["percent"] <= 5 and [limit["name"] for limit in report["limits"]] == ["file"]
     done = edgecomp("build", "bare.py", "--set", "s=4", "--set", "k=16", "--on", "none", "-o", "out")
     assert "finer" not in done.stderr and done.returncode == 1
+    done = edgecomp("build", "bare.py", "--budget", "120kB", "--on", "none", "-o", "out")
+    report = report_of(tmp_path / "out")
+    assert "finer codes instead, pq.s=2 pq.k=256" in " ".join(done.stderr.split()), done.stderr
+    assert 80_000 < report["size"]["artifact_bytes"] <= 120_000
 
 
 def test_a_missed_drop_exits_1(edgecomp, tiny_model, tmp_path):

@@ -119,23 +119,39 @@ def within_budget(model: Model, request: Request) -> Request:
     as it is where nothing does, or the settings decide."""
     if request.budget_bytes is None or knob_of(request.method, request.settings) is None:
         return request
-    runtime, chains = plan.runtime_and_chains(request)
-    if chains[0].prunes:
-        return request
+    chains = plan.runtime_and_chains(request)[1]
+    return request if chains[0].prunes or keeps(model, request) else mildest(model, request)
+
+
+def keeps(model: Model, request: Request) -> bool:
+    """Whether the file will take no more than the budget, by what is predicted."""
     groups = plan.tied_groups(model)
-    asked = plan.decide(model, groups, chains, request)
-    container = container_bytes(model, groups, request, original_file(model, runtime))
-    container += _PER_LAYER * sum(1 for entry in asked if entry.method)
-    if sum(entry.predicted_bytes for entry in asked) + container <= request.budget_bytes:
-        return request
-    steps = ladder(model, request, groups)
-    step = steps.fitting(request.budget_bytes - container)
+    entries = plan.decide(model, groups, plan.runtime_and_chains(request)[1], request)
+    size = sum(entry.predicted_bytes for entry in entries) + _container(model, request, groups, entries)
+    return request.budget_bytes is None or size <= request.budget_bytes
+
+
+def mildest(model: Model, request: Request) -> Request:
+    """The request with the mildest value of the method's knob that keeps to its budget; as it is where none does."""
+    groups = plan.tied_groups(model)
+    entries = plan.decide(model, groups, plan.runtime_and_chains(request)[1], request)
+    container, steps = _container(model, request, groups, entries), ladder(model, request, groups)
+    step = steps.fitting((request.budget_bytes or 0) - container)
     if step is None:
         if steps.steps:
             progress.note(f"{request.method} keeps to no such budget: {steps.falls_short(container)}")
         return request
-    progress.note(f"{step.setting}: the mildest with which the file takes at most {format_bytes(request.budget_bytes)}")
+    progress.note(
+        f"{step.setting}: the mildest with which the file takes at most {format_bytes(request.budget_bytes or 0)}"
+    )
     return replace(request, settings=(*request.settings, step.setting))
+
+
+def _container(model: Model, request: Request, groups: list[tuple[str, ...]], entries: tuple[PlanEntry, ...]) -> int:
+    """What the file will take beside the weights of the layers, at most."""
+    runtime = plan.runtime_and_chains(request)[0]
+    coded = sum(1 for entry in entries if entry.method)
+    return container_bytes(model, groups, request, original_file(model, runtime)) + _PER_LAYER * coded
 
 
 def _reasons(entries: tuple[PlanEntry, ...]) -> str:

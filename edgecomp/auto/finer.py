@@ -1,5 +1,5 @@
-"""Defaults are for trained nets, which bear a bit a weight. A net that such codes would ruin gets finer ones, where
-neither a setting nor a budget decides."""
+"""Defaults are for trained nets, which bear a bit a weight. A net that such codes would ruin gets finer ones, as far as
+its budget allows, where no setting decides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..records import Model, Request, Split
 from ..runtimes.litert.file_net import FileNet
 from ..training.outputs import predict_all
 from ..training.scores import compare_answers
-from .budgets import stated
+from .budgets import keeps, knob_of, mildest, stated
 
 _SAMPLES = 512
 _MOST_DROP = 3.0  # points of a metric in percent, of which chance has less than the original by ten
@@ -26,18 +26,29 @@ _CHANCE = 10.0
 _MOST_ERROR = 2.0  # percent of the outputs, where no such metric tells what they are worth
 
 
-def finer(request: Request) -> Iterator[Request]:
-    """The same request with finer settings of its methods, `FINER` of their configs, one after the other."""
-    if request.method == AUTO or request.budget_bytes is not None or request.recover_epochs:
+def finer(model: Model, request: Request) -> Iterator[Request]:
+    """The same request with finer settings of its methods: `FINER` of their configs, one after the other; with a budget
+    the finest that keep to it."""
+    if request.method == AUTO or (request.recover_epochs and request.budget_bytes is None):
         return
+    steps = [replace(request, settings=(*request.settings, *step)) for step in _steps(request)]
+    if request.budget_bytes is None:
+        yield from steps
+    elif kept := next((step for step in reversed(steps) if keeps(model, step)), None):
+        yield kept
+    elif knob_of(request.method, request.settings) and (turned := mildest(model, request)) is not request:
+        yield turned
+
+
+def _steps(request: Request) -> list[list[str]]:
+    """Two lists of settings, where none of them is stated."""
     steps: list[list[str]] = [[], []]
     for name in names_in(request.method):
         for step, text in zip(steps, getattr(discover.method(name).Config, "FINER", ()), strict=False):
             parts = text.split()
             if not stated(request.settings, name, (part.partition("=")[0] for part in parts)):
                 step += [f"{name}.{part}" for part in parts]
-    for step in filter(None, steps):
-        yield replace(request, settings=(*request.settings, *step))
+    return list(filter(None, steps))
 
 
 @torch.no_grad()

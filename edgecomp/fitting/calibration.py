@@ -190,13 +190,24 @@ class Moments:
 
 
 def cross_moment(
-    net: nn.Module, layer: nn.Module, seen_net: nn.Module, seen_layer: nn.Module, samples: Samples, seed: int = 0
+    net: nn.Module,
+    layer: nn.Module,
+    seen_net: nn.Module,
+    seen_layer: nn.Module,
+    samples: Samples,
+    seed: int = 0,
+    seen_samples: Samples | None = None,
 ) -> tuple[Tensor, Tensor]:
     """How the inputs x of a layer go with those x̂ of its twin in another net, for the same samples: the covariance of
-    x with x̂ (n, n), and the mean of x (n,)."""
+    x with x̂ (n, n), and the mean of x (n,).
+
+    Args:
+        seen_samples: the same samples where they are on their way through the other net.
+    """
     cross = total = seen_total = torch.empty(0)
     count = 0
-    pairs = zip(_rows(net, layer, samples, seed), _rows(seen_net, seen_layer, samples, seed), strict=True)
+    seen_samples = samples if seen_samples is None else seen_samples
+    pairs = zip(_rows(net, layer, samples, seed), _rows(seen_net, seen_layer, seen_samples, seed), strict=True)
     for rows, seen in pairs:
         if count == 0:
             cross = torch.zeros(rows.shape[1], rows.shape[1])

@@ -45,6 +45,12 @@ class Fitting(TableConfig):
         description="What codes minimise. feedback: the error of the layer's outputs, each block making up for the "
         "errors of those before it. metric: the same, blocks independent. plain: the error of the weights.",
     )
+    reconstruction: Literal["data", "joint"] = Field(
+        "data",
+        description="What the outputs come near to, for the inputs that reach the layer. data: what the layer's own "
+        "weights give for them. joint: what the layer gave in the original net, so that it makes up for the errors of "
+        "those before it.",
+    )
     passes: Passes = 1
     iterations: int = Field(10, ge=1, description="Iterations of k-means.")
     permute: bool = Field(
