@@ -17,6 +17,7 @@ from ...util.files import atomic_file, sha256_file, temporary_folder
 from ...util.units import format_bytes
 from . import native, tables
 
+NAME = "model.edgecomp"
 MAGIC, VERSION = b"edgecomp", 1
 SUFFIXES = {1: ".pte", 2: ".tflite"}
 _HEADER = struct.Struct("<8sIIQ32sIIIQQ")  # and its CRC-32
@@ -88,9 +89,13 @@ def unpack(container: Path, folder: Path, name: str = "model") -> Path:
 _REMEDY = "Download it again, or build it again."
 
 
-def suffix_of(container: Path) -> str:
-    """Of the file that it decodes into."""
-    return read_header(container).suffix
+def of_file(container: Path, file: Path) -> Path | None:
+    """The container, if it says that it decodes into this very file."""
+    try:
+        fits = read_header(container).sha256 == bytes.fromhex(sha256_file(file))
+    except UsageError:
+        return None
+    return container if fits else None
 
 
 def read_header(container: Path) -> Header:
@@ -101,7 +106,9 @@ def read_header(container: Path) -> Header:
     except FileNotFoundError as error:
         raise UsageError(f"{container} does not exist", "Name the model.edgecomp of a build.") from error
     except OSError as error:
-        raise UsageError(f"{container} cannot be read: {error.strerror}", "Name the model.edgecomp of a build.") from error
+        raise UsageError(
+            f"{container} cannot be read: {error.strerror}", "Name the model.edgecomp of a build."
+        ) from error
     except ValueError as error:
         raise UsageError(f"{container}: {error}", _REMEDY) from error
 

@@ -70,7 +70,9 @@ def _segment(numbers: _Numbers, length: int, payload: bytes) -> bytes:
         _check(len(payload) == length)
         return payload
     context, lanes, period, count = numbers.take(4)
-    _check(bits <= 8 and context <= PLACE and lanes <= MOST_LANES and period <= MOST_PERIOD and 1 <= count <= MOST_TABLES)
+    _check(
+        bits <= 8 and context <= PLACE and lanes <= MOST_LANES and period <= MOST_PERIOD and 1 <= count <= MOST_TABLES
+    )
     layout = Layout(bits, lanes, period, context)  # type: ignore[arg-type]
     _check(layout.fits(length))
     table_of = numbers.take(layout.contexts) if count > 1 else [0] * layout.contexts
