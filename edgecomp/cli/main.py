@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,6 +38,9 @@ from .options import (
     Workers,
 )
 from .printing import escaped, print_comparison, print_message, print_plan, print_table
+
+if TYPE_CHECKING:
+    from ..records import Limits
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -364,7 +367,7 @@ def _folder(model: str | None, what: str) -> Path:
 
 def _limits(
     download: str | None, installed: str | None, ram: str | None, latency: str | None, instructions: str | None
-):  # type: ignore[no-untyped-def]
+) -> Limits:
     from ..records import Limits
     from ..util.units import parse_bytes, parse_count, parse_ms
 

@@ -48,8 +48,8 @@ class LimitReport(Record):
 
 
 class SizeReport(Record):
-    """`download_bytes`: the file deflated, as stores do it. `coded_download_bytes`: `model.edgecomp`; None of builds that
-    wrote none. `installed_bytes`: model + runtime + kernels.
+    """`download_bytes`: the file deflated, as stores do it. `coded_download_bytes`: `model.edgecomp`; None where there
+    is none. `installed_bytes`: model + runtime + kernels.
     `custom_op_bytes`: of a build with `--no-custom-ops`, the file with custom ops that it is compared with."""
 
     original_bytes: int
