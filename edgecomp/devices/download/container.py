@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import BuildError, UsageError
+from ...errors import BuildError, EdgecompError, UsageError
 from ...util import progress
 from ...util.files import atomic_file, sha256_file, temporary_folder
 from ...util.units import format_bytes
@@ -24,6 +24,10 @@ _HEADER = struct.Struct("<8sIIQ32sIIIQQ")  # and its CRC-32
 HEADER_BYTES = _HEADER.size + 4
 _SMALLEST = 128  # bytes of a tensor that is worth a segment of its own
 _MOST_PER_BYTE = 1000  # what takes less is left to deflate: a container is no bomb
+
+
+class _NoContainer(ValueError):
+    """Other bytes altogether."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ def unpack(container: Path, folder: Path, name: str = "model") -> Path:
     """Decodes a container into `folder`/`name`.pte or .tflite, and compares its SHA-256.
 
     Raises:
-        UsageError: it does not exist, is no container, or is damaged.
-        BuildError: the file cannot be written.
+        UsageError: it does not exist, or is no container.
+        BuildError: it is damaged, or the file cannot be written.
     """
     header = read_header(container)
     final = folder / f"{name}{header.suffix}"
@@ -82,7 +86,7 @@ def unpack(container: Path, folder: Path, name: str = "model") -> Path:
         if not wrong and bytes.fromhex(sha256_file(partial)) != header.sha256:
             wrong = f"{container}: what it decodes into has another SHA-256"
         if wrong:
-            raise UsageError(wrong, _REMEDY)
+            raise BuildError(wrong, _REMEDY)
     return final
 
 
@@ -93,13 +97,13 @@ def of_file(container: Path, file: Path) -> Path | None:
     """The container, if it says that it decodes into this very file."""
     try:
         fits = read_header(container).sha256 == bytes.fromhex(sha256_file(file))
-    except UsageError:
+    except EdgecompError:
         return None
     return container if fits else None
 
 
 def read_header(container: Path) -> Header:
-    """Raises a UsageError if the file does not begin as a container does."""
+    """Raises a UsageError or BuildError if the file does not begin as a container does."""
     try:
         with open(container, "rb") as file:
             return parsed_header(file.read(HEADER_BYTES))
@@ -109,14 +113,16 @@ def read_header(container: Path) -> Header:
         raise UsageError(
             f"{container} cannot be read: {error.strerror}", "Name the model.edgecomp of a build."
         ) from error
+    except _NoContainer as error:
+        raise UsageError(f"{container}: {error}", "Name a build's model.edgecomp.") from error
     except ValueError as error:
-        raise UsageError(f"{container}: {error}", _REMEDY) from error
+        raise BuildError(f"{container}: {error}", _REMEDY) from error
 
 
 def parsed_header(data: bytes) -> Header:
     """Raises a ValueError if these are no bytes of a header."""
     if data[:8] != MAGIC or len(data) < HEADER_BYTES:
-        raise ValueError("it is no download container of edgecomp")
+        raise _NoContainer("it is no download container of edgecomp")
     _, version, kind, *fields = _HEADER.unpack(data[: _HEADER.size])
     if version != VERSION:
         raise ValueError("the container is of another version of edgecomp")
