@@ -54,7 +54,8 @@ def layouts(draw):
     """Layouts, and bytes that can lie so."""
     bits, context = draw(st.integers(1, 8)), draw(st.sampled_from([CELL, LANE, PLACE]))
     period = draw(st.sampled_from([1, 2, 4, 8]) if context == PLACE else st.integers(1, 9))
-    layout = Layout(bits, 8 * draw(st.integers(1, 20)), period, context)
+    join = draw(st.integers(1, 2)) if bits <= 4 else 1
+    layout = Layout(bits, 8 * join * draw(st.integers(1, 20)), period, context, join)
     length = draw(st.integers(0, 700)) if bits == 8 else draw(st.integers(0, 12)) * layout.cell_bytes
     return layout, skewed(length, 256, draw(st.integers(0, 99)), draw(st.sampled_from([0.3, 0.9, 0.999]))).tobytes()
 

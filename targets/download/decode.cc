@@ -99,7 +99,7 @@ const char *read_segment(Head &head, Work &work) {
   layout.bits = head.number(8);
   if (head.bad) return kDamaged;
   if (!layout.bits) return s.packed == s.length ? nullptr : kDamaged;
-  layout.context = Context(head.number(kPlace));
+  layout.join = head.number(2), layout.context = Context(head.number(kPlace));
   layout.lanes = head.number(kMostLanes), layout.period = head.number(kMostPeriod);
   s.tables = head.number(kMostTables);
   if (head.bad || !s.tables || !layout.valid(s.length)) return kDamaged;
@@ -108,56 +108,87 @@ const char *read_segment(Head &head, Work &work) {
   if (!work.reserve(s.tables)) return kMemory;
   for (uint32_t t = 0; t < s.tables; ++t) {
     uint16_t frequencies[256] = {};
-    for (uint32_t symbol = 0; symbol < 1u << layout.bits; ++symbol) {
+    for (uint32_t symbol = 0; symbol < 1u << layout.symbol_bits(); ++symbol) {
       frequencies[symbol] = uint16_t(head.number(kSlots));
       if (!frequencies[symbol]) symbol += head.number(255);  // so many more are 0, too
     }
-    if (head.bad || !make_table(frequencies, layout.bits, work.tables[t])) return kDamaged;
+    if (head.bad || !make_table(frequencies, layout.symbol_bits(), work.tables[t])) return kDamaged;
   }
   return nullptr;
 }
 
-void pack(const uint8_t *symbols, const Layout &layout, uint8_t *out) {
-  planes(layout.bits, [&](uint32_t shift, uint32_t width) {
-    const size_t bytes = layout.lanes * width / 8;
-    const uint8_t mask = uint8_t((1u << width) - 1);
-    for (size_t j = 0; j < bytes; ++j) out[j] = symbols[j] >> shift & mask;
-    for (uint32_t i = 1; i < 8 / width; ++i)
-      for (size_t j = 0; j < bytes; ++j)
-        out[j] = uint8_t(out[j] | (symbols[i * bytes + j] >> shift & mask) << (width * i));
-    out += bytes;
-  });
+// The two codes of each symbol of a cell.
+void split(const uint8_t *__restrict symbols, const Layout &layout, uint8_t *__restrict codes) {
+  const uint32_t half = layout.symbols(), mask = (1u << layout.bits) - 1;
+  for (uint32_t i = 0; i < half; ++i) codes[i] = uint8_t(symbols[i] & mask);
+  for (uint32_t i = 0; i < half; ++i) codes[half + i] = uint8_t(symbols[i] >> layout.bits);
+}
+
+// A bit plane of a cell: `shift` says which bits of the codes.
+template <uint32_t kWidth>
+inline void pack_plane(const uint8_t *__restrict codes, uint32_t shift, size_t bytes, uint8_t *__restrict out) {
+  constexpr uint8_t kMask = uint8_t((1u << kWidth) - 1);
+  for (size_t j = 0; j < bytes; ++j) {
+    uint8_t byte = 0;
+    for (uint32_t i = 0; i < 8 / kWidth; ++i)
+      byte = uint8_t(byte | (codes[i * bytes + j] >> shift & kMask) << (kWidth * i));
+    out[j] = byte;
+  }
+}
+
+// The bytes of a cell. Inlined where `lanes` is known: the compiler then makes vectors of whole planes.
+inline __attribute__((always_inline)) void pack(const uint8_t *codes, uint32_t bits, uint32_t lanes, uint8_t *out) {
+  uint32_t shift = 0;
+  if (bits & 4) pack_plane<4>(codes, shift, lanes / 2, out), out += lanes / 2, shift += 4;
+  if (bits & 2) pack_plane<2>(codes, shift, lanes / 4, out), out += lanes / 4, shift += 2;
+  if (bits & 1) pack_plane<1>(codes, shift, lanes / 8, out);
+}
+
+void write_cells(const uint8_t *symbols, uint32_t bytes, const Layout &layout, Output &out) {
+  if (layout.bits == 8) {
+    memcpy(out.room(bytes), symbols, bytes);
+    return;
+  }
+  uint8_t codes[kMostLanes];
+  for (; bytes; bytes -= uint32_t(layout.cell_bytes()), symbols += layout.symbols()) {
+    if (layout.join == 2) split(symbols, layout, codes);
+    const uint8_t *from = layout.join == 2 ? codes : symbols;
+    uint8_t *to = out.room(layout.cell_bytes());
+    if (layout.lanes == 128)  // the usual one, see packing.py
+      pack(from, layout.bits, 128, to);
+    else
+      pack(from, layout.bits, layout.lanes, to);
+  }
 }
 
 const char *decode_segment(const uint8_t *payload, Work &work, Output &out) {
   const Segment &s = work.segment;
   const Layout &layout = s.layout;
-  if (!layout.bits) return out.copy(payload, s.length), nullptr;
+  if (!layout.bits) return out.copy(payload, size_t(s.length)), nullptr;
   Decoder decoder;
-  if (!decoder.start(payload, s.packed)) return kDamaged;
+  if (!decoder.start(payload, size_t(s.packed))) return kDamaged;
   const Table *tables = work.tables.get();
   uint8_t *now = work.symbols[0], *before = work.symbols[1];
   memset(before, 0, kMostLanes);
   const uint32_t *places[kStates];
   for (uint32_t j = 0; j < kStates; ++j) places[j] = tables[s.map[j % (layout.period < 8 ? layout.period : 8)]];
+  // As many cells at a time as share a table and have room.
+  const uint32_t cells = s.tables == 1 ? kMostLanes / layout.lanes : 1;
   uint32_t cell = 0;  // mod the period
   for (uint64_t left = s.length; left && !out.stopped && !decoder.ran_out;) {
-    const uint32_t bytes = left < layout.cell_bytes() ? uint32_t(left) : uint32_t(layout.cell_bytes());
-    const uint32_t count = layout.bits == 8 ? bytes : layout.lanes;
-    if (layout.context == kLane)
-      decoder.decode(now, count, [&](uint32_t i) -> const uint32_t * { return tables[s.map[before[i]]]; });
+    const size_t most = cells * layout.cell_bytes();
+    const uint32_t bytes = uint32_t(left < most ? left : most);
+    const uint32_t count = bytes * 8 / layout.symbol_bits();
+    if (s.tables == 1 || layout.context == kCell)
+      decoder.decode(now, count, [table = &tables[s.map[cell]][0]](uint32_t) { return table; });
     else if (layout.context == kPlace)
       decoder.decode(now, count, [&](uint32_t i) { return places[i % kStates]; });
     else
-      decoder.decode(now, count, [table = &tables[s.map[cell]][0]](uint32_t) { return table; });
-    uint8_t *to = out.room(bytes);
-    if (layout.bits == 8)
-      memcpy(to, now, bytes);
-    else
-      pack(now, layout, to);
+      decoder.decode(now, count, [&](uint32_t i) -> const uint32_t * { return tables[s.map[before[i]]]; });
+    write_cells(now, bytes, layout, out);
     uint8_t *last = before;
     before = now, now = last, left -= bytes;
-    if (++cell == layout.period) cell = 0;
+    if (layout.context == kCell && ++cell == layout.period) cell = 0;
   }
   return decoder.finished() || out.stopped ? nullptr : kDamaged;
 }

@@ -14,7 +14,7 @@ constexpr uint32_t kPrecision = 12;  // bits of a frequency
 constexpr uint32_t kSlots = 1u << kPrecision;
 constexpr uint32_t kStates = 8;         // interleaved coders: symbol i belongs to state i mod 8
 constexpr uint32_t kLowest = 1u << 16;  // of a state; below it takes in a word of 16 bits
-constexpr uint32_t kMostLanes = 4096;   // symbols of a cell
+constexpr uint32_t kMostLanes = 4096;   // codes of a cell
 constexpr uint32_t kMostTables = 64;    // of a segment: 1 MB for all of them
 constexpr uint32_t kMostPeriod = 1u << 16;
 
@@ -25,18 +25,22 @@ enum Context : uint8_t {
   kPlace = 2,  // its number in its cell, mod the period: the byte of a float
 };
 
-// How the symbols of a segment lie in its bytes: cells of `lanes` symbols, each cell split into bit planes whose widths
-// are the powers of two that add up to `bits`, as packing.py has it. With 8 bits a symbol is a byte.
+// How the codes of a segment lie in its bytes: cells of `lanes` codes, each cell split into bit planes whose widths are
+// the powers of two that add up to `bits`, as packing.py has it. With 8 bits a code is a byte. A symbol is `join` codes,
+// 1 or 2: code i and, in the higher bits, code i + lanes / 2.
 struct Layout {
-  uint32_t bits, lanes, period;
+  uint32_t bits, join, lanes, period;
   Context context;
 
   size_t cell_bytes() const { return size_t(lanes) * bits / 8; }
-  uint32_t contexts() const { return context == kLane ? 1u << bits : period; }
+  uint32_t symbol_bits() const { return bits * join; }
+  uint32_t symbols() const { return lanes / join; }  // of a cell
+  uint32_t contexts() const { return context == kLane ? 1u << symbol_bits() : period; }
 
   // Only the last cell may be short, and only where symbols are bytes.
   bool valid(uint64_t length) const {
-    return bits >= 1 && bits <= 8 && lanes >= 8 && lanes <= kMostLanes && lanes % 8 == 0 && context <= kPlace &&
+    return bits >= 1 && bits <= 8 && (join == 1 || join == 2) && symbol_bits() <= 8 && lanes >= 8 &&
+           lanes <= kMostLanes && lanes % (8 * join) == 0 && context <= kPlace &&
            period >= 1 && period <= (context == kPlace ? 8 : kMostPeriod) && 8 % (context == kPlace ? period : 1) == 0 &&
            (bits == 8 || length % cell_bytes() == 0);
   }

@@ -195,7 +195,7 @@ def _segment(data: bytes, offset: int, tensor: tables.Tensor) -> _Segment | None
 
 def _described(model: tables.Tables) -> bytes:
     layout = model.layout
-    numbers = [layout.bits, layout.context, layout.lanes, layout.period, len(model.frequencies)]
+    numbers = [layout.bits, layout.join, layout.context, layout.lanes, layout.period, len(model.frequencies)]
     numbers += model.table_of.tolist() if len(model.frequencies) > 1 else []
     for frequencies in model.frequencies:
         at = 0

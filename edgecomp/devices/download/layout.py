@@ -13,9 +13,10 @@ PLACE: Literal[2] = 2  # its number in its cell, mod the period, does
 
 @dataclass(frozen=True)
 class Layout:
-    """Cells of `lanes` symbols of `bits` bits, in the bit planes of `layers.packing`; with 8 bits a symbol is a byte.
+    """Cells of `lanes` codes of `bits` bits, in the bit planes of `layers.packing`; with 8 bits a code is a byte.
 
     Attributes:
+        join: codes of a symbol, 1 or 2: code i and, in the higher bits, code i + lanes / 2.
         period: of CELL and PLACE; cells that are so far apart share a table.
         context: CELL, LANE or PLACE.
     """
@@ -24,22 +25,34 @@ class Layout:
     lanes: int
     period: int = 1
     context: Literal[0, 1, 2] = CELL
+    join: int = 1
 
     @property
     def cell_bytes(self) -> int:
         return self.lanes * self.bits // 8
 
     @property
+    def symbols(self) -> int:
+        """Of a cell."""
+        return self.lanes // self.join
+
+    @property
+    def alphabet(self) -> int:
+        return 1 << self.bits * self.join
+
+    @property
     def contexts(self) -> int:
-        return 1 << self.bits if self.context == LANE else self.period
+        return self.alphabet if self.context == LANE else self.period
 
     def fits(self, length: int) -> bool:
         """Whether so many bytes can lie so: only cells of bytes may be cut short."""
         place = self.context == PLACE
         return (
-            1 <= self.bits <= 8
+            self.bits >= 1
+            and self.join in (1, 2)
+            and self.bits * self.join <= 8
             and 8 <= self.lanes <= MOST_LANES
-            and self.lanes % 8 == 0
+            and self.lanes % (8 * self.join) == 0
             and 1 <= self.period <= (8 if place else MOST_PERIOD)
             and (not place or 8 % self.period == 0)
             and (self.bits == 8 or length % self.cell_bytes == 0)

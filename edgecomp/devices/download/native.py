@@ -16,8 +16,8 @@ _MESSAGE = 512
 
 
 def count(data: memoryview, layout: Layout) -> np.ndarray:
-    """How often each symbol follows each context: (contexts, 2^bits) uint64."""
-    counts = np.zeros((layout.contexts, 1 << layout.bits), np.uint64)
+    """How often each symbol follows each context: (contexts, alphabet) uint64."""
+    counts = np.zeros((layout.contexts, layout.alphabet), np.uint64)
     bytes_ = np.frombuffer(data, np.uint8)
     if not _library().edgecomp_count(_at(bytes_), bytes_.size, *_fields(layout), _at(counts)):
         raise ValueError(f"{bytes_.size} bytes cannot lie as {layout}")
@@ -29,7 +29,7 @@ def encode(data: memoryview, layout: Layout, table_of: np.ndarray, frequencies: 
 
     Args:
         table_of: (contexts,) the table of each context.
-        frequencies: (tables, 2^bits), 4096 in each row; of no symbol that occurs 0.
+        frequencies: (tables, alphabet), 4096 in each row; of no symbol that occurs 0.
     """
     bytes_, table_of = np.frombuffer(data, np.uint8), np.ascontiguousarray(table_of, np.uint8)
     frequencies = np.ascontiguousarray(frequencies, np.uint16)
@@ -50,8 +50,8 @@ def unpack(container: Path, final: Path) -> str:
     return message.value.decode(errors="replace")
 
 
-def _fields(layout: Layout) -> tuple[int, int, int, int]:
-    return layout.bits, layout.lanes, layout.period, layout.context
+def _fields(layout: Layout) -> tuple[int, int, int, int, int]:
+    return layout.bits, layout.join, layout.lanes, layout.period, layout.context
 
 
 def _at(array: np.ndarray) -> ctypes.c_void_p:
@@ -65,7 +65,7 @@ def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(compiler.shared_library(sources, "libedgecomp_download.so")))
     library.edgecomp_encode.restype = ctypes.c_uint64
     size, pointer, number = ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint32
-    layout = (number, number, number, number)
+    layout = (number, number, number, number, number)
     library.edgecomp_count.argtypes = (pointer, size, *layout, pointer)
     library.edgecomp_encode.argtypes = (pointer, size, *layout, pointer, pointer, number, pointer, size)
     library.edgecomp_unpack.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)

@@ -69,26 +69,27 @@ def _segment(numbers: _Numbers, length: int, payload: bytes) -> bytes:
     if bits == 0:
         _check(len(payload) == length)
         return payload
-    context, lanes, period, count = numbers.take(4)
+    join, context, lanes, period, count = numbers.take(5)
     _check(
         bits <= 8 and context <= PLACE and lanes <= MOST_LANES and period <= MOST_PERIOD and 1 <= count <= MOST_TABLES
     )
-    layout = Layout(bits, lanes, period, context)  # type: ignore[arg-type]
+    layout = Layout(bits, lanes, period, context, join)  # type: ignore[arg-type]
     _check(layout.fits(length))
     table_of = numbers.take(layout.contexts) if count > 1 else [0] * layout.contexts
     _check(max(table_of) < count)
-    slots = [_slots(numbers, bits) for _ in range(count)]
-    symbols = _symbols(payload, 8 * length // bits, layout, [slots[table] for table in table_of])
+    slots = [_slots(numbers, layout.alphabet) for _ in range(count)]
+    symbols = _symbols(payload, 8 * length // bits // join, layout, [slots[table] for table in table_of])
     if bits == 8:
         return bytes(symbols)
-    return b"".join(_packed(symbols[at : at + lanes], bits) for at in range(0, len(symbols), lanes))
+    cells = (symbols[at : at + layout.symbols] for at in range(0, len(symbols), layout.symbols))
+    return b"".join(_packed(_codes(cell, layout), bits) for cell in cells)
 
 
-def _slots(numbers: _Numbers, bits: int) -> list[tuple[int, int, int]]:
+def _slots(numbers: _Numbers, alphabet: int) -> list[tuple[int, int, int]]:
     """(symbol, frequency, place among the slots of its symbol) of every slot."""
     slots: list[tuple[int, int, int]] = []
     symbol = 0
-    while symbol < 1 << bits:
+    while symbol < alphabet:
         frequency = numbers.one()
         _check(frequency <= _SLOTS)
         slots += [(symbol, frequency, place) for place in range(frequency)]
@@ -104,11 +105,11 @@ def _symbols(payload: bytes, count: int, layout: Layout, tables: list[list[tuple
     at, symbols = 4 * _STATES, []
     for i in range(count):
         if layout.context == CELL:
-            context = i // layout.lanes % layout.period
+            context = i // layout.symbols % layout.period
         elif layout.context == LANE:
-            context = symbols[i - layout.lanes] if i >= layout.lanes else 0
+            context = symbols[i - layout.symbols] if i >= layout.symbols else 0
         else:
-            context = i % layout.lanes % layout.period
+            context = i % layout.symbols % layout.period
         state = states[i % _STATES]
         symbol, frequency, place = tables[context][state % _SLOTS]
         state = frequency * (state // _SLOTS) + place
@@ -122,12 +123,18 @@ def _symbols(payload: bytes, count: int, layout: Layout, tables: list[list[tuple
     return symbols
 
 
-def _packed(symbols: list[int], bits: int) -> bytes:
+def _codes(symbols: list[int], layout: Layout) -> list[int]:
+    """The codes of a cell."""
+    mask = (1 << layout.bits) - 1
+    return [symbol >> layout.bits * part & mask for part in range(layout.join) for symbol in symbols]
+
+
+def _packed(codes: list[int], bits: int) -> bytes:
     """A cell's bytes, see `layers.packing`."""
     packed = bytearray()
     for shift, width in planes(bits):
-        size, mask = len(symbols) * width // 8, (1 << width) - 1
+        size, mask = len(codes) * width // 8, (1 << width) - 1
         for byte in range(size):
-            lanes = symbols[byte::size]
-            packed.append(sum((symbol >> shift & mask) << width * i for i, symbol in enumerate(lanes)))
+            lanes = codes[byte::size]
+            packed.append(sum((code >> shift & mask) << width * i for i, code in enumerate(lanes)))
     return bytes(packed)

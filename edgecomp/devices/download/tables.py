@@ -13,7 +13,7 @@ from .layout import BYTES, CELL, LANE, MOST_LANES, MOST_PERIOD, MOST_TABLES, PLA
 _SLOTS = 4096  # frequencies are 12-bit
 _STATES_BYTES = 32
 _ROUNDS = 8  # of clustering contexts
-_FINEST = 1024  # contexts that are clustered; more are first merged with their neighbours
+_FINEST = 4096  # contexts that are clustered; more are first merged with their neighbours
 # What every further symbol in a byte must earn: it is one more step for the decoder.
 _STEP = 0.01
 
@@ -39,15 +39,15 @@ class Tensor:
         if self.lanes == MOST_LANES:
             return
         period = self.cells if self.cells <= MOST_PERIOD else 1
-        yield Layout(self.bits, self.lanes, period, CELL)
+        yield from (Layout(self.bits, self.lanes, period, CELL, join) for join in (1, 2))
         yield Layout(self.bits, self.lanes, 1, LANE)
         yield Layout(8, self.lanes * self.bits // 8, period, CELL)
 
 
 @dataclass(frozen=True)
 class Tables:
-    """A layout with its frequencies: `table_of` (contexts,) uint8, `frequencies` (tables, 2^bits) uint16. `bytes`: what
-    the segment takes with them, up to rounding."""
+    """A layout with frequencies: `table_of` (contexts,) uint8, `frequencies` (tables, alphabet) uint16.
+    `bytes`: what the segment takes with them, up to rounding."""
 
     layout: Layout
     table_of: np.ndarray
@@ -57,7 +57,7 @@ class Tables:
     @property
     def cost(self) -> float:
         """Bytes, and a little for every symbol beyond one a byte."""
-        return self.bytes * (1 + _STEP * (8 / self.layout.bits - 1))
+        return self.bytes * (1 + _STEP * (8 / (self.layout.bits * self.layout.join) - 1))
 
 
 def best(data: memoryview, tensor: Tensor) -> Tables:
@@ -109,13 +109,10 @@ def normalised(counts: np.ndarray) -> np.ndarray:
 
 def _clustered(counts: np.ndarray, number: int) -> np.ndarray:
     """The cluster of each context, so that coding each with its cluster's frequencies takes few bits: k-means with the
-    Kullback-Leibler divergence, begun from contexts in the order of their entropy."""
+    Kullback-Leibler divergence."""
     if number == 1:
         return np.zeros(len(counts), np.int64)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    entropy = -(shares * np.log2(np.maximum(shares, 1e-12))).sum(1)
-    cluster = np.empty(len(counts), np.int64)
-    cluster[np.argsort(entropy, kind="stable")] = np.arange(len(counts)) * number // len(counts)
+    cluster = _begun(counts, number)
     for _ in range(_ROUNDS):
         sums = np.zeros((number, counts.shape[1]))
         np.add.at(sums, cluster, counts)
@@ -124,4 +121,19 @@ def _clustered(counts: np.ndarray, number: int) -> np.ndarray:
         if (after == cluster).all():
             break
         cluster = after
+    return cluster
+
+
+def _begun(counts: np.ndarray, number: int) -> np.ndarray:
+    """The nearest of contexts of which each is the one that those before it serve worst."""
+    shares = (counts + 0.5) / (counts + 0.5).sum(1, keepdims=True)
+    lengths = -np.log2(shares)  # (contexts, alphabet): what symbols take with the statistics of a context
+    own = (counts * lengths).sum(1)
+    best, cluster = np.full(len(counts), np.inf), np.zeros(len(counts), np.int64)
+    seed = int(counts.sum(1).argmax())
+    for index in range(number):
+        bits = counts @ lengths[seed]
+        cluster[bits < best] = index
+        best = np.minimum(best, bits)
+        seed = int((best - own).argmax())
     return cluster

@@ -21,8 +21,8 @@ using Bytes = std::vector<uint8_t>;
 using edgecomp::Layout;
 
 extern "C" {
-int edgecomp_count(const uint8_t *, uint64_t, uint32_t, uint32_t, uint32_t, uint32_t, uint64_t *);
-uint64_t edgecomp_encode(const uint8_t *, uint64_t, uint32_t, uint32_t, uint32_t, uint32_t, const uint8_t *,
+int edgecomp_count(const uint8_t *, uint64_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint64_t *);
+uint64_t edgecomp_encode(const uint8_t *, uint64_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, const uint8_t *,
                          const uint16_t *, uint32_t, uint8_t *, uint64_t);
 }
 
@@ -65,7 +65,8 @@ void normalise(const uint64_t *counts, uint32_t symbols, uint16_t *frequencies) 
 
 // Adds a segment to head and payloads; its bytes.
 Bytes add_segment(Bytes &head, Bytes &payloads, uint64_t gap) {
-  Layout layout{1 + below(8), 8 * (1 + below(20)), 1, edgecomp::Context(below(3))};
+  Layout layout{1 + below(8), 1, 8 * (1 + below(20)), 1, edgecomp::Context(below(3))};
+  if (layout.bits <= 4 && layout.lanes % 16 == 0) layout.join = 1 + below(2);
   layout.period = layout.context == edgecomp::kPlace ? 1u << below(4) : 1 + below(30);
   const size_t length = layout.bits == 8 ? below(3000) : below(40) * layout.cell_bytes();
   const Bytes data = skewed(length);
@@ -74,9 +75,9 @@ Bytes add_segment(Bytes &head, Bytes &payloads, uint64_t gap) {
     number(head, length), number(head, 0), append(payloads, data);
     return data;
   }
-  const uint32_t contexts = layout.contexts(), symbols = 1u << layout.bits, tables = 1 + below(std::min(contexts, 5u));
+  const uint32_t contexts = layout.contexts(), symbols = 1u << layout.symbol_bits(), tables = 1 + below(std::min(contexts, 5u));
   std::vector<uint64_t> counts(size_t(contexts) * symbols);
-  if (!edgecomp_count(data.data(), length, layout.bits, layout.lanes, layout.period, layout.context, counts.data()))
+  if (!edgecomp_count(data.data(), length, layout.bits, layout.join, layout.lanes, layout.period, layout.context, counts.data()))
     puts("a layout is refused"), exit(1);
   Bytes map(contexts);
   std::vector<uint64_t> sums(size_t(tables) * symbols);
@@ -87,9 +88,9 @@ Bytes add_segment(Bytes &head, Bytes &payloads, uint64_t gap) {
   std::vector<uint16_t> frequencies(sums.size());
   for (uint32_t t = 0; t < tables; ++t) normalise(&sums[t * symbols], symbols, &frequencies[t * symbols]);
   Bytes payload(64 + 16 * length);
-  payload.resize(edgecomp_encode(data.data(), length, layout.bits, layout.lanes, layout.period, layout.context,
+  payload.resize(edgecomp_encode(data.data(), length, layout.bits, layout.join, layout.lanes, layout.period, layout.context,
                                  map.data(), frequencies.data(), tables, payload.data(), payload.size()));
-  number(head, payload.size()), number(head, layout.bits), number(head, layout.context), number(head, layout.lanes);
+  number(head, payload.size()), number(head, layout.bits), number(head, layout.join), number(head, layout.context), number(head, layout.lanes);
   number(head, layout.period), number(head, tables);
   if (tables > 1) append(head, map);
   for (uint32_t t = 0; t < tables; ++t)
