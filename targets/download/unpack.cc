@@ -21,12 +21,12 @@ bool write_all(void *file, const uint8_t *data, size_t bytes) { return fwrite(da
 std::string unpack_bytes(const void *data, size_t bytes, const char *to) {
   const std::string partial = std::string(to) + ".partial";
   FILE *file = fopen(partial.c_str(), "wb");
-  if (!file) return partial + ": " + strerror(errno);
+  if (!file) return "the file cannot be written: " + std::string(strerror(errno));
   setvbuf(file, nullptr, _IONBF, 0);  // pieces are large
   const char *wrong = edgecomp::decode((const uint8_t *)data, bytes, {write_all, file});
   if (!wrong && fsync(fileno(file))) wrong = "the file cannot be written";
   if (fclose(file) && !wrong) wrong = "the file cannot be written";
-  if (!wrong && rename(partial.c_str(), to)) wrong = "the file cannot be given its name";
+  if (!wrong && rename(partial.c_str(), to)) wrong = "the file cannot be written";
   if (!wrong) return "";
   unlink(partial.c_str());
   return wrong;

@@ -86,7 +86,7 @@ def unpack(container: Path, folder: Path, name: str = "model") -> Path:
         if not wrong and bytes.fromhex(sha256_file(partial)) != header.sha256:
             wrong = f"{container}: what it decodes into has another SHA-256"
         if wrong:
-            raise BuildError(wrong, _REMEDY)
+            raise BuildError(wrong, "" if "not enough memory" in wrong else _REMEDY)
     return final
 
 
