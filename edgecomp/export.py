@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import discover
+from .devices import download
 from .devices.bundle import add_model, make_bundle
 from .devices.host import outputs_on_host
 from .devices.target import find_target
@@ -59,6 +60,7 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
     """
     runtime = discover.runtime(plan.runtime)
     path, custom_op_path = work.new(f"model{runtime.SUFFIX}"), work.new(f"custom-op{runtime.SUFFIX}")
+    download_path = work.new(download.NAME)
     nets = {path: compressed.net}
     if plan.stock:
         nets = {path: without_custom_ops(compressed.net, model.example_inputs)}
@@ -78,7 +80,8 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
                 runtime.export(with_plain_transposed(net), model.example_inputs, file)
             proofs = [_prove(model, plan.runtime, net, file).model_dump() for file, net in nets.items()]
             done = {"proof": proofs[0]}
-            work.record("export", key, list(nets), done)
+            download.pack(path, download_path, _tensors(runtime, nets[path], path))
+            work.record("export", key, [*nets, download_path], done)
         return Artifact(
             path=path,
             original_path=original,
@@ -87,7 +90,19 @@ def export(model: Model, plan: Plan, compressed: Compressed, work: Workspace) ->
             proof=Proof(**done["proof"]),
             runtime_version=runtime.version(),
             custom_op_path=custom_op_path if custom_op_path in nets else None,
+            download_path=download_path,
         )
+
+
+def _tensors(runtime: ModuleType, net: nn.Module, path: Path) -> list[download.Tensor]:
+    """What the file holds and an entropy coder should look at on its own: packed codes, and every constant."""
+    coded = [layer for layer in net.modules() if isinstance(layer, Coded)]
+    codes = [
+        download.Tensor(layer.codes.numpy().tobytes(), form.bits, form.tile, form.blocks * form.stages)
+        for layer in coded
+        for form in [layer.format]
+    ]
+    return codes + [download.Tensor(constant.data) for constant in runtime.constants(path)]
 
 
 def reopen(model: Model, plan: Plan, result: Report, work: Workspace) -> Artifact:
@@ -114,6 +129,7 @@ def reopen(model: Model, plan: Plan, result: Report, work: Workspace) -> Artifac
         proof=result.proof,
         runtime_version=discover.runtime(plan.runtime).version(),
         custom_op_path=custom_op_path if custom_op_path.is_file() else None,
+        download_path=download.of_file(work.path(download.NAME), path),
     )
 
 

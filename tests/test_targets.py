@@ -19,11 +19,13 @@ from edgecomp.util.files import data_folder
 KERNELS = data_folder("targets") / "kernels"
 LITERT = data_folder("targets") / "litert"
 EXECUTORCH = data_folder("targets") / "executorch"
+DOWNLOAD = data_folder("targets") / "download"
 SOURCES = {  # beside the kernels
     "kernels": [KERNELS / "test_kernels.cc"],
     "dot": [KERNELS / "test_dot.cc"],
     "litert_op": [LITERT / "op.cc", LITERT / "test/test_op.cc"],
     "litert_op_fuzz": [LITERT / "op.cc", LITERT / "test/fuzz_op.cc"],
+    "download_fuzz": [DOWNLOAD / name for name in ("decode.cc", "inflate.cc", "encode.cc", "test/fuzz_decode.cc")],
     "executorch_ops_fuzz": [EXECUTORCH / "ops.cc", EXECUTORCH / "test/fuzz_ops.cc"],
 }
 WARN = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
@@ -88,6 +90,7 @@ def test_an_app_finds_the_functions_it_calls(app_libraries):
 
     assert " T edgecomp_add_litert_ops" in symbols("libedgecomp_litert.a")
     assert " T tflite_plugin_create_delegate" in symbols("libedgecomp_delegate.so")
+    assert " T edgecomp_unpack" in symbols("libedgecomp_download.a")
     assert list(app_libraries.rglob("executorch/ops.cc.o"))
 
 

@@ -71,5 +71,18 @@ def package(
     print_message(f"[dim]written to {out}: README.md says how an app uses it[/]")
 
 
+@app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A build's model.edgecomp.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Where model.pte or model.tflite goes.")
+    ] = Path("."),
+) -> None:
+    """Decode a download into the very model file, as a device does, and check its SHA-256."""
+    from ..devices import download
+
+    print(download.unpack(file, out))
+
+
 def _tensors(side: list[dict[str, object]]) -> list[str]:
     return [f"{tensor['name']}: {tensor['dtype']} {tensor['shape']}" for tensor in side]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from .options import (
     EngineName,
     Host,
     Layers,
+    MaxDownload,
     MaxInstalled,
     MaxInstructions,
     MaxLatency,
@@ -37,6 +38,9 @@ from .options import (
     Workers,
 )
 from .printing import escaped, print_comparison, print_message, print_plan, print_table
+
+if TYPE_CHECKING:
+    from ..records import Limits
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -114,6 +118,7 @@ def build(
         float | None,
         typer.Option(metavar="PERCENT", help="How far outputs may be from the original's, relative, all of them."),
     ] = None,
+    max_download: MaxDownload = None,
     max_installed: MaxInstalled = None,
     max_ram: MaxRam = None,
     max_latency: MaxLatency = None,
@@ -161,7 +166,7 @@ def build(
         budget_bytes=parse_bytes(budget) if budget else None,
         max_drop=max_drop,
         max_error=max_error,
-        limits=_limits(max_installed, max_ram, max_latency, max_instructions),
+        limits=_limits(max_download, max_installed, max_ram, max_latency, max_instructions),
         on=on,
         serial=serial,
         host=host,
@@ -360,11 +365,14 @@ def _folder(model: str | None, what: str) -> Path:
     return Path("out", f"{Path((model or DEFAULT_MODEL).partition(':')[0]).stem}-{what}")
 
 
-def _limits(installed: str | None, ram: str | None, latency: str | None, instructions: str | None):  # type: ignore[no-untyped-def]
+def _limits(
+    download: str | None, installed: str | None, ram: str | None, latency: str | None, instructions: str | None
+) -> Limits:
     from ..records import Limits
     from ..util.units import parse_bytes, parse_count, parse_ms
 
     return Limits(
+        download_bytes=parse_bytes(download) if download else None,
         installed_bytes=parse_bytes(installed) if installed else None,
         ram_bytes=parse_bytes(ram) if ram else None,
         latency_ms=parse_ms(latency) if latency else None,

@@ -42,6 +42,7 @@ Settings = Annotated[
 ]
 Layers = Annotated[list[str] | None, typer.Option("--layers", metavar="GLOB", help="Only the layers of these names.")]
 Budget = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the file, like 10MB. Default: 1/20.")]
+MaxDownload = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for model.edgecomp, what users download.")]
 MaxInstalled = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for model + runtime + kernels.")]
 MaxRam = Annotated[str | None, typer.Option(metavar="SIZE", help="Limit for the memory that the model adds.")]
 MaxLatency = Annotated[

@@ -21,6 +21,7 @@ class Limits(Record):
     """What the result may take at most, beside the bytes of its file and the drop; None where nothing was said.
     `ram_bytes`: what the model adds to an empty program with the same runtime."""
 
+    download_bytes: int | None = Field(None, gt=0)
     installed_bytes: int | None = Field(None, gt=0)
     ram_bytes: int | None = Field(None, gt=0)
     latency_ms: float | None = Field(None, gt=0, allow_inf_nan=False)

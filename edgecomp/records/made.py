@@ -63,6 +63,7 @@ class Artifact:
     """The exported files and what was proven about them. The ledger's last line is the container.
 
     `custom_op_path`: the same net with our custom ops, to compare with, if the file was made to do without them.
+    `download_path`: the container that decodes into the file; None where an earlier build wrote none.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Artifact:
     proof: Proof
     runtime_version: str
     custom_op_path: Path | None = None
+    download_path: Path | None = None
 
     @property
     def files(self) -> dict[Literal["original", "compressed", "custom-op"], Path]:

@@ -36,7 +36,7 @@ class LimitReport(Record):
     the unit of the report's metric.
     `stated`: somebody asked for it; else it is the default. `reason`: how it was decided, where that is not plain."""
 
-    name: Literal["file", "installed", "drop", "error", "ram", "latency", "instructions"]
+    name: Literal["file", "download", "installed", "drop", "error", "ram", "latency", "instructions"]
     unit: Literal["bytes", "points", "score", "percent", "ms", "instructions"]
     limit: float
     stated: bool = True
@@ -48,7 +48,8 @@ class LimitReport(Record):
 
 
 class SizeReport(Record):
-    """`download_bytes`: the file deflated. `installed_bytes`: model + runtime + kernels.
+    """`download_bytes`: the file deflated, as stores do it. `coded_download_bytes`: `model.edgecomp`; None where there
+    is none. `installed_bytes`: model + runtime + kernels.
     `custom_op_bytes`: of a build with `--no-custom-ops`, the file with custom ops that it is compared with."""
 
     original_bytes: int
@@ -57,6 +58,7 @@ class SizeReport(Record):
     download_bytes: int
     installed_bytes: int
     custom_op_bytes: int | None = None
+    coded_download_bytes: int | None = None
 
 
 class Environment(Record):

@@ -90,7 +90,10 @@ def compare(before: Report, after: Report, tolerance: float = 0.05, points: floa
 
 
 def _sizes(before: Report, after: Report, gate: _Gate) -> Iterator[Finding]:
-    for figure, field in (("file", "artifact_bytes"), ("download", "download_bytes"), ("installed", "installed_bytes")):
+    fields = {"file": "artifact_bytes", "download": "download_bytes", "installed": "installed_bytes"}
+    if before.size.coded_download_bytes is not None and after.size.coded_download_bytes is not None:
+        fields["download"] = "coded_download_bytes"  # reports of before it know the deflated file alone
+    for figure, field in fields.items():
         a, b = getattr(before.size, field), getattr(after.size, field)
         why = _other("target", before.target, after.target) if figure == "installed" else ""
         finding = Finding(figure=figure, evidence="on disk", unit="bytes", before=a, after=b, verdict="same")

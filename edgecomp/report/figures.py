@@ -18,6 +18,7 @@ LIMITS = ("limit", "", "value", "at most", "evidence", "")
 
 NAMES = {
     "file": "file",
+    "download": "download (model.edgecomp)",
     "installed": "model + runtime + kernels",
     "drop": "accuracy lost",
     "error": "outputs off by",
@@ -142,6 +143,9 @@ def figures(result: Report) -> list[Row]:
         ("download (deflated)", "", format_bytes(size.download_bytes), "", "on disk"),
         ("model + runtime + kernels", "", format_bytes(size.installed_bytes), "", "on disk"),
     ]
+    if size.coded_download_bytes is not None:
+        coded = size.coded_download_bytes
+        rows.insert(1, (NAMES["download"], "", format_bytes(coded), ratio(bytes_before, coded), "on disk"))
     if accuracy:
         title = f"{accuracy.metric}, {accuracy.samples:,} test samples"
         before, after = (format_score(value, accuracy.unit) for value in (accuracy.original, accuracy.compressed))

@@ -51,6 +51,8 @@ def judge(plan: Plan, size: SizeReport, measured: Measured) -> list[LimitReport]
     asked = plan.limits
     budget = plan.budget_bytes or size.original_bytes // _DEFAULT_BUDGET
     limits = [_on_disk("file", budget, size.artifact_bytes, plan.budget_bytes is not None)]
+    if asked.download_bytes is not None:
+        limits.append(_download(asked.download_bytes, size.coded_download_bytes))
     if asked.installed_bytes is not None:
         limits.append(_on_disk("installed", asked.installed_bytes, size.installed_bytes))
     accuracy, error = measured.accuracy, measured.error
@@ -93,6 +95,12 @@ def _on_disk(name: str, limit: int, value: int, stated: bool = True) -> LimitRep
     return LimitReport(
         name=name, unit="bytes", limit=limit, stated=stated, value=value, evidence="on disk", verdict=verdict
     )
+
+
+def _download(limit: int, value: int | None) -> LimitReport:
+    if value is None:
+        return _unknown("download", "bytes", limit, "there is no model.edgecomp: build it again")
+    return _on_disk("download", limit, value)
 
 
 def _drop(limit: float, accuracy: Accuracy | None, stated: bool = True) -> LimitReport:

@@ -245,6 +245,7 @@ def _size(artifact: Artifact) -> SizeReport:
         download_bytes=len(zlib.compress(data, 9)),
         installed_bytes=len(data) + sum(path.stat().st_size for path in [*runtime, *program]),
         custom_op_bytes=artifact.custom_op_path.stat().st_size if artifact.custom_op_path else None,
+        coded_download_bytes=artifact.download_path.stat().st_size if artifact.download_path else None,
     )
 
 

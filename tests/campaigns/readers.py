@@ -17,7 +17,7 @@ from tflite_files import keras_like
 from torch import nn
 
 from edgecomp import discover
-from edgecomp.devices import bundle, target
+from edgecomp.devices import bundle, download, target
 from edgecomp.devices.host import HOST_TARGET
 from edgecomp.devices.target import find_target
 from edgecomp.devices.tensors import write_records
@@ -187,6 +187,9 @@ def _of_builds(folder: Path) -> list[File]:
         loaded = load(Request(model=str(path)))
         return key_of(dict(loaded.net.state_dict()), [tuple(x.shape) for x in loaded.example_inputs])
 
+    def read_download(path: Path) -> str:
+        return key_of(download.unpack(path, path.parent / f"out-{os.getpid()}").read_bytes())
+
     def read_checkpoint(path: Path) -> str:
         return key_of(dict(checkpoint.restore(base, path).state_dict()))
 
@@ -196,6 +199,7 @@ def _of_builds(folder: Path) -> list[File]:
         File("checkpoint", out["executorch"] / "model.safetensors", read_checkpoint),
         File(".pte in run.sh", out["executorch"] / "model.pte", run_in("executorch")),
         File("constants of a .pte", out["executorch"] / "model.pte", read_constants),
+        File("download", out["executorch"] / download.NAME, read_download, digest=True),
         File(".tflite in run.sh", out["litert"] / "model.tflite", run_in("litert"), digest=True),
         File(".tflite of a build", out["litert"] / "model.tflite", read_flatbuffer, every=8),
         File(".tflite as MODEL", keras_like(folder / "plain.tflite"), read_tflite, every=8),
