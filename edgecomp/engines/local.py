@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import IO, Any
 
 from ..errors import BuildError
+from ..util.files import cache_folder
 from . import pickling
 from .base import Done, Outcome
 
@@ -101,10 +102,12 @@ class _Worker:
     def __init__(self) -> None:
         self.connection, theirs = Pipe()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        # Without it torch leaves a folder of its own among temporary files.
+        kept = {"TORCHINDUCTOR_CACHE_DIR": str(cache_folder("torch"))}
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "edgecomp.engines.worker", str(theirs.fileno())],
-                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, **kept, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
