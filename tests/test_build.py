@@ -279,6 +279,7 @@ def _nothing_is_half_written(out):
             "plan.json",
             "model.safetensors",
             "model.pte",
+            "model.edgecomp",
             "bundle",
             "report.json",
             "report.html",
