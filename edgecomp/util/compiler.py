@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import BuildError
 from . import progress
 from .cache import keep, key_of, recall, remembered_file
-from .files import cache_folder, data_folder
+from .files import cache_folder, data_folder, temporary_folder
 
 
 def shared_library(sources: list[Path], name: str) -> Path:
@@ -80,7 +80,8 @@ def require(*compilers: str) -> None:
 def _run(command: list[str], what: str) -> None:
     if shutil.which(command[0]) is None:
         raise _missing(command[0])
-    done = subprocess.run(command, capture_output=True, text=True)
+    with temporary_folder() as own:  # a compiler that is killed leaves its temporary files
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(own)})
     if done.returncode:
         raise BuildError(f"{command[0]} cannot compile {what}:\n{done.stderr.strip()[-2000:]}")
 
