@@ -36,9 +36,8 @@ _AIM_RIDGE = 0.3
 
 # Of a plan, what later stages ask for, and what explains it.
 _LATER: dict[str, Any] = {
-    **dict.fromkeys(
-        ("target", "runtime", "stock", "budget_bytes", "max_drop_points", "limits", "recover_epochs"), True
-    ),
+    **dict.fromkeys(("target", "runtime", "stock", "budget_bytes", "max_drop_points", "limits"), True),
+    **dict.fromkeys(("recover_epochs", "recover_codes"), True),
     **{"search": True, "entries": {"__all__": {"damage", "instructions", "runner_up", "reason"}}},
 }
 

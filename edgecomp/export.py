@@ -25,7 +25,7 @@ from .errors import BuildError, UsageError
 from .fitting.tables import LIMIT
 from .graph.batches import Tensors, joined, records
 from .graph.canonical import HALF, given_outputs, records_for
-from .graph.given import as_tuple, distance
+from .graph.given import as_tuple, distance, largest_difference
 from .graph.precision import other_precision
 from .graph.put_back import decoded_parameters, outputs_with
 from .graph.trace import batch_of
@@ -217,7 +217,7 @@ def _prove(model: Model, runtime_name: str, net: nn.Module, path: Path) -> Proof
         )
     return Proof(
         codes_stored=len(coded) + stock + rounded > 0,
-        max_abs_difference=max(_largest(a - b) for a, b in zip(got, expected, strict=True)),
+        max_abs_difference=largest_difference(got, expected),
         relative_difference=off,
         reference=f"{reference} on {what}",
     )
@@ -277,11 +277,6 @@ def _expected(model: Model, runtime_name: str, net: nn.Module, inputs: Tensors, 
     with torch.inference_mode():
         outputs = [as_tuple(net(*record)) for record in records(inputs, batch)]
     return tuple(joined(output, batch, len(inputs[0])) for output in zip(*outputs, strict=True)), "the traced net"
-
-
-def _largest(difference: Tensor) -> float:
-    finite = difference.double().abs().nan_to_num(0, 0, 0)
-    return finite.max().item() if finite.numel() else 0.0
 
 
 def _find(stored: set[bytes], forms: list[Tensor], what: str) -> None:

@@ -18,7 +18,7 @@ from .devices.tensors import outputs_of, write_records
 from .errors import BuildError
 from .export import file_outputs, module_outputs, proof_inputs, signature_of
 from .graph.batches import Tensors, records
-from .graph.given import distance
+from .graph.given import distance, largest_difference
 from .graph.trace import batch_of
 from .records import Accuracy, Artifact, EmulatorCheck, Measured, Measurement, Model, OutputError, Plan, Request, Split
 from .training.metrics import answers_agree
@@ -176,12 +176,11 @@ def _check(model: Model, plan: Plan, artifact: Artifact, device: Device, count: 
             f"{artifact.path}: outputs on {device.name} differ from the host's by {100 * difference:.2f} % "
             f"(limit {100 * _TOLERANCE:.0f} %) over {count} {what}"
         )
-    off = [(a.double() - b.double()).abs().nan_to_num(0.0).max().item() for a, b in zip(got, expected, strict=True)]
     return EmulatorCheck(
         evidence=device.evidence,
         samples=count,
         inputs=what,
-        max_abs_difference=max(off),
+        max_abs_difference=largest_difference(got, expected),
         relative_difference=difference,
         agreement=answers_agree(got[0], expected[0]),
         accuracy=accuracy,

@@ -65,6 +65,7 @@ def without_entries(model: Model, request: Request, runtime: str) -> Plan:
         max_error_percent=request.max_error,
         limits=request.limits,
         recover_epochs=request.recover_epochs,
+        recover_codes=request.recover_codes,
         stock=request.stock,
         pruning=None,
         entries=(),

@@ -1,8 +1,8 @@
 """Stage 4, recover: trains what codes leave free, with the original net as teacher, and writes `model.safetensors`.
 
-Codebooks, row scales and all biases learn to give the original's outputs on the training split (docs/methods.md §1):
-the loss is the Kullback–Leibler divergence of the class probabilities. Codes stay as they are: those that a gradient
-step or the layer's own outputs asked for raised the loss in every trial, for they were fitted with all others in view.
+Codebooks, codes, row scales and all biases learn to give the original's outputs on the training split (docs/methods.md
+§1): the loss is the Kullback–Leibler divergence of the class probabilities. Codes follow latent weights, which
+gradients move (see `training.trainable.LearnedCodes`); `--set recover.codes=fixed` leaves them as they were fitted.
 
 Where layers were factorized the whole net learns. Gradients explode easily within the inserted layers (Lebedev et al.
 2015, §3.3): they learn more slowly, gradients are clipped, and a run that diverges goes back and on at half the rate.
@@ -45,7 +45,8 @@ def recover(
         return compressed
     if model.data is None or not len(model.data.train):
         raise UsageError("--recover trains on the model's data, and it has none", "Give the model file a data().")
-    key = stage_key("recover", sha256_file(compressed.checkpoint), plan.recover_epochs, plan.seed)
+    learned = plan.recover_codes == "learned"
+    key = stage_key("recover", sha256_file(compressed.checkpoint), plan.recover_epochs, plan.seed, learned)
     with progress.stage("recover", f"{plan.recover_epochs:g} epochs of {model.data.train.name}"):
         done = work.recall("recover", key)
         if done is not None:
@@ -53,7 +54,7 @@ def recover(
             net = checkpoint.restore(prune.base(model, plan.pruning), path)
         else:
             kept = work.stages / f"recover-{key[:16]}.safetensors"
-            net, note = train_net(model, compressed.net, plan.recover_epochs, plan.seed, kept, engine)
+            net, note = train_net(model, compressed.net, plan.recover_epochs, plan.seed, kept, engine, learned)
             checkpoint.save(net, path)
             done = {"note": note}
             work.record("recover", key, [path], done)

@@ -67,7 +67,7 @@ def plan(epochs=3.0):
 
 
 def test_divergence_falls_and_codes_stay(model, coded, tmp_path):
-    recovered, note = train_net(model, coded, 3, 0, tmp_path / "kept.safetensors")
+    recovered, note = train_net(model, coded, 3, 0, tmp_path / "kept.safetensors", codes=False)
     assert "→" in note and "undone" not in note
     wanted = model.net(*model.data.test.inputs)
     before, after = (divergence(net(*model.data.test.inputs), wanted).item() for net in (coded, recovered))
@@ -78,8 +78,38 @@ def test_divergence_falls_and_codes_stay(model, coded, tmp_path):
     assert not torch.equal(recovered.conv.bias, coded.conv.bias)
 
 
+def test_codes_that_learn_lose_less(model, tmp_path):
+    """What is stored is what was trained: the decoded net has the loss that is told."""
+    coded = copy.deepcopy(model.net)
+    with torch.no_grad():
+        method = parse("pq", ("s=4", "k=4", "fit=plain", "codebooks=shared"))[0]
+        coded.dense = method.compress(coded.dense, None, 0)
+    wanted = model.net(*model.data.test.inputs)
+    losses = []
+    for codes in (False, True):
+        recovered, note = train_net(model, coded, 100, 0, tmp_path / f"{codes}.safetensors", codes=codes)
+        losses.append(divergence(recovered(*model.data.test.inputs), wanted).item())
+        assert f"→ {losses[-1]:.4f}" in note
+    moved = (recovered.dense.unpacked() != coded.dense.unpacked()).float().mean()
+    assert losses[1] < 0.8 * losses[0] and 0.01 < moved < 0.9
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_codes_stay_until_gradients_move_them(axis):
+    """Also those of several stages, of which another choice might be nearer."""
+    format = CodeFormat(rows=13, columns=12, k=5, s=3, axis=axis, groups=2, stages=2, half=False, scaled=True)
+    layer = CodebookLinear(format, bias=True)
+    codes = torch.randint(0, 5, (2, format.blocks, format.lanes))
+    layer.store(codes, torch.randn(2, 2, 5, 3), torch.rand(13), torch.randn(13))
+    twin, stored = trainable.LearnedCodes(layer), copy.deepcopy(layer)
+    x = torch.randn(4, 12)
+    assert torch.allclose(twin(x), layer(x), atol=1e-5)
+    twin.store_in(stored)
+    assert torch.allclose(stored.decode(), layer.decode(), atol=1e-6)
+
+
 def test_the_whole_net_learns_where_layers_were_factorized(model, factored, tmp_path):
-    recovered, note = train_net(model, factored, 3, 0, tmp_path / "kept.safetensors")
+    recovered, note = train_net(model, factored, 3, 0, tmp_path / "kept.safetensors", codes=False)
     assert "→" in note and "undone" not in note
     assert torch.equal(recovered.dense.codes, factored.dense.codes)
     assert not torch.equal(recovered.conv.weight, factored.conv.weight)
@@ -97,9 +127,10 @@ def test_a_run_that_diverges_goes_back_and_on_more_slowly(model, factored, tmp_p
     assert all(tensor.isfinite().all() for tensor in recovered.state_dict().values())
 
 
-def test_an_interrupted_recovery_ends_the_same(model, factored, tmp_path):
+@pytest.mark.parametrize("codes", [False, True])
+def test_an_interrupted_recovery_ends_the_same(model, factored, tmp_path, codes):
     def run(kept):
-        return Distillation(Task(model.net, factored, model.data.train, 3, 0, OutputLoss(1)), kept)
+        return Distillation(Task(model.net, factored, model.data.train, 3, 0, OutputLoss(1), codes), kept)
 
     whole, first = run(tmp_path / "a"), run(tmp_path / "b")
     for _ in range(4):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import complete
+
+if TYPE_CHECKING:
+    from ..records.base import RecoverCodes
 
 ModelArgument = Annotated[
     str | None,
@@ -75,3 +78,28 @@ NoCustomOps = Annotated[
     ),
 ]
 OldNoCustomOps = Annotated[bool, typer.Option("--stock", hidden=True)]  # what --no-custom-ops was called before
+
+
+def of_methods(settings: list[str] | None) -> tuple[str, ...]:
+    """Those of `--set` that are not of recovery."""
+    return tuple(text for text in settings or () if not text.startswith("recover."))
+
+
+def recover_codes(settings: list[str] | None) -> RecoverCodes:
+    """What `--set recover.codes=…` says.
+
+    Raises:
+        UsageError: neither of what it can say, or another setting of recovery.
+    """
+    from ..errors import unknown
+
+    chosen: RecoverCodes = "learned"
+    for text in settings or ():
+        key, _, value = text.partition("=")
+        if key.startswith("recover.") and key != "recover.codes":
+            raise unknown("setting", key, ["recover.codes"])
+        if key == "recover.codes":
+            if value not in ("learned", "fixed"):
+                raise unknown("recover.codes", value, ["learned", "fixed"])
+            chosen = value
+    return chosen

@@ -31,10 +31,11 @@ def comfortable(net: nn.Module, inputs: Tensors) -> int:
 
 
 def records(inputs: Tensors, batch: int) -> list[Tensors]:
-    """So many samples each; the last record is filled up with the last sample."""
-    missing = -len(inputs[0]) % batch
+    """So many samples each; the last record is filled up with the last sample. Inputs without samples in front,
+    such as the states of a recurrence, go by as many parts as there are records."""
+    count, missing = -(-len(inputs[0]) // batch), -len(inputs[0]) % batch
     full = [torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x for x in inputs]
-    return list(zip(*(x.split(batch) for x in full), strict=True))
+    return list(zip(*(x.split(max(1, len(x) // count)) for x in full), strict=True))
 
 
 def joined(outputs: Sequence[Tensor] | Tensor, batch: int, count: int) -> Tensor:

@@ -68,5 +68,11 @@ def distance(got: Outputs, wanted: Outputs) -> float:
     return float((difference / norm) ** 0.5) if norm else (float("inf") if difference else 0.0)
 
 
+def largest_difference(got: Outputs, wanted: Outputs) -> float:
+    """max |got − wanted| over all outputs, of any dtype, where both are finite."""
+    apart = [(a.double() - b.double()).abs().nan_to_num(0.0, 0.0, 0.0) for a, b in zip(got, wanted, strict=True)]
+    return max((x.max().item() for x in apart if x.numel()), default=0.0)
+
+
 def _kind(x: Tensor) -> Tensor:
     return x.nan_to_num(0.0, 1.0, -1.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from . import convolutions, products, recurrences
+from . import cells, convolutions, products, recurrences
 from .builder import Builder
 from .constants import Constants, tidy
 from .fold import fold_norms
@@ -22,7 +22,7 @@ from .trace import Traced
 
 # What takes the place of a node; or the reason why it is left alone; None if there is nothing left to do.
 Form = Callable[[Builder, fx.Node], "fx.Node | str | None"]
-_FORMS: dict[Any, Form] = {**products.FORMS, **convolutions.FORMS, **recurrences.FORMS}
+_FORMS: dict[Any, Form] = {**products.FORMS, **convolutions.FORMS, **recurrences.FORMS, **cells.FORMS}
 
 
 def rebuild(traced: Traced) -> CanonicalNet:

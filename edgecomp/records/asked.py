@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from .base import Record
+from .base import Record, RecoverCodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,6 +51,7 @@ class Request:
     out: Path = Path("out")
     seed: int = 0
     recover_epochs: float = 0
+    recover_codes: RecoverCodes = "learned"
     quick: bool = False
     stock: bool = False
     engine: str | None = None  # where layers are fitted, see `engines`; None: in this process

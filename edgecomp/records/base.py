@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 Evidence = Literal["estimated", "host", "qemu-arm64", "ssh", "adb-shell"]
 Verdict = Literal["pass", "fail", "inconclusive"]
+RecoverCodes = Literal["learned", "fixed"]
 
 
 class Record(BaseModel):

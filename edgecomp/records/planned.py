@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from .asked import Limits
-from .base import Evidence, Record
+from .base import Evidence, Record, RecoverCodes
 
 
 class Cost(Record):
@@ -149,6 +149,7 @@ class Plan(Record):
     max_error_percent: float | None = None
     limits: Limits = Limits()
     recover_epochs: float = 0
+    recover_codes: RecoverCodes = "learned"
     stock: bool = False
     pruning: Pruning | None = None
     entries: tuple[PlanEntry, ...]

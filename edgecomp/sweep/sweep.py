@@ -271,7 +271,8 @@ def _data_parts(model: Model) -> list[object]:
 
 def _asked(request: Request) -> list[object]:
     """What else a point depends on."""
-    return [request.target, request.layers, request.seed, request.recover_epochs, request.stock, request.on == "none"]
+    recovery = request.recover_epochs, request.recover_codes
+    return [request.target, request.layers, request.seed, *recovery, request.stock, request.on == "none"]
 
 
 def _complete_reports(result: Sweep, work: Workspace) -> None:

@@ -19,7 +19,7 @@ from ..records import Model, Split
 from ..util import progress
 from .loop import Training, chosen, finish, one_cycle, say_kept, show_start
 from .outputs import OutputLoss, output_loss, predict_all
-from .trainable import TrainableCodes, free_parameters, trainable
+from .trainable import LearnedCodes, TrainableCodes, free_parameters, trainable
 
 _TITLE = "recovering"
 _BATCH = 256
@@ -31,19 +31,25 @@ CHECK_SAMPLES = 4096
 
 
 def train_net(
-    model: Model, net: nn.Module, epochs: float, seed: int, kept: Path, engine: Engine | None = None
+    model: Model,
+    net: nn.Module,
+    epochs: float,
+    seed: int,
+    kept: Path,
+    engine: Engine | None = None,
+    codes: bool = True,
 ) -> tuple[nn.Module, str]:
     """The recovered net, or the given one if training did not help; and what to say about it.
 
     Args:
         model: the original, whose training split is used, and its calibration split to judge by.
-        net: compressed. kept: file for what an interrupted run goes on from.
+        net: compressed. kept: file for what an interrupted run goes on from. codes: they are learned, too.
     """
     assert model.data is not None
     check = model.data.calibration.first(CHECK_SAMPLES)
     wanted = predict_all(model.net, check.inputs)
     loss = output_loss(model.data, wanted, check)
-    task = Task(model.net, net, model.data.train, epochs, seed, loss)
+    task = Task(model.net, net, model.data.train, epochs, seed, loss, codes)
     before = loss(predict_all(trainable(net), check.inputs), wanted).item()
     run = _trained_by_ray(task, kept, engine) if engine is not None and engine.name == "ray" else _trained(task, kept)
     if run.attempts == _ATTEMPTS:
@@ -59,7 +65,11 @@ def train_net(
 
 @dataclass(frozen=True)
 class Task:
-    """What a run begins with: the original, the compressed net, what it is trained on and for how many epochs."""
+    """What a run begins with: the original, the compressed net, what it is trained on and for how many epochs.
+
+    Attributes:
+        codes: they are learned, too.
+    """
 
     teacher: nn.Module
     net: nn.Module
@@ -67,6 +77,7 @@ class Task:
     epochs: float
     seed: int
     loss: OutputLoss
+    codes: bool = False
 
 
 def _trained(task: Task, kept: Path) -> Distillation:
@@ -126,7 +137,7 @@ class Distillation(Training):
 
     def __init__(self, task: Task, kept: Path, peers: Peers | None = None) -> None:
         self.split, self.seed, self.peers, self.loss = task.split, task.seed, peers, task.loss
-        self.teacher, self.student = copy.deepcopy(task.teacher), trainable(task.net)
+        self.teacher, self.student = copy.deepcopy(task.teacher), trainable(task.net, task.codes)
         self.limit, self.attempts = math.inf, 0
         for part in (self.teacher, self.student):  # convolutions are faster so
             channels_last(part)
@@ -222,7 +233,10 @@ class Distillation(Training):
         return self.parameters
 
     def values(self) -> dict[str, Tensor]:
-        return {name: parameter.data for name, parameter in self.parameters.items()}
+        codes = {
+            f"{name}.index": part.index for name, part in self.student.named_modules() if isinstance(part, LearnedCodes)
+        }
+        return {name: parameter.data for name, parameter in self.parameters.items()} | codes
 
     def counters(self) -> dict[str, str]:
         return {**super().counters(), "limit": str(self.limit), "attempts": str(self.attempts)}

@@ -12,19 +12,29 @@ from torch.nn import functional as F
 
 from ..layers import Factored
 from ..layers.codebook import CodebookConv2d, CodebookEmbedding, Coded
+from ..layers.packing import pack
 
 # Rates of Adam, relative to the root mean square of what it moves: codebooks, scales and biases of coded nets; layers
 # of factorized nets; layers inserted there.
 _RATE, _LAYER_RATE, _INSERTED_RATE = 0.01, 0.003, 0.002
+_LATENT_RATE = 0.03
+_SCORES = 1 << 24  # of codewords, found at a time
 
 
-def trainable(net: nn.Module) -> nn.Module:
-    """A copy of `net` whose codebook layers are differentiable."""
+def trainable(net: nn.Module, codes: bool = False) -> nn.Module:
+    """A copy of `net` whose codebook layers are differentiable.
+
+    Args:
+        codes: which codeword a segment gets is learned, too.
+    """
     net = copy.deepcopy(net).eval()
     twins: dict[int, TrainableCodes] = {}
     for name, module in list(net.named_modules(remove_duplicate=False)):
         if isinstance(module, Coded):
-            net.set_submodule(name, twins.setdefault(id(module), TrainableCodes(module)))
+            if id(module) not in twins:
+                learned = codes and not isinstance(module, CodebookEmbedding)
+                twins[id(module)] = (LearnedCodes if learned else TrainableCodes)(module)
+            net.set_submodule(name, twins[id(module)])
     return net
 
 
@@ -36,10 +46,12 @@ def free_parameters(net: nn.Module, whole: bool = False) -> Iterator[tuple[str, 
         for name, module in net.named_modules()
         if isinstance(module, Factored)
         for part, parameter in module.named_parameters()
-        if parameter.dim() > 1 and not part.endswith(".words")
+        if parameter.dim() > 1 and not part.endswith((".words", ".latent"))
     }
     for name, parameter in net.named_parameters():
-        if name in inserted:
+        if name.endswith(".latent"):
+            yield name, parameter, _LATENT_RATE
+        elif name in inserted:
             yield name, parameter, _INSERTED_RATE
         elif name.endswith(".words") or (parameter.dim() == 1 and not inserted):
             yield name, parameter, _RATE
@@ -61,9 +73,13 @@ class TrainableCodes(nn.Module):
         self.scale = None if coded.scale is None else nn.Parameter(coded.scale.clone())
         self.bias = None if coded.bias is None else nn.Parameter(coded.bias.detach().clone())
 
+    def matrix(self) -> Tensor:
+        """What the codes mean, without scales: (lanes, blocks·s)."""
+        return _Decode.apply(self.words, self.index, None)
+
     def forward(self, x: Tensor) -> Tensor:
         f = self.format
-        matrix = _Decode.apply(self.words, self.index)
+        matrix = self.matrix()
         matrix = matrix[:, : f.columns] if f.axis == 0 else matrix[:, : f.rows].T
         if self.scale is not None:
             matrix = matrix * self.scale[:, None]
@@ -84,21 +100,66 @@ class TrainableCodes(nn.Module):
                     getattr(coded, name).copy_(getattr(self, name))
 
 
+class LearnedCodes(TrainableCodes):
+    """The same where codes learn: each segment has a latent weight that gradients move as if it were the decoded one
+    (straight through: Bengio et al. 2013), and gets the codeword nearest to it."""
+
+    def __init__(self, coded: Coded) -> None:
+        super().__init__(coded)
+        with torch.no_grad():
+            self.latent = nn.Parameter(super().matrix())
+
+    def matrix(self) -> Tensor:
+        if torch.is_grad_enabled():  # what is only looked at has been assigned
+            self.assign()
+        return _Decode.apply(self.words, self.index, self.latent)
+
+    @torch.no_grad()
+    def assign(self) -> None:
+        """The nearest codeword for every segment, stage by stage, given the other stages."""
+        f = self.format
+        groups = torch.arange(f.blocks) // -(-f.blocks // f.groups)
+        words = self.words.detach().view(f.stages, f.groups, f.k, f.s)
+        latent = self.latent.view(-1, f.blocks, f.s).transpose(0, 1)  # (blocks, lanes, s)
+        parts = [F.embedding(stage, self.words).transpose(0, 1) for stage in self.index]
+        step = max(1, _SCORES // max(1, latent.shape[1] * f.k))
+        for i in range(f.stages):
+            wanted = latent - sum(part for j, part in enumerate(parts) if j != i)
+            for start in range(0, f.blocks, step):
+                which = groups[start : start + step]
+                candidates = words[i, which]  # (blocks, k, s)
+                scores = candidates.square().sum(2)[:, None, :]
+                scores = torch.baddbmm(scores, wanted[start : start + step], candidates.transpose(1, 2), alpha=-2)
+                codes = scores.argmin(2) + f.k * (which + f.groups * i)[:, None]
+                self.index[i, :, start : start + step] = codes.T
+            parts[i] = F.embedding(self.index[i], self.words).transpose(0, 1)
+
+    def store_in(self, coded: Coded) -> None:
+        self.assign()
+        super().store_in(coded)
+        f = self.format
+        tile = (self.index % f.k).transpose(1, 2)
+        with torch.no_grad():
+            coded.codes.copy_(pack(tile.to(torch.uint8), f.bits, f.tile))
+
+
 class _Decode(torch.autograd.Function):
-    """words (all codewords, s), index (stages, lanes, blocks) → Σ_stages words[index], (lanes, blocks·s)."""
+    """words (all codewords, s), index (stages, lanes, blocks) → Σ_stages words[index], (lanes, blocks·s). The gradient
+    of that is also the latent weights', if there are any."""
 
     @staticmethod
-    def forward(ctx: Any, words: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
+    def forward(ctx: Any, words: Tensor, index: Tensor, latent: Tensor | None) -> Tensor:
+        ctx.save_for_backward(index.clone())
         ctx.size = words.shape
         return sum(F.embedding(stage, words).flatten(1) for stage in index)  # type: ignore[return-value]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None]:
         (index,) = ctx.saved_tensors
         count, s = ctx.size
         columns = gradient.reshape(-1, s).T.contiguous()
         sums = [
             torch.stack([torch.bincount(stage.flatten(), column, count) for column in columns], 1) for stage in index
         ]
-        return sum(sums).to(gradient.dtype), None  # type: ignore[union-attr]
+        mine = gradient if ctx.needs_input_grad[2] else None
+        return sum(sums).to(gradient.dtype), None, mine  # type: ignore[union-attr]
