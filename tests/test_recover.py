@@ -10,6 +10,7 @@ from edgecomp import engines, recover
 from edgecomp.chain import parse
 from edgecomp.errors import UsageError
 from edgecomp.layers import CodebookConv2d, CodebookEmbedding, CodebookLinear, CodeFormat, checkpoint, ops
+from edgecomp.layers.twins import twin
 from edgecomp.records import Compressed, Data, Model, Plan, Split
 from edgecomp.training import distill, trainable
 from edgecomp.training.distill import Distillation, Task, train_net
@@ -106,6 +107,20 @@ def test_codes_stay_until_gradients_move_them(axis):
     assert torch.allclose(twin(x), layer(x), atol=1e-5)
     twin.store_in(stored)
     assert torch.allclose(stored.decode(), layer.decode(), atol=1e-6)
+
+
+def test_layers_with_one_weight_learn_as_one():
+    """An embedding and the layer that multiplies with it, and two layers whose biases differ."""
+    table = CodebookEmbedding(CodeFormat(rows=9, columns=8, k=4, s=4), False)
+    table.store(torch.randint(0, 4, (1, 2, 9)), torch.randn(1, 1, 4, 4), None, None)
+    head, other = (twin(table, nn.Linear(8, 9, bias)) for bias in (False, True))
+    dense = CodebookLinear(CodeFormat(rows=9, columns=8, k=4, s=4), False)
+    dense.store(torch.randint(0, 4, (1, 2, 9)), torch.randn(1, 1, 4, 4), None, None)
+    again = twin(dense, nn.Linear(8, 9))
+    made = trainable.trainable(nn.ModuleList([table, head, other, dense, again]), codes=True)
+    assert made[0].words is made[1].words is made[2].words and made[0].index is made[2].index
+    assert [type(one) for one in made] == 3 * [trainable.TrainableCodes] + 2 * [trainable.LearnedCodes]
+    assert made[3].latent is made[4].latent and made[3].words is not made[0].words
 
 
 def test_the_whole_net_learns_where_layers_were_factorized(model, factored, tmp_path):

@@ -28,13 +28,17 @@ def trainable(net: nn.Module, codes: bool = False) -> nn.Module:
         codes: which codeword a segment gets is learned, too.
     """
     net = copy.deepcopy(net).eval()
+    coded = {name: m for name, m in net.named_modules(remove_duplicate=False) if isinstance(m, Coded)}
+    looked_up = {id(module.codes) for module in coded.values() if isinstance(module, CodebookEmbedding)}
     twins: dict[int, TrainableCodes] = {}
-    for name, module in list(net.named_modules(remove_duplicate=False)):
-        if isinstance(module, Coded):
-            if id(module) not in twins:
-                learned = codes and not isinstance(module, CodebookEmbedding)
-                twins[id(module)] = (LearnedCodes if learned else TrainableCodes)(module)
-            net.set_submodule(name, twins[id(module)])
+    for name, module in coded.items():
+        if id(module) not in twins:
+            learned = codes and id(module.codes) not in looked_up
+            made = (LearnedCodes if learned else TrainableCodes)(module)
+            first = next((twins[id(m)] for m in coded.values() if m.codes is module.codes and id(m) in twins), made)
+            made.share(first)
+            twins[id(module)] = made
+        net.set_submodule(name, twins[id(module)])
     return net
 
 
@@ -72,6 +76,10 @@ class TrainableCodes(nn.Module):
         self.words = nn.Parameter(coded.codebook.float().transpose(2, 3).reshape(-1, f.s))
         self.scale = None if coded.scale is None else nn.Parameter(coded.scale.clone())
         self.bias = None if coded.bias is None else nn.Parameter(coded.bias.detach().clone())
+
+    def share(self, first: TrainableCodes) -> None:
+        """Takes codes and codewords of a layer that has the same weight; they then learn together."""
+        self.index, self.words, self.scale = first.index, first.words, first.scale
 
     def matrix(self) -> Tensor:
         """What the codes mean, without scales: (lanes, blocks·s)."""
@@ -113,6 +121,10 @@ class LearnedCodes(TrainableCodes):
         if torch.is_grad_enabled():  # what is only looked at has been assigned
             self.assign()
         return _Decode.apply(self.words, self.index, self.latent)
+
+    def share(self, first: TrainableCodes) -> None:
+        super().share(first)
+        self.latent = first.latent
 
     @torch.no_grad()
     def assign(self) -> None:
