@@ -327,3 +327,18 @@ def test_copies_compute_the_same():
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert torch.equal(other(x), net(x))
         assert other.digest() == net.digest()
+
+
+class LowRank(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(12, 3)), nn.Parameter(torch.randn(3, 8))
+
+    def forward(self, x):
+        return F.linear(x, self.a @ self.b)
+
+
+def test_a_product_of_constants_is_one():
+    """A layer called with a constant would be merged with its neighbours by a converter."""
+    net, difference = net_of(LowRank(), torch.randn(2, 8))
+    assert [layer.weight.shape for layer in layers_of(net).values()] == [(12, 8)] and difference < 1e-5

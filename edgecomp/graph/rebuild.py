@@ -36,7 +36,7 @@ def rebuild(traced: Traced) -> CanonicalNet:
     build = Builder(constants, used)
     for node in list(graph.nodes):
         form = _FORMS.get(node.target) if node.op == "call_function" else None
-        if form is None:
+        if form is None or build.value(node) is not None:  # a product of constants is one
             continue
         build.node = node
         with graph.inserting_before(node):
