@@ -224,10 +224,11 @@ def test_ray_trains_as_this_process_does_though_a_node_dies(model, coded, two_no
     monkeypatch.setattr(ray_train, "train", killing)
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")  # until it no longer waits for a second node
     epochs = 400  # 800 steps of 2 × 128 samples
-    here, _ = train_net(model, coded, epochs, 0, tmp_path / "here")
+    # Codes that learn make much of the last digits, in which sums of two halves differ.
+    here, _ = train_net(model, coded, epochs, 0, tmp_path / "here", codes=False)
     with engines.opened("ray", cluster.address) as engine:
         assert engine.workers == 2
-        there, note = train_net(model, coded, epochs, 0, tmp_path / "there", engine)
+        there, note = train_net(model, coded, epochs, 0, tmp_path / "there", engine, codes=False)
         assert killed_at[0] < 800 and sum(node["Alive"] for node in ray.nodes()) == 1
     assert "undone" not in note
     for name, value in here.state_dict().items():
