@@ -172,17 +172,8 @@ def test_assets_are_packed(module, tmp_path):
     )
     assets = folder / "src/main/assets"
     for compressed in (True, False):
-        command = [
-            "aapt",
-            "package",
-            "-f",
-            "-M",
-            tmp_path / "AndroidManifest.xml",
-            "-A",
-            assets,
-            "-F",
-            tmp_path / "app.apk",
-        ]
+        command = ["aapt", "package", "-f", "-M", tmp_path / "AndroidManifest.xml", "-A", assets]
+        command += ["-F", tmp_path / "app.apk"]
         subprocess.run(command + ["-0", ""] * (not compressed), check=True, capture_output=True)
         with zipfile.ZipFile(tmp_path / "app.apk") as apk:
             for path in assets.iterdir():

@@ -52,6 +52,14 @@ def factored(coded):
     return coded
 
 
+def filled(format):
+    """A dense layer of two stages with random codes, codewords, scales and biases."""
+    layer = CodebookLinear(format, bias=True)
+    codes = torch.randint(0, 5, (2, format.blocks, format.lanes))
+    layer.store(codes, torch.randn(2, 2, 5, 3), torch.rand(13), torch.randn(13))
+    return layer
+
+
 def plan(epochs=3.0):
     return Plan(
         model="net.py",
@@ -99,13 +107,11 @@ def test_codes_that_learn_lose_less(model, tmp_path):
 def test_codes_stay_until_gradients_move_them(axis):
     """Also those of several stages, of which another choice might be nearer."""
     format = CodeFormat(rows=13, columns=12, k=5, s=3, axis=axis, groups=2, stages=2, half=False, scaled=True)
-    layer = CodebookLinear(format, bias=True)
-    codes = torch.randint(0, 5, (2, format.blocks, format.lanes))
-    layer.store(codes, torch.randn(2, 2, 5, 3), torch.rand(13), torch.randn(13))
-    twin, stored = trainable.LearnedCodes(layer), copy.deepcopy(layer)
+    layer = filled(format)
+    learned, stored = trainable.LearnedCodes(layer), copy.deepcopy(layer)
     x = torch.randn(4, 12)
-    assert torch.allclose(twin(x), layer(x), atol=1e-5)
-    twin.store_in(stored)
+    assert torch.allclose(learned(x), layer(x), atol=1e-5)
+    learned.store_in(stored)
     assert torch.allclose(stored.decode(), layer.decode(), atol=1e-6)
 
 
@@ -179,9 +185,7 @@ def test_without_data_it_says_what_is_missing(model, coded, tmp_path):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_gradients_are_those_of_the_reference_decoder(axis):
     format = CodeFormat(rows=13, columns=10, k=5, s=3, axis=axis, groups=2, stages=2, half=False, scaled=True)
-    layer = CodebookLinear(format, bias=True)
-    codes = torch.randint(0, 5, (2, format.blocks, format.lanes))
-    layer.store(codes, torch.randn(2, 2, 5, 3), torch.rand(13), torch.randn(13))
+    layer = filled(format)
     twin, x = trainable.TrainableCodes(layer), torch.randn(4, 10)
     assert torch.allclose(twin(x), layer(x), atol=1e-5)
     codebook = layer.codebook.clone().requires_grad_()

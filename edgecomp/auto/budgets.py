@@ -125,33 +125,31 @@ def within_budget(model: Model, request: Request) -> Request:
 
 def keeps(model: Model, request: Request) -> bool:
     """Whether the file will take no more than the budget, by what is predicted."""
-    groups = plan.tied_groups(model)
-    entries = plan.decide(model, groups, plan.runtime_and_chains(request)[1], request)
-    size = sum(entry.predicted_bytes for entry in entries) + _container(model, request, groups, entries)
-    return request.budget_bytes is None or size <= request.budget_bytes
+    return request.budget_bytes is None or sum(_predicted(model, request)) <= request.budget_bytes
 
 
 def mildest(model: Model, request: Request) -> Request:
     """The request with the mildest value of the method's knob that keeps to its budget; as it is where none does."""
-    groups = plan.tied_groups(model)
-    entries = plan.decide(model, groups, plan.runtime_and_chains(request)[1], request)
-    container, steps = _container(model, request, groups, entries), ladder(model, request, groups)
-    step = steps.fitting((request.budget_bytes or 0) - container)
+    assert request.budget_bytes is not None
+    _, container = _predicted(model, request)
+    steps = ladder(model, request, plan.tied_groups(model))
+    step = steps.fitting(request.budget_bytes - container)
     if step is None:
         if steps.steps:
             progress.note(f"{request.method} keeps to no such budget: {steps.falls_short(container)}")
         return request
-    progress.note(
-        f"{step.setting}: the mildest with which the file takes at most {format_bytes(request.budget_bytes or 0)}"
-    )
+    progress.note(f"{step.setting}: the mildest with which the file takes at most {format_bytes(request.budget_bytes)}")
     return replace(request, settings=(*request.settings, step.setting))
 
 
-def _container(model: Model, request: Request, groups: list[tuple[str, ...]], entries: tuple[PlanEntry, ...]) -> int:
-    """What the file will take beside the weights of the layers, at most."""
-    runtime = plan.runtime_and_chains(request)[0]
+def _predicted(model: Model, request: Request) -> tuple[int, int]:
+    """Bytes of the layers, and what the file will take beside them, at most."""
+    groups = plan.tied_groups(model)
+    runtime, chains = plan.runtime_and_chains(request)
+    entries = plan.decide(model, groups, chains, request)
+    container = container_bytes(model, groups, request, original_file(model, runtime))
     coded = sum(1 for entry in entries if entry.method)
-    return container_bytes(model, groups, request, original_file(model, runtime)) + _PER_LAYER * coded
+    return sum(entry.predicted_bytes for entry in entries), container + _PER_LAYER * coded
 
 
 def _reasons(entries: tuple[PlanEntry, ...]) -> str:

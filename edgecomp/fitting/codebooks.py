@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..layers.codebook import Coded, CodeFormat
 from ..layers.matrix import coded_layer, has_bias, unsupported, weight_matrix
+from ..layers.nearest import nearest
 from ..records import Cost
 from . import kmeans, rates
 from .calibration import Inputs
@@ -301,8 +302,8 @@ class _SharedCodebooks:
         return sum(parts)  # type: ignore[return-value]
 
     def _nearest(self, points: Tensor, words: Tensor, bits: Tensor) -> Tensor:
-        """See the function below; with bits (g, k) at their price, in units of the squared distance."""
-        return rates.nearest(points, words, self.price * bits) if self.price else _nearest(points, words)
+        """See `layers.nearest`; with bits (g, k) at their price, in units of the squared distance."""
+        return nearest(points, words, self.price * bits if self.price else None)
 
     def _code_column(self, column: int, target: Tensor, factor: Tensor) -> Tensor:
         f = self.format
@@ -326,15 +327,6 @@ class _SharedCodebooks:
 
 def _chosen(words: Tensor, codes: Tensor) -> Tensor:
     return words.gather(1, codes[:, :, None].expand(-1, -1, words.shape[2]))
-
-
-def _nearest(points: Tensor, words: Tensor) -> Tensor:
-    """Nearest of (g, k, s) codewords for each of (g, p, s) points: (g, p) int64."""
-    if words.shape[2] > 1:
-        return torch.baddbmm(words.square().sum(2)[:, None, :], points, words.transpose(1, 2), alpha=-2).argmin(2)
-    ordered, order = words[:, :, 0].sort(dim=1)
-    middles = (ordered[:, 1:] + ordered[:, :-1]) / 2
-    return order.gather(1, torch.searchsorted(middles, points[:, :, 0].contiguous()))
 
 
 def _stored(words: Tensor, form: CodeFormat) -> Tensor:

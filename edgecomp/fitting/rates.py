@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..layers.nearest import nearest
 from . import kmeans
 
 _SELDOM = 0.5  # counts of a codeword that was not used: it may come back
@@ -25,19 +26,6 @@ def count(codes: Tensor, k: int) -> Tensor:
     """How often each code occurs: (…, points) integers → (…, k) fp32."""
     counts = torch.zeros(*codes.shape[:-1], k)
     return counts.scatter_add_(-1, codes.long(), torch.ones(codes.shape))
-
-
-def nearest(points: Tensor, words: Tensor, penalty: Tensor) -> Tensor:
-    """The codeword with the least squared distance + penalty for each point.
-
-    Args:
-        points: (g, p, s). words: (g, k, s). penalty: (g, k) ≥ 0.
-
-    Returns:
-        (g, p) int64.
-    """
-    scores = words.square().sum(2) + penalty
-    return torch.baddbmm(scores[:, None, :], points, words.transpose(1, 2), alpha=-2).argmin(2)
 
 
 def constrained(

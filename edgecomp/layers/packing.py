@@ -45,8 +45,8 @@ def pack(codes: torch.Tensor, bits: int, tile: int) -> torch.Tensor:
     padded = torch.zeros(stages, blocks, _padded(lanes, tile), dtype=torch.uint8)
     padded[:, :, :lanes] = codes
     cells = padded.reshape(stages, blocks, -1, tile).permute(2, 1, 0, 3)
-    planes = [_pack_plane(cells >> shift, width) for shift, width in _planes(bits)]
-    return torch.cat(planes, dim=-1).reshape(-1)
+    packed = [_pack_plane(cells >> shift, width) for shift, width in planes(bits)]
+    return torch.cat(packed, dim=-1).reshape(-1)
 
 
 def unpack(packed: torch.Tensor, stages: int, blocks: int, lanes: int, bits: int, tile: int) -> torch.Tensor:
@@ -54,7 +54,7 @@ def unpack(packed: torch.Tensor, stages: int, blocks: int, lanes: int, bits: int
     cells = packed.reshape(-1, blocks, stages, tile * bits // 8)
     codes = torch.zeros(*cells.shape[:3], tile, dtype=torch.uint8)
     start = 0
-    for shift, width in _planes(bits):
+    for shift, width in planes(bits):
         size = tile * width // 8
         codes |= _unpack_plane(cells[..., start : start + size], width) << shift
         start += size
@@ -89,14 +89,14 @@ def _padded(lanes: int, tile: int) -> int:
     return -(-lanes // tile) * tile
 
 
-def _planes(bits: int) -> list[tuple[int, int]]:
+def planes(bits: int) -> list[tuple[int, int]]:
     """(shift, width) of each bit plane: 3 bits → [(0, 2), (2, 1)]."""
-    planes, shift = [], 0
+    found, shift = [], 0
     for width in (8, 4, 2, 1):
         if bits & width:
-            planes.append((shift, width))
+            found.append((shift, width))
             shift += width
-    return planes
+    return found
 
 
 def _pack_plane(cells: torch.Tensor, width: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..layers import Factored
 from ..layers.codebook import CodebookConv2d, CodebookEmbedding, Coded
+from ..layers.nearest import nearest
 from ..layers.packing import pack
 
 # Rates of Adam, relative to the root mean square of what it moves: codebooks, scales and biases of coded nets; layers
@@ -120,7 +121,7 @@ class LearnedCodes(TrainableCodes):
     def matrix(self) -> Tensor:
         if torch.is_grad_enabled():  # what is only looked at has been assigned
             self.assign()
-        return _Decode.apply(self.words, self.index, self.latent)
+        return _Decode.apply(self.words, self.index.clone(), self.latent)  # which the next step changes in place
 
     def share(self, first: TrainableCodes) -> None:
         super().share(first)
@@ -139,11 +140,8 @@ class LearnedCodes(TrainableCodes):
             wanted = latent - sum(part for j, part in enumerate(parts) if j != i)
             for start in range(0, f.blocks, step):
                 which = groups[start : start + step]
-                candidates = words[i, which]  # (blocks, k, s)
-                scores = candidates.square().sum(2)[:, None, :]
-                scores = torch.baddbmm(scores, wanted[start : start + step], candidates.transpose(1, 2), alpha=-2)
-                codes = scores.argmin(2) + f.k * (which + f.groups * i)[:, None]
-                self.index[i, :, start : start + step] = codes.T
+                codes = nearest(wanted[start : start + step], words[i, which])
+                self.index[i, :, start : start + step] = (codes + f.k * (which + f.groups * i)[:, None]).T
             parts[i] = F.embedding(self.index[i], self.words).transpose(0, 1)
 
     def store_in(self, coded: Coded) -> None:
@@ -161,7 +159,7 @@ class _Decode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, words: Tensor, index: Tensor, latent: Tensor | None) -> Tensor:
-        ctx.save_for_backward(index.clone())
+        ctx.save_for_backward(index)
         ctx.size = words.shape
         return sum(F.embedding(stage, words).flatten(1) for stage in index)  # type: ignore[return-value]
 

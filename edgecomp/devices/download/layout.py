@@ -60,13 +60,3 @@ class Layout:
 
 
 BYTES = Layout(8, MOST_LANES)
-
-
-def planes(bits: int) -> list[tuple[int, int]]:
-    """(shift, width) of each bit plane: 3 bits → [(0, 2), (2, 1)]."""
-    found, shift = [], 0
-    for width in (8, 4, 2, 1):
-        if bits & width:
-            found.append((shift, width))
-            shift += width
-    return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 import zlib
 
+from ...layers.packing import planes
 from .container import HEADER_BYTES, parsed_header
-from .layout import CELL, LANE, MOST_LANES, MOST_PERIOD, MOST_TABLES, PLACE, Layout, planes
+from .layout import CELL, LANE, MOST_LANES, MOST_PERIOD, MOST_TABLES, PLACE, Layout
 
 _SLOTS, _STATES, _LOWEST = 4096, 8, 1 << 16
 
